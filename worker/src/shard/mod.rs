@@ -1,0 +1,3 @@
+//! One core: everything that it owns, tied together.
+
+pub mod request;

@@ -1,0 +1,235 @@
+//! What the control plane asks of a shard. Requests come through a bounded inbox; each carries
+//! the sender of its answer. A dropped answer means that the shard is stopping.
+
+use std::sync::Arc;
+
+use corelane_rpc_schema::ObjectId;
+use tokio::sync::oneshot;
+
+use crate::mount::MountTable;
+use crate::object::ObjectMeta;
+use crate::under_store::UnderStoreError;
+
+/// One request, with the place for its answer.
+#[derive(Debug)]
+pub enum ShardRequest {
+    /// Every counter and gauge of the shard, by metric name (see `operations::metrics`).
+    Stats {
+        /// Gets them.
+        answer: oneshot::Sender<ShardStats>,
+    },
+    /// The object at `path`, as fresh as its mount demands. Sent to any shard; it asks the home.
+    Describe {
+        /// Path in the worker's namespace.
+        path: String,
+        /// Gets the metadata.
+        answer: oneshot::Sender<Result<Arc<ObjectMeta>, DescribeError>>,
+    },
+    /// What this shard holds of an object.
+    Cached {
+        /// The object.
+        object: ObjectId,
+        /// Number of blocks that the object has.
+        blocks: u32,
+        /// Bytes in a block.
+        block_bytes: u32,
+        /// Gets it.
+        answer: oneshot::Sender<Cached>,
+    },
+    /// Objects of which this shard has a record, in order of URI, those after `after`.
+    CachedObjects {
+        /// Only those whose URI starts with this.
+        uri_prefix: String,
+        /// Only those whose URI is greater.
+        after: String,
+        /// At most so many.
+        limit: usize,
+        /// Gets them.
+        answer: oneshot::Sender<Vec<(Arc<ObjectMeta>, Cached)>>,
+    },
+    /// Brings all blocks of the object that this shard owns onto the device.
+    Load {
+        /// The object.
+        object: Arc<ObjectMeta>,
+        /// Gets the result when all are on the device or one failed.
+        answer: oneshot::Sender<Result<Loaded, DescribeError>>,
+    },
+    /// Drops all blocks of the object that this shard holds, and remembers it over a restart.
+    Free {
+        /// The object.
+        object: ObjectId,
+        /// Gets what was dropped, once that is durable.
+        answer: oneshot::Sender<Cached>,
+    },
+    /// Exempts an object from eviction, or ends that.
+    Pin {
+        /// The object.
+        object: Arc<ObjectMeta>,
+        /// Whether to pin or to unpin.
+        pinned: bool,
+        /// Gets an error sentence when pins would take more of a device than allowed.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Reads and checks everything that this shard's devices hold of one object; what is wrong is dropped.
+    Verify {
+        /// The object.
+        object: Arc<ObjectMeta>,
+        /// Gets the counts.
+        answer: oneshot::Sender<Verified>,
+    },
+    /// Bytes of an object, for the control plane's plain read. Sent to the owner of the stripe.
+    Read {
+        /// The object.
+        object: Arc<ObjectMeta>,
+        /// First byte.
+        offset: u64,
+        /// Bytes wanted, within one stripe and the object.
+        length: u32,
+        /// Gets the bytes.
+        answer: oneshot::Sender<Result<Vec<u8>, DescribeError>>,
+    },
+    /// The devices of this shard.
+    Devices {
+        /// Gets one entry a device.
+        answer: oneshot::Sender<Vec<DeviceStats>>,
+    },
+    /// Replaces the mounts.
+    SetMounts {
+        /// The new table.
+        mounts: Arc<MountTable>,
+    },
+    /// Replaces the limits that may change at run time.
+    SetLimits {
+        /// The new limits.
+        limits: ShardLimits,
+    },
+    /// The slowest requests since the last call.
+    Slow {
+        /// Gets them, slowest first.
+        answer: oneshot::Sender<Vec<SlowRequest>>,
+    },
+    /// Keeps a blob of state (run-time mounts, jobs) in the devices' state slots. Shard 0 only.
+    SaveState {
+        /// At most [`STATE_BYTES_MAX`](crate::store::STATE_BYTES_MAX) bytes.
+        state: Vec<u8>,
+        /// Gets an error sentence when it could not be written.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Stops accepting, finishes what is under way, flushes, ends the shard.
+    Stop {
+        /// Gets a note when everything is on the device.
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// Counters and gauges of a shard, by metric name.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStats {
+    /// Values, in the order in which they are to be shown.
+    pub values: Vec<(&'static str, u64)>,
+    /// Latency of reads by source (DRAM, device, under-store), microseconds: p50, p99, p99.9, count.
+    pub latencies: Vec<(&'static str, [u64; 4])>,
+}
+
+/// What is cached of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cached {
+    /// Blocks on the device.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether the object is pinned.
+    pub pinned: bool,
+}
+
+/// What a load did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Bytes that were fetched.
+    pub bytes_fetched: u64,
+    /// Bytes that were on the device already.
+    pub bytes_skipped: u64,
+    /// Bytes that were fetched but found no room on the device.
+    pub bytes_not_kept: u64,
+}
+
+/// What a verification found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Blocks read and right.
+    pub blocks_right: u64,
+    /// Blocks that failed their checksum or could not be read, and were dropped.
+    pub blocks_wrong: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// A device as seen from one shard.
+#[derive(Clone, Debug)]
+pub struct DeviceStats {
+    /// Where it is.
+    pub path: String,
+    /// Its uuid.
+    pub uuid: String,
+    /// Whether it takes I/O.
+    pub healthy: bool,
+    /// Bytes of the whole device.
+    pub bytes: u64,
+    /// Live bytes of this shard's blocks.
+    pub bytes_used: u64,
+    /// Bytes that this shard wrote since format, as far as known.
+    pub bytes_written: u64,
+    /// Regions that this shard owns.
+    pub regions: u32,
+    /// Of them, free.
+    pub regions_free: u32,
+}
+
+/// Limits that may change while the worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardLimits {
+    /// Bytes a second that this shard may write to its devices; 0: no limit.
+    pub device_write_bytes_per_second: u64,
+    /// Bytes a second that the scrubber reads; 0: off.
+    pub scrub_bytes_per_second: u64,
+}
+
+/// One slow request and where its time went.
+#[derive(Clone, Debug)]
+pub struct SlowRequest {
+    /// Milliseconds since the Unix epoch when it arrived.
+    pub at_ms: u64,
+    /// Name that the client gave at hello.
+    pub client: String,
+    /// The object.
+    pub object: ObjectId,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Where it was served from.
+    pub source: &'static str,
+    /// Microseconds from decode to the last byte queued.
+    pub total_us: u64,
+    /// Of them, waiting for the device.
+    pub device_us: u64,
+    /// Of them, waiting for the under-store.
+    pub under_store_us: u64,
+}
+
+/// Why an object could not be described or read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// No mount covers the path.
+    #[error("no mount covers {0}; `corelane status` lists the mounts")]
+    NoMount(String),
+    /// The under-store's answer.
+    #[error(transparent)]
+    UnderStore(#[from] UnderStoreError),
+    /// Too much is waiting.
+    #[error("{0}; retry")]
+    Busy(String),
+    /// The worker's fault, or a request out of bounds.
+    #[error("{0}")]
+    Invalid(String),
+}
