@@ -99,6 +99,10 @@ impl Stripe {
     }
 }
 
+/// Most partitions of a worker: the list of their owners has to fit the hello answer's 4 KiB, and
+/// 1024 still divide a core's work finely among 64 cores.
+pub const PARTITIONS_MAX: u32 = 1024;
+
 /// A fixed share of the hash space; moves between cores as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u16);
@@ -113,7 +117,11 @@ mod tests {
 
     #[test]
     fn ids_are_those_that_devices_and_clients_already_hold() {
-        let id = ObjectId::new("s3:https://s3.example.com:lake/a.parquet", "\"etag\"", 1 << 20);
+        let id = ObjectId::new(
+            "s3:https://s3.example.com:lake/a.parquet",
+            "\"etag\"",
+            1 << 20,
+        );
         assert_eq!(id.to_string(), GOLDEN);
     }
 
@@ -122,11 +130,17 @@ mod tests {
     #[test]
     fn version_and_block_size_change_the_object_but_not_its_home() {
         let id = ObjectId::new("key", "v1", 1 << 20);
-        for other in [ObjectId::new("key", "v2", 1 << 20), ObjectId::new("key", "v1", 1 << 16)] {
+        for other in [
+            ObjectId::new("key", "v2", 1 << 20),
+            ObjectId::new("key", "v1", 1 << 16),
+        ] {
             assert_eq!(other.home, id.home);
             assert_ne!(other.version, id.version);
         }
-        assert_ne!(ObjectId::new("ke", "yv1", 1 << 20), ObjectId::new("key", "v1", 1 << 20));
+        assert_ne!(
+            ObjectId::new("ke", "yv1", 1 << 20),
+            ObjectId::new("key", "v1", 1 << 20)
+        );
     }
 
     #[test]
