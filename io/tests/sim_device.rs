@@ -1,0 +1,430 @@
+//! What the devices of a simulated world promise: what survives which crash, and how they break.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use corelane_io::sim::{Crash, CrashPoint, Fault, Faults, SimDevice, SimIo, World, check_seeds};
+use corelane_io::{Device, FramePool, FrameSlice, Io, IoErrorKind, PAGE_SIZE, Priority};
+
+const PATH: &str = "/dev/sim";
+const PAGES: u64 = 64;
+
+fn world(seed: u64, faults: Faults) -> World {
+    let world = World::new(seed, faults);
+    world.add_device(PATH, PAGES * PAGE_SIZE as u64);
+    world
+}
+
+struct Bench {
+    device: SimDevice,
+    pool: FramePool,
+}
+
+impl Bench {
+    async fn new(io: &SimIo) -> Bench {
+        Bench {
+            device: io
+                .open_device(PATH.as_ref())
+                .await
+                .expect("the device is there"),
+            pool: io.allocate_pool(32, 4).expect("memory for 32 frames"),
+        }
+    }
+
+    fn pages_of(&self, byte: u8, pages: usize) -> FrameSlice {
+        let frame = self.pool.take().expect("a free frame");
+        let mut lease = frame.lease(0..pages).expect("vacant pages");
+        lease.bytes_mut().fill(byte);
+        lease.seal().slice(0..pages * PAGE_SIZE)
+    }
+
+    async fn write(&self, page: u64, byte: u8, pages: usize) {
+        let slice = self.pages_of(byte, pages);
+        self.device
+            .write(page * PAGE_SIZE as u64, slice)
+            .await
+            .expect("no write fault");
+    }
+
+    async fn read(&self, page: u64, pages: usize) -> Vec<u8> {
+        let frame = self.pool.take().expect("a free frame");
+        let lease = frame.lease(0..pages).expect("vacant pages");
+        let lease = self
+            .device
+            .read(page * PAGE_SIZE as u64, lease)
+            .await
+            .expect("no read fault");
+        lease.bytes().to_vec()
+    }
+}
+
+fn page_of(world: &World, page: u64) -> Vec<u8> {
+    world.device_bytes(PATH, page * PAGE_SIZE as u64, PAGE_SIZE)
+}
+
+#[test]
+fn what_was_written_is_read_until_discarded() {
+    let world = world(1, Faults::none());
+    let io = world.core();
+    world
+        .block_on(async {
+            let bench = Bench::new(&io).await;
+            bench.write(3, 7, 4).await;
+            assert_eq!(
+                bench.read(2, 4).await,
+                [vec![0; PAGE_SIZE], vec![7; 3 * PAGE_SIZE]].concat()
+            );
+            bench
+                .device
+                .discard(3 * PAGE_SIZE as u64, PAGE_SIZE as u64)
+                .await
+                .expect("discard is a hint");
+            let after = bench.read(3, 1).await;
+            assert!(after.iter().all(|byte| *byte == 0) || after.iter().all(|byte| *byte == 7));
+        })
+        .expect("no crash was scheduled");
+    assert_eq!(world.injections(), []);
+    assert_eq!(
+        io.counters().completions,
+        io.counters().submissions + 1,
+        "and one timer of the open"
+    );
+}
+
+#[test]
+fn a_power_cut_takes_only_what_was_not_flushed() {
+    let faults = Faults {
+        unflushed_loss: 0.5,
+        ..Faults::none()
+    };
+    let (mut lost, mut kept) = (0, 0);
+    check_seeds("a_power_cut_takes_only_what_was_not_flushed", 50, |seed| {
+        let world = world(seed, faults.clone());
+        let io = world.core();
+        world
+            .block_on(async {
+                let bench = Bench::new(&io).await;
+                bench.write(0, 1, 4).await;
+                bench.device.flush().await.expect("no flush fault");
+                bench.write(2, 2, 4).await;
+            })
+            .expect("no crash was scheduled");
+        world.crash_with(Crash::PowerLoss);
+        assert!(!io.is_alive());
+        assert_eq!(
+            page_of(&world, 0),
+            [1; PAGE_SIZE],
+            "flushed and not overwritten"
+        );
+        let survived = world.injected(Fault::UnflushedLost) == 0;
+        let expected: [u8; 2] = if survived { [2, 2] } else { [1, 0] };
+        assert_eq!([page_of(&world, 2)[0], page_of(&world, 4)[0]], expected);
+    });
+    for seed in 0..50 {
+        let world = world(seed, faults.clone());
+        let io = world.core();
+        world
+            .block_on(async { Bench::new(&io).await.write(2, 2, 4).await })
+            .expect("no crash was scheduled");
+        world.crash_with(Crash::PowerLoss);
+        if page_of(&world, 2)[0] == 2 {
+            kept += 1
+        } else {
+            lost += 1
+        }
+    }
+    assert!(
+        lost > 5 && kept > 5,
+        "{lost} lost and {kept} kept, half each was meant"
+    );
+}
+
+#[test]
+fn the_kill_of_a_process_keeps_what_completed() {
+    let faults = Faults {
+        unflushed_loss: 1.0,
+        torn_write: 1.0,
+        ..Faults::none()
+    };
+    let world = world(2, faults);
+    let io = world.core();
+    world
+        .block_on(async { Bench::new(&io).await.write(5, 9, 4).await })
+        .expect("no crash was scheduled");
+    world.crash_with(Crash::ProcessKill);
+    assert_eq!(page_of(&world, 8), [9; PAGE_SIZE]);
+    let restarted = world.core();
+    let read = world.block_on(async { Bench::new(&restarted).await.read(5, 4).await });
+    assert_eq!(
+        read.expect("no crash was scheduled"),
+        vec![9; 4 * PAGE_SIZE]
+    );
+}
+
+/// Crashes with one write of four pages over others in flight; the bytes that are left.
+fn crash_in_a_write(seed: u64, torn_write: f64, power_loss: f64) -> (World, Vec<u8>) {
+    let world = world(
+        seed,
+        Faults {
+            torn_write,
+            power_loss,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    let crashed = world.block_on(async {
+        let bench = Bench::new(&io).await;
+        bench.write(10, 1, 4).await;
+        bench.device.flush().await.expect("no flush fault");
+        world.crash_at(CrashPoint::AtWrite(1));
+        bench.write(10, 2, 4).await;
+    });
+    assert!(
+        crashed.is_err(),
+        "the crash comes before the write completes"
+    );
+    let left = world.device_bytes(PATH, 10 * PAGE_SIZE as u64, 4 * PAGE_SIZE);
+    assert!(left.iter().all(|byte| [1, 2].contains(byte)));
+    (world, left)
+}
+
+#[test]
+fn a_write_in_flight_is_torn_in_pages_by_a_kill_and_in_sectors_by_a_power_cut() {
+    let is_mixed = |bytes: &[u8]| bytes.contains(&1) && bytes.contains(&2);
+    let left = |torn, power| (0..60).map(move |seed| crash_in_a_write(seed, torn, power).1);
+    assert!(
+        !left(0.0, 0.0).any(|bytes| is_mixed(&bytes)),
+        "whole or nothing without tearing"
+    );
+    assert!(left(0.0, 0.0).any(|bytes| bytes[0] == 1) && left(0.0, 0.0).any(|bytes| bytes[0] == 2));
+    let has_mixed_page = |bytes: Vec<u8>| bytes.chunks(PAGE_SIZE).any(is_mixed);
+    assert!(left(1.0, 0.0).any(|bytes| is_mixed(&bytes)));
+    assert!(
+        !left(1.0, 0.0).any(has_mixed_page),
+        "a kill tears between pages"
+    );
+    assert!(
+        left(1.0, 1.0).any(has_mixed_page),
+        "a power cut tears in a page"
+    );
+    assert!(crash_in_a_write(1, 1.0, 0.0).0.injected(Fault::TornWrite) > 0);
+}
+
+#[test]
+fn a_misdirected_write_lands_elsewhere_and_is_logged() {
+    let world = world(
+        4,
+        Faults {
+            misdirected_write: 1.0,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    world
+        .block_on(async { Bench::new(&io).await.write(20, 5, 1).await })
+        .expect("no crash was scheduled");
+    assert_eq!(page_of(&world, 20), [0; PAGE_SIZE]);
+    let injections = world.injections();
+    let place = injections
+        .iter()
+        .find(|injection| injection.fault == Fault::MisdirectedWrite);
+    let place = place.expect("the place is logged");
+    assert_eq!(
+        world.device_bytes(PATH, place.offset, PAGE_SIZE),
+        [5; PAGE_SIZE]
+    );
+    assert_eq!(
+        world.injected(Fault::LostWrite),
+        1,
+        "the place that should have been written"
+    );
+}
+
+#[test]
+fn a_flip_on_read_is_gone_the_next_time_and_one_at_rest_stays() {
+    for (faults, fault, stays) in [
+        (
+            Faults {
+                bit_flip_on_read: 1.0,
+                ..Faults::none()
+            },
+            Fault::BitFlipOnRead,
+            false,
+        ),
+        (
+            Faults {
+                bit_flip_at_rest: 1.0,
+                ..Faults::none()
+            },
+            Fault::BitFlipAtRest,
+            true,
+        ),
+    ] {
+        let world = world(5, faults);
+        let io = world.core();
+        let (first, second) = world
+            .block_on(async {
+                let bench = Bench::new(&io).await;
+                bench.write(0, 0, 1).await;
+                let first = bench.read(0, 1).await;
+                world.set_faults(Faults::none());
+                bench.device.flush().await.expect("no flush fault");
+                (first, bench.read(0, 1).await)
+            })
+            .expect("no crash was scheduled");
+        let bits = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones()).sum::<u32>();
+        assert_eq!(bits(&first), 1);
+        assert_eq!(bits(&second), u32::from(stays));
+        assert_eq!(world.injected(fault), 1);
+        world.crash_with(Crash::PowerLoss);
+        assert_eq!(
+            bits(&page_of(&world, 0)),
+            u32::from(stays),
+            "also after a flush and a power cut"
+        );
+    }
+}
+
+#[test]
+fn errors_are_of_the_device_and_name_the_place() {
+    let world = world(
+        6,
+        Faults {
+            read_error: 1.0,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    world
+        .block_on(async {
+            let bench = Bench::new(&io).await;
+            let read = || {
+                let frame = bench.pool.take().expect("a free frame");
+                bench
+                    .device
+                    .read(PAGE_SIZE as u64, frame.lease(0..1).expect("vacant pages"))
+            };
+            let error = read().await.expect_err("every read fails");
+            assert_eq!(error.kind(), IoErrorKind::Device);
+            assert!(
+                error.to_string().contains("device /dev/sim, offset 4096"),
+                "{error}"
+            );
+            world.set_faults(Faults::none());
+            read().await.expect("no fault now");
+            world.fail_device(PATH);
+            read().await.expect_err("the device failed for good");
+            bench
+                .device
+                .flush()
+                .await
+                .expect_err("the device failed for good");
+            io.open_device(PATH.as_ref())
+                .await
+                .map(drop)
+                .expect_err("the device failed for good");
+            assert_eq!(
+                bench.pool.available(),
+                32,
+                "failed reads give their leases up"
+            );
+            let missing = io.open_device("/dev/none".as_ref()).await.map(drop);
+            assert_eq!(
+                missing.expect_err("no such device").kind(),
+                IoErrorKind::InvalidInput
+            );
+        })
+        .expect("no crash was scheduled");
+    assert_eq!(
+        (
+            world.injected(Fault::ReadError),
+            world.injected(Fault::DeviceFailed)
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn the_lease_of_a_dropped_read_is_held_until_the_device_is_done_and_never_filled() {
+    let world = world(7, Faults::none());
+    world.write_device_bytes(PATH, 0, &[9; PAGE_SIZE]);
+    let io = world.core();
+    world
+        .block_on(async {
+            let bench = Bench::new(&io).await;
+            let frame = bench.pool.take().expect("a free frame");
+            let mut lease = frame.lease(0..1).expect("vacant pages");
+            lease.bytes_mut().fill(1);
+            {
+                let mut read = pin!(bench.device.read(0, lease));
+                let polled = std::future::poll_fn(|context: &mut Context<'_>| {
+                    Poll::Ready(read.as_mut().poll(context).is_pending())
+                });
+                assert!(polled.await, "a read takes time");
+            }
+            assert!(
+                frame.lease(0..1).is_none(),
+                "the device may still write the pages"
+            );
+            world.sleep(Duration::from_secs(1)).await;
+            let lease = frame.lease(0..1).expect("vacant again");
+            assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
+            world.sleep(Duration::from_secs(1)).await;
+            assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
+        })
+        .expect("no crash was scheduled");
+}
+
+#[test]
+fn leases_and_slices_in_flight_come_back_when_the_core_is_killed() {
+    let world = world(8, Faults::none());
+    let io = world.core();
+    let bench = world
+        .block_on(Bench::new(&io))
+        .expect("no crash was scheduled");
+    for page in 0..8 {
+        let slice = bench.pages_of(1, 1);
+        let frame = bench.pool.take().expect("a free frame");
+        let lease = frame.lease(0..2).expect("vacant pages");
+        let (write, read) = (
+            bench.device.write(page * PAGE_SIZE as u64, slice),
+            bench.device.read(0, lease),
+        );
+        io.spawn(Priority::Flush, async move {
+            write.await.expect("no write fault")
+        });
+        io.spawn(Priority::Foreground, async move { drop(read.await) });
+    }
+    world
+        .run_for(Duration::from_micros(10))
+        .expect("no crash was scheduled");
+    assert!(bench.pool.available() <= 16, "operations hold their frames");
+    world.kill_core(&io);
+    assert_eq!(bench.pool.available(), 32);
+}
+
+#[test]
+fn corruption_from_outside_changes_every_byte_for_good() {
+    let world = world(
+        9,
+        Faults {
+            unflushed_loss: 1.0,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    world
+        .block_on(async { Bench::new(&io).await.write(1, 3, 1).await })
+        .expect("no crash was scheduled");
+    world.corrupt(PATH, PAGE_SIZE as u64 - 10, 20, 1);
+    assert!(
+        page_of(&world, 0)[PAGE_SIZE - 10..]
+            .iter()
+            .all(|byte| *byte != 0)
+    );
+    assert!(page_of(&world, 1)[..10].iter().all(|byte| *byte != 3));
+    assert_eq!(page_of(&world, 1)[10..], [3; PAGE_SIZE - 10]);
+    assert_eq!(world.injected(Fault::Corrupted), 1);
+}
