@@ -1,1 +1,24 @@
-//! .
+//! The Rust client of a worker.
+//!
+//! [`Client`] is the data plane: it opens objects and reads ranges of them straight from the core
+//! that owns each stripe, over one connection a shard. [`control::Control`] is the control plane:
+//! statistics, mounts, loads. [`blocking`] wraps both for tools without an async runtime.
+//!
+//! The invariant of a read: the bytes are all of one version of the object and match the checksums
+//! that the worker sent, or there is an error. Whatever the network does, nothing waits for ever
+//! and nothing is retried without a bound.
+
+pub mod blocking;
+mod client;
+pub mod control;
+mod error;
+mod lane;
+mod options;
+mod pieces;
+mod retry;
+mod shards;
+
+pub use client::{Client, Counters, Object};
+pub use corelane_rpc_schema::messages::ErrorCode;
+pub use error::Error;
+pub use options::Options;

@@ -1,0 +1,619 @@
+//! One lane: a connection to one shard, a task that writes and a task that reads.
+//!
+//! The invariants: a request's credits are held until its answer has come or the lane is dead,
+//! also when its caller has given up, because the worker counts it until then; and no payload is
+//! received that was not asked for, nor one of another length than asked for.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use corelane_rpc_schema::frame::{
+    Checksums, DecodedHead, Head, ReadRequest, decode_head, encode_read_request, padding,
+};
+use corelane_rpc_schema::messages::{ErrorMessage, Hello, HelloAnswer, Message};
+use corelane_rpc_schema::{STRIPE_BYTES, ShardId};
+use slab::Slab;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::Error;
+use crate::options::Options;
+
+/// What is read from the socket at a time, at least. Holds a dozen answers of a page.
+const RECEIVE_BYTES: usize = 64 << 10;
+
+/// The hello's request id; those of requests have a one in the upper half.
+const HELLO_REQUEST_ID: u64 = 1;
+
+/// A connection to one shard, past its hello.
+pub(crate) struct Lane {
+    shared: Arc<Shared>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+struct Shared {
+    address: SocketAddr,
+    state: Mutex<State>,
+    /// Something is in the outbox, or the lane is closed.
+    wake_writer: Notify,
+    /// The lane is closed: the reader shall end although the worker sends nothing.
+    wake_reader: Notify,
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    /// Counts what arrives: tells a slow answer from a dead lane.
+    receipts: Arc<AtomicU64>,
+    going_away: AtomicBool,
+}
+
+struct State {
+    waiting: Slab<Waiting>,
+    generation: u32,
+    outbox: Vec<u8>,
+    closed: Option<Error>,
+}
+
+struct Waiting {
+    generation: u32,
+    /// The payload's length if the request is a READ.
+    read_bytes: Option<u32>,
+    caller: oneshot::Sender<Result<Answer, Error>>,
+    _credits: Credits,
+}
+
+type Credits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+/// What came for a request.
+pub(crate) enum Answer {
+    Read(ReadPayload),
+    Message(Message),
+}
+
+/// A READ answer.
+pub(crate) struct ReadPayload {
+    /// Prefix and header, which hold the checksums.
+    head: Bytes,
+    pub(crate) payload: Bytes,
+    pub(crate) shard_hint: Option<ShardId>,
+}
+
+impl ReadPayload {
+    /// The checksums that came with the payload.
+    pub(crate) fn checksums(&self) -> Checksums<'_> {
+        match decode_head(&self.head) {
+            Ok(DecodedHead::Head {
+                head: Head::ReadAnswer(answer),
+                ..
+            }) => answer.checksums,
+            other => unreachable!("these bytes were decoded before: {other:?}"),
+        }
+    }
+}
+
+impl Lane {
+    /// Connects, says hello and starts the two tasks.
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        token: &str,
+        options: &Options,
+    ) -> Result<(Lane, HelloAnswer), Error> {
+        match timeout(
+            options.connect_timeout,
+            Self::connect_unbounded(address, token, options),
+        )
+        .await
+        {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Timeout {
+                what: String::from("connect and hello"),
+                address: address.to_string(),
+                after: options.connect_timeout,
+            }),
+        }
+    }
+
+    async fn connect_unbounded(
+        address: SocketAddr,
+        token: &str,
+        options: &Options,
+    ) -> Result<(Lane, HelloAnswer), Error> {
+        let cannot_connect = |error: std::io::Error| Error::Connect {
+            address: address.to_string(),
+            reason: error.to_string(),
+        };
+        let stream = TcpStream::connect(address).await.map_err(cannot_connect)?;
+        stream.set_nodelay(true).map_err(cannot_connect)?;
+        let (reader, mut writer) = stream.into_split();
+        let mut hello = Vec::new();
+        Message::Hello(Hello {
+            token: token.to_owned(),
+            client_name: options.client_name.clone(),
+        })
+        .to_frame(HELLO_REQUEST_ID, &mut hello)
+        .map_err(|error| protocol(address, error))?;
+        writer
+            .write_all(&hello)
+            .await
+            .map_err(|error| disconnected(address, error))?;
+        let receipts = Arc::new(AtomicU64::new(0));
+        let mut receiver = Receiver {
+            reader,
+            buffer: BytesMut::with_capacity(RECEIVE_BYTES),
+            address,
+            receipts: Arc::clone(&receipts),
+        };
+        let answer = receiver.hello_answer().await?;
+
+        let requests = (answer.requests_in_flight_max as usize).clamp(1, Semaphore::MAX_PERMITS);
+        // Permits are taken by the u32, so more than that could not be used at once.
+        let bytes = answer.bytes_in_flight_max.clamp(1, u64::from(u32::MAX)) as usize;
+        let shared = Arc::new(Shared {
+            address,
+            state: Mutex::new(State {
+                waiting: Slab::new(),
+                generation: 0,
+                outbox: Vec::new(),
+                closed: None,
+            }),
+            wake_writer: Notify::new(),
+            wake_reader: Notify::new(),
+            requests: Arc::new(Semaphore::new(requests)),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            receipts,
+            going_away: AtomicBool::new(false),
+        });
+        let tasks = [
+            tokio::spawn(write(Arc::clone(&shared), writer)).abort_handle(),
+            tokio::spawn(receive(Arc::clone(&shared), receiver)).abort_handle(),
+        ];
+        Ok((Lane { shared, tasks }, answer))
+    }
+
+    /// Whether new requests may be sent here.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.shared.going_away.load(Ordering::Acquire) && self.shared.state().closed.is_none()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Sends a READ, except for its request id, and waits for the answer.
+    pub(crate) async fn read(
+        &self,
+        mut request: ReadRequest,
+        what: &dyn Fn() -> String,
+        patience: Duration,
+    ) -> Result<ReadPayload, Error> {
+        let length = request.length;
+        let answer = self
+            .ask(Some(length), what, patience, |request_id, outbox| {
+                request.request_id = request_id;
+                encode_read_request(outbox, &request);
+                Ok(())
+            })
+            .await?;
+        match answer {
+            Answer::Read(answer) => Ok(answer),
+            Answer::Message(message) => Err(self.unexpected(message, what())),
+        }
+    }
+
+    /// Sends a message and waits for the answer; an error message is an error.
+    pub(crate) async fn call(
+        &self,
+        message: &Message,
+        what: &dyn Fn() -> String,
+        patience: Duration,
+    ) -> Result<Message, Error> {
+        let answer = self
+            .ask(None, what, patience, |request_id, outbox| {
+                message
+                    .to_frame(request_id, outbox)
+                    .map_err(|error| protocol(self.shared.address, error))
+            })
+            .await?;
+        match answer {
+            Answer::Message(Message::Error(error)) => Err(refused(error, what())),
+            Answer::Message(message) => Ok(message),
+            Answer::Read(_) => unreachable!("a READ answer is only taken for a READ"),
+        }
+    }
+
+    async fn ask(
+        &self,
+        read_bytes: Option<u32>,
+        what: &dyn Fn() -> String,
+        patience: Duration,
+        encode: impl FnOnce(u64, &mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<Answer, Error> {
+        let deadline = Instant::now() + patience;
+        let too_late = |_| Error::Timeout {
+            what: what(),
+            address: self.shared.address.to_string(),
+            after: patience,
+        };
+        let credits = timeout_at(deadline, self.credits(read_bytes))
+            .await
+            .map_err(too_late)??;
+        let receipts_before = self.shared.receipts.load(Ordering::Acquire);
+        let answer = self.send(read_bytes, credits, encode)?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(disconnected(self.shared.address, "the lane was dropped")),
+            Err(elapsed) => {
+                let error = too_late(elapsed);
+                if self.shared.receipts.load(Ordering::Acquire) == receipts_before {
+                    // Nothing at all came meanwhile: whoever asks next shall not wait as long.
+                    self.shared.close(error.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn credits(&self, read_bytes: Option<u32>) -> Result<Credits, Error> {
+        // The semaphores are closed with the lane.
+        let closed = |_| self.shared.closed_error();
+        let request = Arc::clone(&self.shared.requests)
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
+        let bytes = match read_bytes {
+            None => None,
+            Some(bytes) => Some(
+                Arc::clone(&self.shared.bytes)
+                    .acquire_many_owned(bytes)
+                    .await
+                    .map_err(closed)?,
+            ),
+        };
+        Ok((request, bytes))
+    }
+
+    fn send(
+        &self,
+        read_bytes: Option<u32>,
+        credits: Credits,
+        encode: impl FnOnce(u64, &mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
+        let (caller, answer) = oneshot::channel();
+        let mut state = self.shared.state();
+        if let Some(error) = &state.closed {
+            return Err(error.clone());
+        }
+        // A late answer of the slot's last user has another generation.
+        state.generation = state.generation.wrapping_add(1).max(1);
+        let generation = state.generation;
+        let slot = state.waiting.vacant_key();
+        encode(request_id(generation, slot), &mut state.outbox)?;
+        state.waiting.insert(Waiting {
+            generation,
+            read_bytes,
+            caller,
+            _credits: credits,
+        });
+        drop(state);
+        self.shared.wake_writer.notify_one();
+        Ok(answer)
+    }
+
+    fn unexpected(&self, message: Message, what: String) -> Error {
+        match message {
+            Message::Error(error) => refused(error, what),
+            other => protocol(
+                self.shared.address,
+                format!("{other:?} in answer to {what}"),
+            ),
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the lane; everyone who waits gets `error`. Only the first reason counts.
+    fn close(&self, error: Error) {
+        let mut state = self.state();
+        if state.closed.is_some() {
+            return;
+        }
+        tracing::debug!(address = %self.address, %error, "lane closed");
+        state.closed = Some(error.clone());
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.requests.close();
+        self.bytes.close();
+        for (_, waiting) in waiting {
+            // A caller that gave up does not listen any more.
+            let _ = waiting.caller.send(Err(error.clone()));
+        }
+        self.wake_writer.notify_one();
+        self.wake_reader.notify_one();
+    }
+
+    fn closed_error(&self) -> Error {
+        let closed = self.state().closed.clone();
+        closed.unwrap_or_else(|| disconnected(self.address, "the lane is closing"))
+    }
+
+    /// Takes the request with this id out of the waiting ones.
+    fn take(&self, request_id: u64) -> Option<Waiting> {
+        let mut state = self.state();
+        let (generation, slot) = ((request_id >> 32) as u32, request_id as u32 as usize);
+        if state.waiting.get(slot)?.generation == generation {
+            state.waiting.try_remove(slot)
+        } else {
+            None
+        }
+    }
+}
+
+fn request_id(generation: u32, slot: usize) -> u64 {
+    // Slots are bounded by the credits, which are a u32.
+    u64::from(generation) << 32 | slot as u64
+}
+
+async fn write(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
+    let mut sending = Vec::new();
+    loop {
+        shared.wake_writer.notified().await;
+        {
+            let mut state = shared.state();
+            if state.closed.is_some() {
+                return;
+            }
+            // What was queued since the last write leaves in one call.
+            std::mem::swap(&mut state.outbox, &mut sending);
+        }
+        if let Err(error) = writer.write_all(&sending).await {
+            shared.close(disconnected(shared.address, error));
+            return;
+        }
+        sending.clear();
+    }
+}
+
+async fn receive(shared: Arc<Shared>, mut receiver: Receiver) {
+    let error = tokio::select! {
+        error = receive_until_error(&shared, &mut receiver) => error,
+        () = shared.wake_reader.notified() => return,
+    };
+    shared.close(error);
+}
+
+async fn receive_until_error(shared: &Shared, receiver: &mut Receiver) -> Error {
+    loop {
+        if let Err(error) = receiver.take_frame(shared).await {
+            return error;
+        }
+    }
+}
+
+struct Receiver {
+    reader: OwnedReadHalf,
+    buffer: BytesMut,
+    address: SocketAddr,
+    receipts: Arc<AtomicU64>,
+}
+
+enum Received {
+    Message(u64, Message),
+    Read {
+        request_id: u64,
+        shard_hint: Option<ShardId>,
+        payload_bytes: u32,
+    },
+}
+
+impl Receiver {
+    async fn hello_answer(&mut self) -> Result<HelloAnswer, Error> {
+        let (_, received) = self.head().await?;
+        match received {
+            Received::Message(HELLO_REQUEST_ID, Message::HelloAnswer(answer)) => {
+                if answer.stripe_bytes == STRIPE_BYTES && answer.read_bytes_max > 0 {
+                    return Ok(answer);
+                }
+                let reason = format!(
+                    "stripes of {} bytes and reads of {}; this client knows stripes of {STRIPE_BYTES} only",
+                    answer.stripe_bytes, answer.read_bytes_max
+                );
+                Err(protocol(self.address, reason))
+            }
+            Received::Message(_, Message::Error(error)) => {
+                Err(refused(error, String::from("hello")))
+            }
+            Received::Message(_, message) => Err(protocol(
+                self.address,
+                format!("{message:?} in answer to hello"),
+            )),
+            Received::Read { .. } => {
+                Err(protocol(self.address, "a READ answer in answer to hello"))
+            }
+        }
+    }
+
+    /// Receives one frame and hands it to whoever waits for it.
+    async fn take_frame(&mut self, shared: &Shared) -> Result<(), Error> {
+        let (head, received) = self.head().await?;
+        match received {
+            Received::Read {
+                request_id,
+                shard_hint,
+                payload_bytes,
+            } => {
+                // Taken out only when all has come: until then the lane's end is the caller's too.
+                self.check_expected(shared, request_id, payload_bytes)?;
+                let payload = self.payload(payload_bytes).await?;
+                if let Some(waiting) = shared.take(request_id) {
+                    let answer = Answer::Read(ReadPayload {
+                        head,
+                        payload,
+                        shard_hint,
+                    });
+                    let _ = waiting.caller.send(Ok(answer));
+                }
+            }
+            Received::Message(_, Message::GoAway) => {
+                tracing::debug!(address = %self.address, "the worker asked for no new requests");
+                shared.going_away.store(true, Ordering::Release);
+            }
+            Received::Message(0, Message::Error(error)) => {
+                return Err(refused(
+                    error,
+                    format!("the connection to {}", self.address),
+                ));
+            }
+            Received::Message(request_id, message) => {
+                let Some(waiting) = shared.take(request_id) else {
+                    return Err(protocol(
+                        self.address,
+                        format!("answer to no request: {message:?}"),
+                    ));
+                };
+                let _ = waiting.caller.send(Ok(Answer::Message(message)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_expected(
+        &self,
+        shared: &Shared,
+        request_id: u64,
+        payload_bytes: u32,
+    ) -> Result<(), Error> {
+        let state = shared.state();
+        let slot = request_id as u32 as usize;
+        let expected = state
+            .waiting
+            .get(slot)
+            .filter(|waiting| request_id >> 32 == u64::from(waiting.generation));
+        let reason = match expected.map(|waiting| waiting.read_bytes) {
+            Some(Some(bytes)) if bytes == payload_bytes => return Ok(()),
+            Some(Some(bytes)) => format!("{payload_bytes} bytes in answer to a read of {bytes}"),
+            Some(None) => String::from("a READ answer to another request"),
+            None => format!("a READ answer to no request, id {request_id:#x}"),
+        };
+        Err(protocol(self.address, reason))
+    }
+
+    async fn head(&mut self) -> Result<(Bytes, Received), Error> {
+        let (received, consumed) = loop {
+            match decode_head(&self.buffer).map_err(|error| protocol(self.address, error))? {
+                DecodedHead::Incomplete { .. } => self.fill().await?,
+                DecodedHead::Head {
+                    head: Head::Message(segment),
+                    consumed,
+                    ..
+                } => {
+                    let (request_id, message) = Message::from_header(segment)
+                        .map_err(|error| protocol(self.address, error))?;
+                    break (Received::Message(request_id, message), consumed);
+                }
+                DecodedHead::Head {
+                    head: Head::ReadAnswer(answer),
+                    consumed,
+                    payload_bytes,
+                } => {
+                    let request_id = answer.head.request_id;
+                    let shard_hint = answer.head.shard_hint;
+                    break (
+                        Received::Read {
+                            request_id,
+                            shard_hint,
+                            payload_bytes,
+                        },
+                        consumed,
+                    );
+                }
+                DecodedHead::Head {
+                    head: Head::Read(_),
+                    ..
+                } => {
+                    return Err(protocol(
+                        self.address,
+                        "a READ request, which only clients send",
+                    ));
+                }
+            }
+        };
+        Ok((self.buffer.split_to(consumed).freeze(), received))
+    }
+
+    /// Receives a payload into memory of its own, and skips its padding.
+    async fn payload(&mut self, payload_bytes: u32) -> Result<Bytes, Error> {
+        let length = payload_bytes as usize;
+        let mut payload = BytesMut::with_capacity(length);
+        let here = self.buffer.len().min(length);
+        payload.extend_from_slice(&self.buffer.split_to(here));
+        while payload.len() < length {
+            let mut rest = (&mut self.reader).take((length - payload.len()) as u64);
+            let received = rest.read_buf(&mut payload).await;
+            self.check_received(received)?;
+        }
+        let padding = padding(payload_bytes);
+        while self.buffer.len() < padding {
+            self.fill().await?;
+        }
+        drop(self.buffer.split_to(padding));
+        Ok(payload.freeze())
+    }
+
+    async fn fill(&mut self) -> Result<(), Error> {
+        self.buffer.reserve(RECEIVE_BYTES);
+        let received = self.reader.read_buf(&mut self.buffer).await;
+        self.check_received(received)
+    }
+
+    fn check_received(&self, received: std::io::Result<usize>) -> Result<(), Error> {
+        match received {
+            Ok(0) => Err(disconnected(self.address, "the worker closed it")),
+            Ok(_) => {
+                self.receipts.fetch_add(1, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(error) => Err(disconnected(self.address, error)),
+        }
+    }
+}
+
+fn disconnected(address: SocketAddr, reason: impl ToString) -> Error {
+    Error::Disconnected {
+        address: address.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn protocol(address: SocketAddr, reason: impl ToString) -> Error {
+    Error::Protocol {
+        address: address.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn refused(error: ErrorMessage, what: String) -> Error {
+    Error::Refused {
+        what,
+        code: error.code,
+        message: error.message,
+        retry_after: Duration::from_millis(u64::from(error.retry_after_ms)),
+    }
+}
