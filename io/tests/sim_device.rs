@@ -243,6 +243,134 @@ fn a_misdirected_write_lands_elsewhere_and_is_logged() {
 }
 
 #[test]
+fn a_lost_write_reports_success_and_changes_nothing() {
+    let world = world(
+        10,
+        Faults {
+            lost_write: 1.0,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    world
+        .block_on(async { Bench::new(&io).await.write(20, 5, 1).await })
+        .expect("no crash was scheduled");
+    assert_eq!(page_of(&world, 20), [0; PAGE_SIZE]);
+    assert_eq!(world.injected(Fault::LostWrite), 1);
+}
+
+#[test]
+fn a_misdirected_read_returns_another_place_and_leaves_the_device_alone() {
+    let world = world(
+        11,
+        Faults {
+            misdirected_read: 1.0,
+            ..Faults::none()
+        },
+    );
+    for page in 0..PAGES {
+        world.write_device_bytes(PATH, page * PAGE_SIZE as u64, &[page as u8; PAGE_SIZE]);
+    }
+    let io = world.core();
+    let read = world.block_on(async { Bench::new(&io).await.read(20, 1).await });
+    let read = read.expect("no crash was scheduled");
+    let others = u64::from(read[0]);
+    assert_eq!(read, page_of(&world, others), "a whole page of somewhere");
+    assert_eq!(others != 20, world.injected(Fault::MisdirectedRead) == 1);
+    assert_eq!(page_of(&world, 20), [20; PAGE_SIZE]);
+}
+
+#[test]
+fn a_failed_flush_makes_nothing_durable() {
+    let faults = Faults {
+        flush_error: 1.0,
+        unflushed_loss: 1.0,
+        ..Faults::none()
+    };
+    let world = world(12, faults);
+    let io = world.core();
+    world
+        .block_on(async {
+            let bench = Bench::new(&io).await;
+            bench.write(1, 1, 1).await;
+            bench.device.flush().await.expect_err("every flush fails");
+        })
+        .expect("no crash was scheduled");
+    assert_eq!(page_of(&world, 1), [1; PAGE_SIZE]);
+    world.cut_power_of(PATH);
+    assert!(io.is_alive(), "only the device lost power");
+    assert_eq!(page_of(&world, 1), [0; PAGE_SIZE]);
+}
+
+#[test]
+fn a_flush_covers_only_the_writes_that_completed_before_it_started() {
+    let world = world(
+        13,
+        Faults {
+            unflushed_loss: 1.0,
+            ..Faults::none()
+        },
+    );
+    let io = world.core();
+    world
+        .block_on(async {
+            let bench = Bench::new(&io).await;
+            bench.write(1, 1, 1).await;
+            // A flush that outlasts the write that starts after it.
+            world.set_faults(Faults {
+                device_ns: (1_000_000, 1_000_000),
+                ..world.faults()
+            });
+            let flushing = bench.device.flush();
+            let writing = async {
+                io.yield_now().await;
+                world.set_faults(Faults {
+                    device_ns: (1_000, 1_000),
+                    ..world.faults()
+                });
+                bench.write(2, 2, 1).await;
+            };
+            futures::join!(flushing, writing).0.expect("no flush fault");
+        })
+        .expect("no crash was scheduled");
+    world.crash_with(Crash::PowerLoss);
+    assert_eq!([page_of(&world, 1)[0], page_of(&world, 2)[0]], [1, 0]);
+}
+
+#[test]
+fn a_failed_write_leaves_all_some_or_nothing_and_says_so() {
+    let mut left = std::collections::BTreeSet::new();
+    for seed in 0..40 {
+        let world = world(
+            seed,
+            Faults {
+                write_error: 1.0,
+                ..Faults::none()
+            },
+        );
+        let io = world.core();
+        world
+            .block_on(async {
+                let bench = Bench::new(&io).await;
+                let error = bench.device.write(0, bench.pages_of(1, 4)).await;
+                assert_eq!(
+                    error.expect_err("every write fails").kind(),
+                    IoErrorKind::Device
+                );
+            })
+            .expect("no crash was scheduled");
+        let bytes = world.device_bytes(PATH, 0, 4 * PAGE_SIZE);
+        let written = bytes.iter().filter(|byte| **byte == 1).count();
+        left.insert((written > 0, written == bytes.len()));
+    }
+    assert_eq!(
+        left.len(),
+        3,
+        "nothing, some and all of it were seen: {left:?}"
+    );
+}
+
+#[test]
 fn a_flip_on_read_is_gone_the_next_time_and_one_at_rest_stays() {
     for (faults, fault, stays) in [
         (

@@ -113,7 +113,10 @@ impl Network {
         if address.port() == 0 {
             loop {
                 bound.set_port(self.next_listen_port);
-                self.next_listen_port += 1;
+                self.next_listen_port = self
+                    .next_listen_port
+                    .checked_add(1)
+                    .unwrap_or(LISTEN_PORT_FIRST);
                 if !self.listening.contains_key(&bound) {
                     break;
                 }

@@ -27,6 +27,10 @@ pub(super) const ROOT: TaskName = TaskName {
 /// One in this many choices ignores the priorities.
 const PRIORITY_IGNORED_ONE_IN: u64 = 8;
 
+/// After this many turns no task joins the round that runs, so that tasks that keep waking each
+/// other cannot hold up those of the next round.
+const ROUND_TURNS_MAX: u32 = 256;
+
 /// A place among the tasks, and the number of the task that was given it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TaskName {
@@ -133,6 +137,8 @@ pub(super) struct Tasks {
     next_id: u64,
     inbox: Arc<Inbox>,
     current: Round,
+    /// Turns that the current round took so far.
+    round_turns: u32,
     next: Round,
     yielded: Vec<Waker>,
     drained: Vec<TaskName>,
@@ -145,6 +151,7 @@ impl Tasks {
             next_id: 1,
             inbox: Arc::default(),
             current: Round::default(),
+            round_turns: 0,
             next: Round::default(),
             yielded: Vec::new(),
             drained: Vec::new(),
@@ -189,9 +196,11 @@ impl Tasks {
     /// Takes out the task that runs next.
     pub(super) fn choose(&mut self, prng: &Prng) -> Choice {
         loop {
-            self.drain_inbox(|| prng.coin());
+            let is_round_open = self.round_turns < ROUND_TURNS_MAX;
+            self.drain_inbox(|| is_round_open && prng.coin());
             if self.current.is_empty() {
                 std::mem::swap(&mut self.current, &mut self.next);
+                self.round_turns = 0;
                 self.yielded.drain(..).for_each(Waker::wake);
                 self.drain_inbox(|| false);
                 if self.current.is_empty() && self.next.is_empty() {
@@ -202,6 +211,7 @@ impl Tasks {
             let Some(name) = self.current.draw(prng) else {
                 continue;
             };
+            self.round_turns += 1;
             if name == ROOT {
                 return Choice::Root;
             }
