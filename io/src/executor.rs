@@ -77,9 +77,14 @@ impl Shared {
     fn schedule(&self, task: ReadyTask) {
         if std::ptr::eq(CURRENT.get(), self) {
             let priority = task.metadata().priority;
-            self.local.ready[priority as usize].borrow_mut().push_back(task);
+            self.local.ready[priority as usize]
+                .borrow_mut()
+                .push_back(task);
         } else {
-            self.foreign.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+            self.foreign
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task);
             // Release: whoever sees the flag finds the task in the queue.
             self.foreign_waiting.store(true, Ordering::Release);
             self.doorbell.ring();
@@ -119,24 +124,46 @@ impl Executor {
     /// # Panics
     /// If the thread already runs an executor.
     pub fn enter(&self) -> Entered<'_> {
-        assert!(CURRENT.get().is_null(), "a thread runs one executor at a time");
+        assert!(
+            CURRENT.get().is_null(),
+            "a thread runs one executor at a time"
+        );
         CURRENT.set(Arc::as_ptr(&self.shared));
-        Entered { executor: PhantomData }
+        Entered {
+            executor: PhantomData,
+        }
     }
 
     /// Runs `future` in turns of `priority` until it ends. A panic in it ends the process.
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, priority: Priority, future: F) {
-        let info = TaskInfo { priority, name: std::any::type_name::<F>() };
+        let info = TaskInfo {
+            priority,
+            name: std::any::type_name::<F>(),
+        };
         let key = self.shared.local.alive.borrow().vacant_key();
-        let task = Task { future, _presence: Presence { shared: Arc::clone(&self.shared), key } };
+        let task = Task {
+            future,
+            _presence: Presence {
+                shared: Arc::clone(&self.shared),
+                key,
+            },
+        };
         let shared = Arc::clone(&self.shared);
         let schedule = move |runnable: ReadyTask| shared.schedule(runnable);
         // SAFETY: the schedule function is `Send + Sync + 'static` (it holds an `Arc<Shared>`).
         // The future is `'static` and not `Send`: it is polled and dropped only by running or
         // dropping a `Runnable`, which happens only in `run` and `end_all`, on this thread.
-        let (runnable, handle) =
-            unsafe { Builder::new().metadata(info).spawn_unchecked(move |_| task, schedule) };
-        let inserted = self.shared.local.alive.borrow_mut().insert(runnable.waker());
+        let (runnable, handle) = unsafe {
+            Builder::new()
+                .metadata(info)
+                .spawn_unchecked(move |_| task, schedule)
+        };
+        let inserted = self
+            .shared
+            .local
+            .alive
+            .borrow_mut()
+            .insert(runnable.waker());
         assert_eq!(inserted, key, "nothing was spawned in between");
         handle.detach();
         runnable.schedule();
@@ -152,7 +179,11 @@ impl Executor {
 
     /// Whether no task is ready to run.
     pub fn is_idle(&self) -> bool {
-        self.shared.local.ready.iter().all(|queue| queue.borrow().is_empty())
+        self.shared
+            .local
+            .ready
+            .iter()
+            .all(|queue| queue.borrow().is_empty())
             && !self.shared.foreign_waiting.load(Ordering::Relaxed)
     }
 
@@ -177,19 +208,29 @@ impl Executor {
         }
         // Cleared before the queue is read: a task that comes later sets it again.
         self.shared.foreign_waiting.swap(false, Ordering::AcqRel);
-        let mut foreign = self.shared.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut foreign = self
+            .shared
+            .foreign
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for task in foreign.drain(..) {
             let priority = task.metadata().priority;
-            self.shared.local.ready[priority as usize].borrow_mut().push_back(task);
+            self.shared.local.ready[priority as usize]
+                .borrow_mut()
+                .push_back(task);
         }
     }
 
     fn next_ready(&self, priority: Priority) -> Option<ReadyTask> {
-        self.shared.local.ready[priority as usize].borrow_mut().pop_front()
+        self.shared.local.ready[priority as usize]
+            .borrow_mut()
+            .pop_front()
     }
 
     fn run(&self, priority: Priority, polls_max: usize) -> usize {
-        let Some(mut next) = self.next_ready(priority) else { return 0 };
+        let Some(mut next) = self.next_ready(priority) else {
+            return 0;
+        };
         let mut polls = 0;
         // The end of one poll is the start of the next, so a poll costs one read of the counter.
         let mut before = ticks::now();
@@ -228,15 +269,26 @@ impl Executor {
         // One line for each power of two: a task that always stalls must not also flood the log.
         if self.stalls.get().is_power_of_two() {
             let stalls = self.stalls.get();
-            tracing::warn!(task, ns = ticks::to_ns(spent), stalls, "a task held its core too long");
+            tracing::warn!(
+                task,
+                ns = ticks::to_ns(spent),
+                stalls,
+                "a task held its core too long"
+            );
         }
     }
 
     /// Drops every task that has not ended.
-    fn end_all(&self) {
+    pub(crate) fn end_all(&self) {
         loop {
-            let wakers: Vec<Waker> =
-                self.shared.local.alive.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            let wakers: Vec<Waker> = self
+                .shared
+                .local
+                .alive
+                .borrow()
+                .iter()
+                .map(|(_, waker)| waker.clone())
+                .collect();
             if wakers.is_empty() {
                 return;
             }

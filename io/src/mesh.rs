@@ -26,7 +26,10 @@ pub struct MeshEnd<T> {
 /// # Panics
 /// If `cores` or `capacity` is zero.
 pub fn build<T: Send>(cores: usize, capacity: usize) -> Vec<MeshEnd<T>> {
-    assert!(cores > 0 && capacity > 0, "a mesh of {cores} cores with {capacity} messages each");
+    assert!(
+        cores > 0 && capacity > 0,
+        "a mesh of {cores} cores with {capacity} messages each"
+    );
     let mut ends: Vec<MeshEnd<T>> = (0..cores)
         .map(|core| MeshEnd {
             core,
@@ -77,7 +80,9 @@ impl<T> MeshEnd<T> {
     /// # Panics
     /// If there is no core `to`.
     pub fn send(&mut self, to: usize, message: T) -> Result<(), T> {
-        self.outgoing[to].push(message).map_err(|PushError::Full(message)| message)?;
+        self.outgoing[to]
+            .push(message)
+            .map_err(|PushError::Full(message)| message)?;
         if let Some(doorbell) = self.doorbells.get(to) {
             doorbell.ring();
         }
@@ -182,12 +187,14 @@ mod tests {
     #[test]
     fn no_sender_is_favoured() {
         let mut mesh = build::<u32>(3, 4);
-        for from in 0..3 {
+        for sender in &mut mesh {
             for number in 0..2 {
-                mesh[from].send(1, number).expect("room for four");
+                sender.send(1, number).expect("room for four");
             }
         }
-        let from: Vec<usize> = std::iter::from_fn(|| mesh[1].try_receive()).map(|(from, _)| from).collect();
+        let from: Vec<usize> = std::iter::from_fn(|| mesh[1].try_receive())
+            .map(|(from, _)| from)
+            .collect();
         assert_eq!(from, [0, 1, 2, 0, 1, 2]);
     }
 

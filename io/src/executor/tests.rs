@@ -40,7 +40,10 @@ fn foreground_runs_before_flush_before_background() {
         executor.spawn(priority, async move { order.borrow_mut().push(priority) });
     }
     assert_eq!(executor.turn(), 3);
-    assert_eq!(*order.borrow(), [Priority::Foreground, Priority::Flush, Priority::Background]);
+    assert_eq!(
+        *order.borrow(),
+        [Priority::Foreground, Priority::Flush, Priority::Background]
+    );
     assert!(executor.is_idle());
     assert_eq!(executor.tasks(), 0);
 }
@@ -64,7 +67,11 @@ fn endless_foreground_work_does_not_starve_the_background() {
     });
     for turn in 1..=10 {
         executor.turn();
-        assert!(steps.get() >= turn, "turn {turn}: {} background polls", steps.get());
+        assert!(
+            steps.get() >= turn,
+            "turn {turn}: {} background polls",
+            steps.get()
+        );
     }
 }
 
@@ -77,18 +84,25 @@ fn a_wake_from_another_thread_rings_and_runs_the_task_here() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let polls = Rc::new(Cell::new(0));
     let counted = Rc::clone(&polls);
-    executor.spawn(Priority::Foreground, poll_fn(move |context| {
-        assert_eq!(std::thread::current().id(), home);
-        counted.set(counted.get() + 1);
-        if counted.get() == 2 {
-            return Poll::Ready(());
-        }
-        sender.send(context.waker().clone()).expect("the test waits");
-        Poll::Pending
-    }));
+    executor.spawn(
+        Priority::Foreground,
+        poll_fn(move |context| {
+            assert_eq!(std::thread::current().id(), home);
+            counted.set(counted.get() + 1);
+            if counted.get() == 2 {
+                return Poll::Ready(());
+            }
+            sender
+                .send(context.waker().clone())
+                .expect("the test waits");
+            Poll::Pending
+        }),
+    );
     executor.turn();
     let waker = receiver.recv().expect("the task sent its waker");
-    std::thread::spawn(move || waker.wake()).join().expect("the thread ends");
+    std::thread::spawn(move || waker.wake())
+        .join()
+        .expect("the thread ends");
     assert_eq!(bell.0.load(Ordering::SeqCst), 1);
     assert!(!executor.is_idle());
     executor.turn();
@@ -108,20 +122,29 @@ fn wakes_from_many_threads_at_once_are_never_lost() {
         std::thread::spawn(move || receiver.into_iter().for_each(Waker::wake));
         let done = Rc::clone(&done);
         let mut rounds = 0;
-        executor.spawn(Priority::Foreground, poll_fn(move |context| {
-            rounds += 1;
-            if rounds > ROUNDS {
-                done.set(done.get() + 1);
-                return Poll::Ready(());
-            }
-            sender.send(context.waker().clone()).expect("the thread lives");
-            Poll::Pending
-        }));
+        executor.spawn(
+            Priority::Foreground,
+            poll_fn(move |context| {
+                rounds += 1;
+                if rounds > ROUNDS {
+                    done.set(done.get() + 1);
+                    return Poll::Ready(());
+                }
+                sender
+                    .send(context.waker().clone())
+                    .expect("the thread lives");
+                Poll::Pending
+            }),
+        );
     }
     let deadline = Instant::now() + Duration::from_secs(60);
     while done.get() < THREADS {
         executor.turn();
-        assert!(Instant::now() < deadline, "a wake was lost: {} tasks left", executor.tasks());
+        assert!(
+            Instant::now() < deadline,
+            "a wake was lost: {} tasks left",
+            executor.tasks()
+        );
     }
 }
 
@@ -133,11 +156,14 @@ fn dropping_the_executor_drops_what_its_tasks_hold_even_while_others_wake_them()
     let (sender, receiver) = std::sync::mpsc::channel::<Waker>();
     for _ in 0..8 {
         let (held, sender) = (Rc::clone(&held), sender.clone());
-        executor.spawn(Priority::Background, poll_fn(move |context| {
-            let _keep = &held;
-            sender.send(context.waker().clone()).ok();
-            Poll::<()>::Pending
-        }));
+        executor.spawn(
+            Priority::Background,
+            poll_fn(move |context| {
+                let _keep = &held;
+                sender.send(context.waker().clone()).ok();
+                Poll::<()>::Pending
+            }),
+        );
     }
     drop(sender);
     for _ in 0..8 {
