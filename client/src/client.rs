@@ -246,9 +246,8 @@ impl Client {
     async fn try_piece(&self, object: &Object, piece: Piece) -> Result<Bytes, Error> {
         let options = &self.inner.options;
         let shards = &self.inner.shards;
-        let lane = shards
-            .lane(shards.map().owner(object.id.home, piece.stripe))
-            .await?;
+        let map = shards.map();
+        let lane = shards.lane(map.owner(object.id.home, piece.stripe)).await?;
         let request = ReadRequest {
             // The lane chooses it.
             request_id: 0,
@@ -267,7 +266,7 @@ impl Client {
         };
         let answer = lane.read(request, &what, options.request_timeout).await?;
         if let Some(owner) = answer.shard_hint {
-            shards.learn_owner(object.id.home, piece.stripe, owner);
+            map.learn_owner(object.id.home, piece.stripe, owner);
         }
         if options.verify {
             self.verify(object, piece, &answer, lane.address())?;

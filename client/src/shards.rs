@@ -2,7 +2,7 @@
 //! one caller at a time, and replaced when it is closed or asked to go away.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use corelane_placement::partition_of;
@@ -26,6 +26,8 @@ pub(crate) struct Shards {
 /// What the worker said about its shards, and a slot for each lane.
 pub(crate) struct Map {
     pub(crate) hello: HelloAnswer,
+    /// Owner of each partition: what the hello said until an answer knew better.
+    owners: Vec<AtomicU16>,
     ip: IpAddr,
     slots: Vec<ShardSlots>,
 }
@@ -60,8 +62,10 @@ impl Map {
                 .map(|_| Slot::default())
                 .collect(),
         });
+        let owners = hello.partition_shards.iter();
         Map {
             slots: slots.collect(),
+            owners: owners.map(|owner| AtomicU16::new(owner.0)).collect(),
             hello,
             ip,
         }
@@ -69,9 +73,21 @@ impl Map {
 
     /// The owner of `stripe` of the object with home half `home`.
     pub(crate) fn owner(&self, home: u64, stripe: Stripe) -> ShardId {
-        let partitions = self.hello.partition_shards.len();
-        let partition = partition_of(home, stripe.0, partitions as u32);
-        self.hello.partition_shards[usize::from(partition)]
+        ShardId(self.owner_slot(home, stripe).load(Ordering::Relaxed))
+    }
+
+    /// Notes that `stripe` of `home` is owned by `owner`, as an answer said.
+    pub(crate) fn learn_owner(&self, home: u64, stripe: Stripe, owner: ShardId) {
+        if usize::from(owner.0) < self.slots.len() {
+            // Relaxed: a reader of the old owner is answered as well.
+            self.owner_slot(home, stripe)
+                .store(owner.0, Ordering::Relaxed);
+        }
+    }
+
+    fn owner_slot(&self, home: u64, stripe: Stripe) -> &AtomicU16 {
+        let partition = partition_of(home, stripe.0, self.owners.len() as u32);
+        &self.owners[usize::from(partition)]
     }
 
     fn slots(&self, shard: ShardId) -> &ShardSlots {
@@ -143,27 +159,6 @@ impl Shards {
             self.replace_map(hello, &lane);
         }
         Ok(lane)
-    }
-
-    /// Notes that `stripe` of `home` is owned by `owner`, as an answer said.
-    pub(crate) fn learn_owner(&self, home: u64, stripe: Stripe, owner: ShardId) {
-        let current = self.map();
-        let shards = current.hello.shard_ports.len();
-        if current.owner(home, stripe) == owner || usize::from(owner.0) >= shards {
-            return;
-        }
-        let mut hello = current.hello.clone();
-        let partition = partition_of(home, stripe.0, hello.partition_shards.len() as u32);
-        hello.partition_shards[usize::from(partition)] = owner;
-        let map = Map::new(hello, current.ip, self.options.lanes_per_shard);
-        for (old, new) in current.slots.iter().zip(&map.slots) {
-            for (old, new) in old.lanes.iter().zip(&new.lanes) {
-                if let Some(lane) = old.open_lane() {
-                    new.set(lane);
-                }
-            }
-        }
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
     }
 
     fn replace_map(&self, hello: HelloAnswer, lane: &Arc<Lane>) {

@@ -336,11 +336,15 @@ impl Control {
         what: &'static str,
         call: impl AsyncFnOnce(worker::Client) -> capnp::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let (sender, answer) = oneshot::channel();
+        let (mut sender, answer) = oneshot::channel();
         let call: Call = Box::new(move |worker| {
             Box::pin(async move {
-                // A caller whose deadline has passed does not listen any more.
-                let _ = sender.send(call(worker).await);
+                let outcome = tokio::select! {
+                    outcome = call(worker) => outcome,
+                    // The caller's deadline has passed: dropping the call tells the worker.
+                    () = sender.closed() => return,
+                };
+                let _ = sender.send(outcome);
             })
         });
         let ended = || Error::Disconnected {
