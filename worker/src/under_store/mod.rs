@@ -8,6 +8,21 @@
 //! The invariant: bytes of a [`Event::Filled`] are of exactly the version that the job asked for.
 //! A store that cannot promise that for a request answers [`UnderStoreErrorKind::VersionChanged`].
 
+pub mod counters;
+pub mod retry;
+pub mod runtime;
+pub mod stores;
+
+mod connector;
+mod files;
+mod fill;
+mod limits;
+mod location;
+mod mount_options;
+mod remote;
+mod sink;
+mod threads;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -83,6 +98,18 @@ pub enum Event {
         /// Leases that were not filled, to be taken back.
         unused: Vec<RemoteLease>,
     },
+}
+
+/// The path key of the object at `path`, which `mount` covers: what its home shard follows from.
+///
+/// # Errors
+/// When the path or the mount's URI cannot name an object.
+pub fn path_key(mount: &Mount, path: &str) -> Result<String, UnderStoreError> {
+    let uri = mount.uri_of(path);
+    location::check_key(mount.key_of(path))
+        .and_then(|()| location::Location::of_mount(mount))
+        .and_then(|location| location.path_key(&uri))
+        .map_err(|message| UnderStoreError { kind: UnderStoreErrorKind::Invalid, uri, message })
 }
 
 /// A shard's way to the under-stores.

@@ -1,0 +1,234 @@
+//! The file store: objects that are files below a directory of this machine.
+//!
+//! Files are read straight into the lent memory, without the `object_store` crate, which would
+//! copy every byte once more. A file has no ETag, so its version is size, modification time in
+//! nanoseconds and inode, read from the open descriptor before the first byte and again after the
+//! bytes of each lease, before the lease is posted. The kernel changes the modification time
+//! before it changes the bytes, so equal versions around a read mean that no write began in between.
+//!
+//! Two holes are left in that, and closed by waiting: writes within one tick of the file system's
+//! clock share a modification time, and one long write sets it only at its start. So the bytes of
+//! a file that was modified within the settle time (2 s by default, none on `immutable` mounts)
+//! are not read before that time has passed. What is not detected: stores through a shared memory
+//! map into pages that are already dirty, and writers that set the modification time back.
+//!
+//! Symbolic links are followed as long as they lead to a place below the mount's directory. A
+//! link out of it is refused unless the mount has `follow_symlinks = true`. The check looks at
+//! the opened file, so a link that is swapped meanwhile does not get past it.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::UnderStoreErrorKind;
+use super::fill::Fill;
+use super::retry::{Failure, Tries};
+use super::stores::{Description, Limiter};
+
+/// Bytes that are read in one visit to a blocking thread: enough to make the visit's 10-20 µs
+/// small, short enough that jobs take turns.
+const VISIT_BYTES: u64 = 1 << 20;
+
+/// A directory whose files are objects.
+#[derive(Clone, Debug)]
+pub(crate) struct FileTree {
+    /// Absolute.
+    pub root: PathBuf,
+    /// Whether symbolic links may lead out of it.
+    pub follows_symlinks: bool,
+    /// How long ago a file must have been modified before its bytes are read.
+    pub settle: Duration,
+}
+
+impl FileTree {
+    /// What the file at `key` is now.
+    pub async fn describe(&self, key: &str) -> Result<Description, Failure> {
+        let (tree, key) = (self.clone(), key.to_owned());
+        let (_, metadata) = blocking(move || tree.open(&key)).await?;
+        Ok(description_of(&metadata))
+    }
+
+    /// Reads the missing bytes of `fill` from the file at `key`, which has to be of `version`.
+    pub async fn fetch(
+        &self,
+        key: &str,
+        version: &str,
+        mut fill: Fill,
+        limiter: &Limiter<'_>,
+        tries: &mut Tries,
+    ) -> (Fill, Result<(), Failure>) {
+        let (tree, opened_key) = (self.clone(), key.to_owned());
+        let (file, metadata) = match blocking(move || tree.open(&opened_key)).await {
+            Ok(opened) => opened,
+            Err(failure) => return (fill, Err(failure)),
+        };
+        let found = version_of(&metadata);
+        if found != version {
+            return (fill, Err(Failure::changed(&found)));
+        }
+        if let Some(wait) = self.unsettled_for(&metadata) {
+            tries.excuse(wait);
+            tokio::time::sleep(wait).await;
+        }
+        let file = Arc::new(file);
+        let _pass = limiter.enter(tries).await;
+        while !fill.missing().is_empty() {
+            let missing = fill.missing();
+            let visit = (missing.end - missing.start).min(VISIT_BYTES);
+            tries.excuse(limiter.take_bytes(visit).await);
+            let (file, version) = (Arc::clone(&file), version.to_owned());
+            let result;
+            (fill, result) = blocking(move || {
+                let result = read_visit(&file, &version, &mut fill, missing.start + visit);
+                (fill, result)
+            })
+            .await;
+            limiter.count_bytes(fill.missing().start - missing.start);
+            if let Err(failure) = result {
+                return (fill, Err(failure));
+            }
+            fill.post_ready().await;
+        }
+        fill.confirm().await;
+        (fill, Ok(()))
+    }
+
+    /// Opens a regular file below the root.
+    pub fn open(&self, key: &str) -> Result<(File, Metadata), Failure> {
+        // Not blocking, so that opening a named pipe does not wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(self.root.join(key))
+            .map_err(|error| failure_of(&error, "open"))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| failure_of(&error, "stat"))?;
+        self.check_place(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+        if metadata.is_dir() {
+            return Err(Failure::lasting(
+                UnderStoreErrorKind::NotFound,
+                "it is a directory, which is no object",
+            ));
+        }
+        if !metadata.is_file() {
+            return Err(Failure::lasting(
+                UnderStoreErrorKind::Invalid,
+                "it is a device, pipe or socket, not a regular file",
+            ));
+        }
+        Ok((file, metadata))
+    }
+
+    /// Refuses a place that is not below the root.
+    ///
+    /// `place` may be a path, whose links are resolved, or a link of the kernel to an open file.
+    pub fn check_place(&self, place: &Path) -> Result<(), Failure> {
+        if self.follows_symlinks {
+            return Ok(());
+        }
+        let root =
+            std::fs::canonicalize(&self.root).map_err(|error| failure_of(&error, "resolve"))?;
+        let place = if place.starts_with("/proc/self/fd") {
+            std::fs::read_link(place)
+        } else {
+            std::fs::canonicalize(place)
+        };
+        let place = place.map_err(|error| failure_of(&error, "resolve"))?;
+        if place.starts_with(&root) {
+            return Ok(());
+        }
+        Err(Failure::lasting(
+            UnderStoreErrorKind::Denied,
+            "a symbolic link leads out of the mount's directory; \
+             set the mount's option `follow_symlinks = \"true\"` if that is meant",
+        ))
+    }
+
+    /// For how long the file has to be left alone before its bytes can be trusted.
+    fn unsettled_for(&self, metadata: &Metadata) -> Option<Duration> {
+        let modified = metadata.modified().ok()?;
+        match SystemTime::now().duration_since(modified) {
+            Ok(age) => self.settle.checked_sub(age).filter(|wait| !wait.is_zero()),
+            // A little ahead is a file server's clock; far ahead, somebody set it on purpose.
+            Err(ahead) if ahead.duration() <= self.settle => Some(ahead.duration() + self.settle),
+            Err(_) => None,
+        }
+    }
+}
+
+/// Reads whole leases up to `limit`, or until the shard's inbox is full.
+fn read_visit(file: &File, version: &str, fill: &mut Fill, limit: u64) -> Result<(), Failure> {
+    loop {
+        fill.fill_lease(|memory, offset| {
+            let read = file.read_exact_at(memory, offset);
+            // Compared first: a file that shrank is another version, not a broken file.
+            let metadata = file
+                .metadata()
+                .map_err(|error| failure_of(&error, "stat"))?;
+            let found = version_of(&metadata);
+            if found != version {
+                return Err(Failure::changed(&found));
+            }
+            read.map_err(|error| failure_of(&error, "read"))
+        })?;
+        let missing = fill.missing();
+        if missing.is_empty() || missing.start >= limit || !fill.try_post_ready() {
+            return Ok(());
+        }
+    }
+}
+
+/// What describes the object that `metadata` is of.
+pub(crate) fn description_of(metadata: &Metadata) -> Description {
+    let modified_ms = metadata
+        .mtime()
+        .saturating_mul(1000)
+        .saturating_add(metadata.mtime_nsec() / 1_000_000);
+    Description {
+        version: version_of(metadata),
+        length: metadata.len(),
+        last_modified_ms: u64::try_from(modified_ms).unwrap_or(0),
+        content_type: String::new(),
+    }
+}
+
+/// Size, modification time in nanoseconds since the Unix epoch, and inode.
+fn version_of(metadata: &Metadata) -> String {
+    let modified_ns =
+        i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    format!("{}-{modified_ns}-{}", metadata.len(), metadata.ino())
+}
+
+/// What an error of the file system means for the object.
+pub(crate) fn failure_of(error: &io::Error, action: &str) -> Failure {
+    let cause = format!("cannot {action} the file: {error}");
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            Failure::lasting(UnderStoreErrorKind::NotFound, "there is no such file")
+        }
+        Some(libc::EACCES | libc::EPERM) => Failure::lasting(UnderStoreErrorKind::Denied, cause),
+        Some(libc::ELOOP | libc::ENAMETOOLONG | libc::EINVAL | libc::ENXIO) => {
+            Failure::lasting(UnderStoreErrorKind::Invalid, cause)
+        }
+        None if error.kind() == io::ErrorKind::UnexpectedEof => Failure::passing(
+            UnderStoreErrorKind::Malformed,
+            "the file has fewer bytes than its size says",
+        ),
+        _ => Failure::passing(UnderStoreErrorKind::Unavailable, cause),
+    }
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, and drops this task at its next wait.
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,462 @@
+//! Stores behind HTTP: S3 and its compatibles, Google Cloud Storage, Azure, plain web servers.
+//!
+//! Each request is one try of the `object_store` crate, whose own retries are off: they would not
+//! know our limits on tries, time and bytes, nor which bytes are posted already.
+//!
+//! A strong ETag is the version, and every read carries it as `If-Match` and is compared with the
+//! ETag of the answer. Where a store has only a weak ETag or a modification time, what it sends is
+//! compared by that, asked once more after the last byte, and posted only then.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use futures::StreamExt;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::{HttpError, HttpErrorKind};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    Attribute, BackoffConfig, ClientConfigKey, ClientOptions, GetOptions, GetRange, GetResult,
+    ObjectStore, RetryConfig,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::UnderStoreErrorKind::{
+    Denied, Invalid, Malformed, NotFound, Unavailable, VersionChanged,
+};
+use super::connector::{Refusal, RefusalKeeper};
+use super::fill::Fill;
+use super::location::{Location, StoreKind};
+use super::mount_options::MountOptions;
+use super::retry::{Failure, Tries};
+use super::runtime::{FetchOptions, Timeouts};
+use super::stores::{Description, Limiter};
+use crate::mount::{Freshness, Mount};
+use crate::object::ObjectMeta;
+
+/// A store behind HTTP.
+pub(crate) struct RemoteStore {
+    client: Arc<dyn ObjectStore>,
+    /// The client's listing in pages, if the store has that.
+    pub pages: Option<Arc<dyn PaginatedListStore>>,
+    pub location: Location,
+    timeouts: Timeouts,
+    /// Whether an object without ETag and modification time may be believed never to change.
+    is_immutable: bool,
+}
+
+impl fmt::Debug for RemoteStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client's text could show keys.
+        formatter
+            .debug_struct("RemoteStore")
+            .field("location", &self.location)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RemoteStore {
+    /// A client for `location`, by the mount's options; what they do not say comes from the
+    /// environment variables of the store's own tools.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub fn new(
+        location: &Location,
+        mount: &Mount,
+        own: &MountOptions,
+        options: &FetchOptions,
+    ) -> Result<Self, String> {
+        let client = ClientOptions::new()
+            .with_connect_timeout(options.timeouts.connect)
+            // The time of a whole answer is bounded by the job's total and the stall timeout.
+            .with_timeout_disabled();
+        let once = RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: 0,
+            retry_timeout: Duration::ZERO,
+        };
+        let container = &location.container;
+        let refused = |error: object_store::Error| {
+            format!("the options do not make a client: {}", text_of(&error))
+        };
+        let (client, pages): (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>) =
+            match location.kind {
+                StoreKind::S3 => {
+                    let builder = AmazonS3Builder::from_env()
+                        .with_client_options(client)
+                        .with_bucket_name(container);
+                    let builder =
+                        configure(builder, own, |builder, key: AmazonS3ConfigKey, value| {
+                            builder.with_config(key, value)
+                        })?;
+                    let store = builder
+                        .with_retry(once)
+                        .with_http_connector(RefusalKeeper)
+                        .build()
+                        .map_err(refused)?;
+                    let store = Arc::new(store);
+                    (Arc::clone(&store) as _, Some(store))
+                }
+                StoreKind::Gcs => {
+                    let builder = GoogleCloudStorageBuilder::from_env()
+                        .with_client_options(client)
+                        .with_bucket_name(container);
+                    let builder =
+                        configure(builder, own, |builder, key: GoogleConfigKey, value| {
+                            builder.with_config(key, value)
+                        })?;
+                    let store = builder
+                        .with_retry(once)
+                        .with_http_connector(RefusalKeeper)
+                        .build()
+                        .map_err(refused)?;
+                    let store = Arc::new(store);
+                    (Arc::clone(&store) as _, Some(store))
+                }
+                StoreKind::Azure => {
+                    let builder = MicrosoftAzureBuilder::from_env()
+                        .with_client_options(client)
+                        .with_container_name(container);
+                    let builder =
+                        configure(builder, own, |builder, key: AzureConfigKey, value| {
+                            builder.with_config(key, value)
+                        })?;
+                    let store = builder
+                        .with_retry(once)
+                        .with_http_connector(RefusalKeeper)
+                        .build()
+                        .map_err(refused)?;
+                    let store = Arc::new(store);
+                    (Arc::clone(&store) as _, Some(store))
+                }
+                StoreKind::Http => {
+                    let scheme = mount
+                        .uri
+                        .split_once("://")
+                        .map_or("https", |(scheme, _)| scheme);
+                    let builder = HttpBuilder::new()
+                        .with_url(format!("{scheme}://{container}"))
+                        .with_client_options(client.with_allow_http(scheme == "http"));
+                    let builder =
+                        configure(builder, own, |builder, key: ClientConfigKey, value| {
+                            builder.with_config(key, value)
+                        })?;
+                    let store = builder
+                        .with_retry(once)
+                        .with_http_connector(RefusalKeeper)
+                        .build()
+                        .map_err(refused)?;
+                    (Arc::new(store), None)
+                }
+                StoreKind::File => unreachable!("files have a store of their own"),
+            };
+        Ok(RemoteStore {
+            client,
+            pages,
+            location: location.clone(),
+            timeouts: options.timeouts,
+            is_immutable: mount.freshness == Freshness::Immutable,
+        })
+    }
+
+    /// The client.
+    pub fn client(&self) -> &dyn ObjectStore {
+        &*self.client
+    }
+
+    /// What the object at `key` is now.
+    pub async fn describe(&self, key: &str, time_left: Duration) -> Result<Description, Failure> {
+        let options = GetOptions {
+            head: true,
+            ..GetOptions::default()
+        };
+        let answer = self.ask(key, options, time_left).await?;
+        let version = self.version_of(&answer)?;
+        let content_type = answer.attributes.get(&Attribute::ContentType);
+        Ok(Description {
+            version,
+            length: answer.meta.size,
+            last_modified_ms: u64::try_from(answer.meta.last_modified.timestamp_millis())
+                .unwrap_or(0),
+            content_type: content_type
+                .map(|value| value.as_ref().to_owned())
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Asks for the missing bytes of `fill`, which have to be of the version of `object`.
+    pub async fn fetch(
+        &self,
+        key: &str,
+        object: &ObjectMeta,
+        mut fill: Fill,
+        limiter: &Limiter<'_>,
+        tries: &mut Tries,
+    ) -> (Fill, Result<(), Failure>) {
+        let result = self
+            .fetch_into(key, object, &mut fill, limiter, tries)
+            .await;
+        (fill, result)
+    }
+
+    async fn fetch_into(
+        &self,
+        key: &str,
+        object: &ObjectMeta,
+        fill: &mut Fill,
+        limiter: &Limiter<'_>,
+        tries: &mut Tries,
+    ) -> Result<(), Failure> {
+        let is_vouched = is_strong(&object.version);
+        if !is_vouched {
+            fill.hold();
+        }
+        let missing = fill.missing();
+        let _pass = limiter.enter(tries).await;
+        let options = GetOptions {
+            if_match: is_vouched.then(|| object.version.clone()),
+            range: Some(GetRange::Bounded(missing.clone())),
+            ..GetOptions::default()
+        };
+        let answer = self.ask(key, options, tries.time_left()).await?;
+        self.check_answer(&answer, object)?;
+        if answer.range != missing {
+            let cause = format!(
+                "asked for the bytes {missing:?}, the store sent {:?}",
+                answer.range
+            );
+            return Err(Failure::passing(Malformed, cause));
+        }
+        let mut chunks = answer.into_stream();
+        while let Some(chunk) = self.next_chunk(&mut chunks, fill, tries).await? {
+            tries.excuse(limiter.take_bytes(chunk.len() as u64).await);
+            limiter.count_bytes(chunk.len() as u64);
+            let arrived = Instant::now();
+            fill.push(&chunk).await?;
+            // The shard's inbox may have been full; that is not the store's fault either.
+            tries.excuse(arrived.elapsed());
+        }
+        let rest = fill.missing();
+        if !rest.is_empty() {
+            let cause = format!(
+                "the answer ended {} bytes before its end",
+                rest.end - rest.start
+            );
+            return Err(Failure::passing(Malformed, cause));
+        }
+        if !is_vouched {
+            let options = GetOptions {
+                head: true,
+                ..GetOptions::default()
+            };
+            let answer = self.ask(key, options, tries.time_left()).await?;
+            self.check_answer(&answer, object)?;
+        }
+        fill.confirm().await;
+        Ok(())
+    }
+
+    /// The next bytes of an answer, or `None` at its end.
+    async fn next_chunk<C>(
+        &self,
+        chunks: &mut (impl futures::Stream<Item = object_store::Result<C>> + Unpin),
+        fill: &Fill,
+        tries: &Tries,
+    ) -> Result<Option<C>, Failure> {
+        let patience = self.timeouts.stall.min(tries.time_left());
+        match tokio::time::timeout(patience, chunks.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+            Ok(Some(Err(error))) => {
+                let rest = fill.missing();
+                let failure = failure_of_body(&error);
+                let cause = format!(
+                    "the answer broke off {} bytes before its end: {}",
+                    rest.end - rest.start,
+                    failure.cause
+                );
+                Err(Failure { cause, ..failure })
+            }
+            Err(_) => Err(Failure::passing(
+                Unavailable,
+                format!(
+                    "no byte came for {:.1} s in the middle of an answer",
+                    patience.as_secs_f64()
+                ),
+            )),
+        }
+    }
+
+    async fn ask(
+        &self,
+        key: &str,
+        options: GetOptions,
+        time_left: Duration,
+    ) -> Result<GetResult, Failure> {
+        let path = Path::parse(self.location.full_key(key))
+            .map_err(|error| Failure::lasting(Invalid, error.to_string()))?;
+        self.answered(self.client.get_opts(&path, options), time_left)
+            .await
+    }
+
+    /// Waits for the start of an answer, for as long as the first byte may take.
+    pub async fn answered<T>(
+        &self,
+        answer: impl Future<Output = object_store::Result<T>>,
+        time_left: Duration,
+    ) -> Result<T, Failure> {
+        let patience = (self.timeouts.connect + self.timeouts.first_byte).min(time_left);
+        match tokio::time::timeout(patience, answer).await {
+            Ok(result) => result.map_err(|error| failure_of(&error)),
+            Err(_) => {
+                let cause = format!("no answer within {:.1} s", patience.as_secs_f64());
+                Err(Failure::passing(Unavailable, cause))
+            }
+        }
+    }
+
+    fn check_answer(&self, answer: &GetResult, object: &ObjectMeta) -> Result<(), Failure> {
+        let found = self.version_of(answer)?;
+        if found != object.version {
+            return Err(Failure::changed(&found));
+        }
+        if answer.meta.size != object.length {
+            return Err(Failure::passing(
+                Malformed,
+                format!(
+                    "version {found} had {} bytes before, and has {} by this answer",
+                    object.length, answer.meta.size
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn version_of(&self, answer: &GetResult) -> Result<String, Failure> {
+        self.version(&answer.meta)
+    }
+
+    /// The version of what `meta` describes.
+    pub fn version(&self, meta: &object_store::ObjectMeta) -> Result<String, Failure> {
+        if let Some(tag) = meta.e_tag.as_ref().filter(|tag| !tag.is_empty()) {
+            return Ok(tag.clone());
+        }
+        let modified_ns = meta.last_modified.timestamp_nanos_opt().unwrap_or(0);
+        if modified_ns == 0 && !self.is_immutable {
+            return Err(Failure::lasting(
+                Invalid,
+                "the store gives it neither an ETag nor a modification time, so a change would go unseen; \
+                 if its objects never change, mount it with freshness immutable",
+            ));
+        }
+        // No inode outside of files; the zero keeps one form.
+        Ok(format!("{}-{modified_ns}-0", meta.size))
+    }
+}
+
+/// Whether `version` is an ETag that `If-Match` may carry (RFC 9110, 13.1.1: strong ones only).
+fn is_strong(version: &str) -> bool {
+    version.starts_with('"')
+}
+
+/// Applies the client's options, which have the names that the store's own tools use.
+fn configure<B, K: std::str::FromStr>(
+    builder: B,
+    own: &MountOptions,
+    set: impl Fn(B, K, &str) -> B,
+) -> Result<B, String> {
+    let mut builder = builder;
+    for (name, value) in &own.client {
+        let key = name.to_ascii_lowercase().parse().map_err(|_| {
+            format!("option `{name}` is not known for this store; options are named as in the `object_store` crate, such as endpoint, region, access_key_id")
+        })?;
+        builder = set(builder, key, value);
+    }
+    Ok(builder)
+}
+
+/// What an error of the crate means for the object.
+pub(crate) fn failure_of(error: &object_store::Error) -> Failure {
+    use object_store::Error as E;
+    match error {
+        E::NotFound { .. } => Failure::lasting(NotFound, "there is no such object"),
+        E::Precondition { .. } => Failure::lasting(
+            VersionChanged,
+            "the object is not of the expected version any more",
+        ),
+        E::PermissionDenied { .. } => Failure::lasting(Denied, "the store refused access"),
+        E::Unauthenticated { .. } => {
+            Failure::lasting(Denied, "the store did not accept the credentials")
+        }
+        E::InvalidPath { .. }
+        | E::NotSupported { .. }
+        | E::NotImplemented { .. }
+        | E::UnknownConfigurationKey { .. } => Failure::lasting(Invalid, text_of(error)),
+        _ => failure_of_chain(error),
+    }
+}
+
+fn failure_of_chain(error: &object_store::Error) -> Failure {
+    if let Some(refusal) = find::<Refusal>(error) {
+        // 408, 425 and 429 ask to come again; other 4xx say that the request is wrong.
+        let is_passing = refusal.status >= 500 || matches!(refusal.status, 408 | 425 | 429);
+        let kind = match refusal.status {
+            416 => Malformed,
+            _ if is_passing => Unavailable,
+            _ => Invalid,
+        };
+        return Failure {
+            retry_after: refusal.retry_after,
+            is_worth_retrying: is_passing || kind == Malformed,
+            ..Failure::lasting(kind, refusal.to_string())
+        };
+    }
+    match find::<HttpError>(error).map(HttpError::kind) {
+        Some(HttpErrorKind::Decode) => Failure::passing(Malformed, text_of(error)),
+        Some(_) => Failure::passing(Unavailable, text_of(error)),
+        // Headers or a body that the crate could not make sense of.
+        None => Failure::passing(Malformed, text_of(error)),
+    }
+}
+
+/// As [`failure_of`], for an error in the middle of a body: an answer that ends early without an
+/// error of the connection is a wrong answer, not an unreachable store.
+fn failure_of_body(error: &object_store::Error) -> Failure {
+    let failure = failure_of(error);
+    let broken = find::<std::io::Error>(error).map(std::io::Error::kind);
+    let is_reset = matches!(
+        broken,
+        Some(
+            std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::ConnectionAborted
+                | std::io::ErrorKind::BrokenPipe
+                | std::io::ErrorKind::TimedOut
+        )
+    );
+    let kind = if is_reset { Unavailable } else { Malformed };
+    Failure { kind, ..failure }
+}
+
+/// The error and its sources, outermost first.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        (*error).source()
+    })
+}
+
+/// The first error of type `T` in the chain of sources.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+/// The innermost cause says most and holds no URL, which could carry a signature.
+fn text_of(error: &object_store::Error) -> String {
+    let innermost = chain(error).last();
+    innermost.map_or_else(String::new, ToString::to_string)
+}

@@ -1,0 +1,272 @@
+//! The threads that talk to the under-stores, and a shard's handle to them.
+//!
+//! Every job is a task of its own on a tokio runtime off the data cores, so none waits behind
+//! another one but at the limits: requests in flight and bytes a second, of the mount and of all.
+//!
+//! The invariant: every job that was accepted ends with its last event, and memory that was lent
+//! comes back in events, as long as the runtime is not stopped. Local reads cannot be called off:
+//! a file server that hangs keeps its jobs' memory until it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use corelane_io::{Doorbell, IoError};
+use corelane_rpc_schema::STRIPE_BYTES;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::counters::MountCounts;
+use super::fill::Fill;
+use super::retry::RetryPolicy;
+use super::sink::{EventSink, Room};
+use super::stores::Stores;
+use super::threads::Placement;
+use super::{Event, Job, Request, UnderStore};
+use crate::inbox::{Inbox, inbox};
+
+/// How long a thread for blocking file reads stays without work.
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
+
+/// Limits on what leaves for the under-stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// Most requests in flight; at least one.
+    pub requests_in_flight_max: usize,
+    /// Most bytes a second; 0 is no limit.
+    pub bytes_per_second: u64,
+}
+
+/// How long the parts of a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// From then until the answer's head.
+    pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub stall: Duration,
+}
+
+/// How to run the fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchOptions {
+    /// Threads for requests; at least one.
+    pub threads: usize,
+    /// Threads for reads of local files, started as needed; at least one.
+    pub file_threads_max: usize,
+    /// CPUs for all of these threads, away from the data cores; empty leaves them to the kernel.
+    pub cpus: Vec<usize>,
+    /// Niceness of the threads, from -20 to 19; 0 leaves it as it is.
+    pub nice: i32,
+    /// Limits for all mounts together.
+    pub limits: FetchLimits,
+    /// Limits for each mount whose options do not set its own.
+    pub mount_limits: FetchLimits,
+    /// When failed requests are tried again.
+    pub retry: RetryPolicy,
+    /// How long requests may take.
+    pub timeouts: Timeouts,
+    /// Most jobs of one shard that have not ended; [`UnderStore::submit`] refuses more.
+    pub jobs_per_shard_max: usize,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        FetchOptions {
+            threads: 2,
+            file_threads_max: 8,
+            cpus: Vec::new(),
+            nice: 0,
+            limits: FetchLimits {
+                requests_in_flight_max: 256,
+                bytes_per_second: 0,
+            },
+            mount_limits: FetchLimits {
+                requests_in_flight_max: 128,
+                bytes_per_second: 0,
+            },
+            retry: RetryPolicy::default(),
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                first_byte: Duration::from_secs(15),
+                stall: Duration::from_secs(10),
+            },
+            jobs_per_shard_max: 1024,
+        }
+    }
+}
+
+/// The threads that talk to the under-stores.
+#[derive(Debug)]
+pub struct FetchRuntime {
+    /// Taken out when dropped.
+    runtime: Option<Runtime>,
+    stores: Arc<Stores>,
+}
+
+impl FetchRuntime {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the CPUs or the niceness are refused, or threads cannot be started.
+    pub fn start(options: FetchOptions) -> Result<Self, IoError> {
+        let placement = Placement {
+            cpus: options.cpus.clone(),
+            nice: options.nice,
+        };
+        placement.check()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(options.threads.max(1))
+            .max_blocking_threads(options.file_threads_max.max(1))
+            .thread_keep_alive(BLOCKING_THREAD_IDLE)
+            .thread_name("fetch")
+            .enable_all()
+            .on_thread_start(move || {
+                // The same call worked a moment ago; a thread in the wrong place still works.
+                if let Err(error) = placement.apply() {
+                    tracing::warn!(%error, "a fetch thread runs without its placement");
+                }
+            })
+            .build()
+            .map_err(|error| {
+                IoError::from_std(
+                    &error,
+                    "cannot start the fetch threads; raise the limit on processes",
+                )
+            })?;
+        Ok(FetchRuntime {
+            runtime: Some(runtime),
+            stores: Arc::new(Stores::new(options)),
+        })
+    }
+
+    /// A shard's way in, with an inbox for `events` events; at least one.
+    pub fn handle(&self, events: usize) -> ShardUnderStore {
+        let (sender, inbox) = inbox(events.max(1));
+        let room = Arc::new(Room::default());
+        ShardUnderStore {
+            runtime: self.runtime_handle(),
+            stores: Arc::clone(&self.stores),
+            sink: EventSink {
+                sender: Arc::new(sender),
+                room,
+            },
+            inbox,
+            jobs: Arc::default(),
+        }
+    }
+
+    /// Changes the limits for all mounts together; waiting requests see the new ones.
+    pub fn set_limits(&self, limits: FetchLimits) {
+        let runtime = self.runtime_handle();
+        let _inside = runtime.enter();
+        self.stores.set_limits(limits);
+    }
+
+    /// The counts of every mount that was used, by path.
+    pub fn counts(&self) -> Vec<MountCounts> {
+        self.stores.counts()
+    }
+
+    /// Stops the threads, waiting at most `grace` for file reads. Jobs that have not ended do not
+    /// end any more, and their memory does not come back: for the end of the process.
+    pub fn stop(mut self, grace: Duration) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(grace);
+        }
+    }
+
+    pub(crate) fn runtime_handle(&self) -> Handle {
+        self.runtime
+            .as_ref()
+            .expect("the runtime is there until it is stopped")
+            .handle()
+            .clone()
+    }
+
+    pub(crate) fn stores(&self) -> Arc<Stores> {
+        Arc::clone(&self.stores)
+    }
+}
+
+impl Drop for FetchRuntime {
+    fn drop(&mut self) {
+        // Waiting is not possible here: the drop may happen within another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A shard's way to the under-stores.
+pub struct ShardUnderStore {
+    runtime: Handle,
+    stores: Arc<Stores>,
+    sink: EventSink,
+    inbox: Inbox<Event>,
+    /// Jobs that have not ended.
+    jobs: Arc<AtomicUsize>,
+}
+
+impl ShardUnderStore {
+    /// Makes events ring the doorbell of the core that collects them.
+    pub fn connect(&self, doorbell: Arc<dyn Doorbell>) {
+        self.inbox.connect(doorbell);
+    }
+}
+
+/// Counts a job from its acceptance until it ended.
+struct JobCount(Arc<AtomicUsize>);
+
+impl Drop for JobCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl UnderStore for ShardUnderStore {
+    fn submit(&self, job: Job) -> Result<(), Job> {
+        // Only this core adds, so the limit holds without a loop.
+        if self.jobs.load(Ordering::Relaxed) >= self.stores.options.jobs_per_shard_max {
+            return Err(job);
+        }
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+        let count = JobCount(Arc::clone(&self.jobs));
+        let (stores, sink) = (Arc::clone(&self.stores), self.sink.clone());
+        let Job { id, mount, request } = job;
+        match request {
+            Request::Describe { path } => self.runtime.spawn(async move {
+                let _count = count;
+                let result = stores.describe(&mount, &path).await;
+                sink.send(Event::Described { id, result }).await;
+            }),
+            Request::Fetch {
+                object,
+                range,
+                leases,
+            } => {
+                assert!(
+                    range.end <= object.length,
+                    "{range:?} of {} bytes",
+                    object.length
+                );
+                let fill = Fill::new(id, sink, range, leases);
+                self.runtime.spawn(async move {
+                    let _count = count;
+                    stores.fetch(&mount, &object, fill).await;
+                })
+            }
+        };
+        Ok(())
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        let event = self.inbox.take()?;
+        self.sink.room.made();
+        Some(event)
+    }
+
+    fn fetch_bytes_max(&self) -> u64 {
+        STRIPE_BYTES
+    }
+}

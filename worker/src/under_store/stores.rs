@@ -1,0 +1,393 @@
+//! The stores behind the mounts, made at first use and kept.
+//!
+//! The invariant: a store is used only for the URI, options and freshness that it was made of. A
+//! mount that changed gets a new one; its counts go on.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::counters::{MountCounters, MountCounts};
+use super::files::FileTree;
+use super::fill::Fill;
+use super::limits::{Bucket, Gate, Pass, lock};
+use super::location::{Location, StoreKind, check_key};
+use super::mount_options::MountOptions;
+use super::remote::RemoteStore;
+use super::retry::{Failure, Tries};
+use super::runtime::{FetchLimits, FetchOptions};
+use super::{UnderStoreError, UnderStoreErrorKind};
+use crate::mount::{MOUNTS_MAX, Mount};
+use crate::object::{CONTENT_TYPE_BYTES_MAX, ObjectMeta, VERSION_BYTES_MAX};
+use corelane_rpc_schema::ObjectId;
+
+/// What a store says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub version: String,
+    pub length: u64,
+    /// Milliseconds since the Unix epoch; 0 where unknown.
+    pub last_modified_ms: u64,
+    pub content_type: String,
+}
+
+/// The ways to get at objects.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    Files(FileTree),
+    Remote(RemoteStore),
+}
+
+/// The store of one mount, with its limits and counts.
+#[derive(Debug)]
+pub(crate) struct MountStore {
+    pub mount: Arc<Mount>,
+    pub location: Location,
+    pub backend: Backend,
+    gate: Gate,
+    bucket: Bucket,
+    pub counters: Arc<MountCounters>,
+}
+
+/// All stores, and what they share.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    pub options: FetchOptions,
+    gate: Gate,
+    bucket: Bucket,
+    /// By path of the mount.
+    stores: Mutex<HashMap<String, Arc<MountStore>>>,
+}
+
+/// The limits that one request passes.
+#[derive(Clone, Copy)]
+pub(crate) struct Limiter<'a> {
+    stores: &'a Stores,
+    store: &'a MountStore,
+}
+
+/// The right to have one request in flight, counted when it ends.
+pub(crate) struct RequestPass<'a> {
+    store: &'a MountStore,
+    started: Instant,
+    _passes: (Pass, Pass),
+}
+
+impl Drop for RequestPass<'_> {
+    fn drop(&mut self) {
+        self.store.counters.ended(self.started.elapsed());
+    }
+}
+
+impl<'a> Limiter<'a> {
+    /// Waits until a request may be sent; that time is not the store's.
+    pub async fn enter(&self, tries: &mut Tries) -> RequestPass<'a> {
+        let asked = Instant::now();
+        // The mount's gate first: who waits there must not keep other mounts out of the common one.
+        let passes = (
+            self.store.gate.enter().await,
+            self.stores.gate.enter().await,
+        );
+        tries.excuse(asked.elapsed());
+        self.store.counters.request();
+        RequestPass {
+            store: self.store,
+            started: Instant::now(),
+            _passes: passes,
+        }
+    }
+
+    /// Waits until `bytes` more may be read, and returns for how long that was.
+    pub async fn take_bytes(&self, bytes: u64) -> Duration {
+        self.store.bucket.take(bytes).await + self.stores.bucket.take(bytes).await
+    }
+
+    /// Counts bytes that arrived.
+    pub fn count_bytes(&self, bytes: u64) {
+        self.store.counters.received(bytes);
+    }
+}
+
+impl Stores {
+    /// No stores yet.
+    pub fn new(options: FetchOptions) -> Self {
+        Stores {
+            gate: Gate::new(options.limits.requests_in_flight_max),
+            bucket: Bucket::new(options.limits.bytes_per_second),
+            stores: Mutex::default(),
+            options,
+        }
+    }
+
+    /// Changes the limits that all mounts share. On a thread of the runtime.
+    pub fn set_limits(&self, limits: FetchLimits) {
+        self.gate.set_limit(limits.requests_in_flight_max);
+        self.bucket.set_rate(limits.bytes_per_second);
+    }
+
+    /// The store of `mount`, made if there is none yet.
+    pub fn of_mount(&self, mount: &Arc<Mount>) -> Result<Arc<MountStore>, UnderStoreError> {
+        let mut stores = lock(&self.stores);
+        let known = stores.get(&mount.path);
+        if let Some(store) = known
+            && store.mount.uri == mount.uri
+            && store.mount.options == mount.options
+            && store.mount.freshness == mount.freshness
+        {
+            return Ok(Arc::clone(store));
+        }
+        let counters = known.map_or_else(
+            || Arc::new(MountCounters::new()),
+            |store| Arc::clone(&store.counters),
+        );
+        let store = Arc::new(
+            MountStore::new(mount, &self.options, Arc::clone(&counters)).map_err(|cause| {
+                counters.error(UnderStoreErrorKind::Invalid);
+                Failure::lasting(UnderStoreErrorKind::Invalid, cause).into_error(&mount.uri, 0)
+            })?,
+        );
+        if stores.len() >= MOUNTS_MAX {
+            // Mounts that were removed; those in use hold their store or make it again.
+            stores.clear();
+        }
+        stores.insert(mount.path.clone(), Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// The counts of every mount that was used, by path.
+    pub fn counts(&self) -> Vec<MountCounts> {
+        let mut counts: Vec<MountCounts> = lock(&self.stores)
+            .iter()
+            .map(|(path, store)| store.counters.read(path, store.gate.in_flight()))
+            .collect();
+        counts.sort_by(|left, right| left.mount.cmp(&right.mount));
+        counts
+    }
+
+    /// Answers a describe job.
+    pub async fn describe(
+        &self,
+        mount: &Arc<Mount>,
+        path: &str,
+    ) -> Result<Arc<ObjectMeta>, UnderStoreError> {
+        let store = self.of_mount(mount)?;
+        let uri = mount.uri_of(path);
+        let result = async {
+            let key = mount.key_of(path);
+            check_key(key).map_err(|cause| invalid(cause, &uri))?;
+            let mut tries = Tries::new(self.options.retry);
+            loop {
+                let failure = {
+                    let _pass = Limiter {
+                        stores: self,
+                        store: &store,
+                    }
+                    .enter(&mut tries)
+                    .await;
+                    let describe = async {
+                        match &store.backend {
+                            Backend::Files(tree) => tree.describe(key).await,
+                            Backend::Remote(remote) => {
+                                remote.describe(key, tries.time_left()).await
+                            }
+                        }
+                    };
+                    match describe.await {
+                        Ok(description) => return object_of(&store, &uri, description),
+                        Err(failure) => failure,
+                    }
+                };
+                tries.pause_after(failure, &uri).await?;
+                store.counters.retry();
+            }
+        }
+        .await;
+        store.count(result)
+    }
+
+    /// Answers a fetch job by its events, up to the last one.
+    pub async fn fetch(&self, mount: &Arc<Mount>, object: &ObjectMeta, fill: Fill) {
+        let store = match self.of_mount(mount) {
+            Ok(store) => store,
+            Err(error) => return fill.finish(Err(error)).await,
+        };
+        let (fill, result) = self.fetch_with_tries(&store, object, fill).await;
+        fill.finish(store.count(result)).await;
+    }
+
+    async fn fetch_with_tries(
+        &self,
+        store: &MountStore,
+        object: &ObjectMeta,
+        mut fill: Fill,
+    ) -> (Fill, Result<(), UnderStoreError>) {
+        let Some(key) = object
+            .uri
+            .strip_prefix(&store.mount.uri)
+            .and_then(|rest| rest.strip_prefix('/'))
+        else {
+            let cause = format!("the object is not below the mount at {}", store.mount.path);
+            return (fill, Err(invalid(cause, &object.uri)));
+        };
+        if let Err(cause) = check_key(key) {
+            return (fill, Err(invalid(cause, &object.uri)));
+        }
+        let limiter = Limiter {
+            stores: self,
+            store,
+        };
+        let mut tries = Tries::new(self.options.retry);
+        loop {
+            let result;
+            (fill, result) = match &store.backend {
+                Backend::Files(tree) => {
+                    tree.fetch(key, &object.version, fill, &limiter, &mut tries)
+                        .await
+                }
+                Backend::Remote(remote) => {
+                    remote.fetch(key, object, fill, &limiter, &mut tries).await
+                }
+            };
+            let Err(failure) = result else {
+                return (fill, Ok(()));
+            };
+            fill.retract_last();
+            if let Err(error) = tries.pause_after(failure, &object.uri).await {
+                return (fill, Err(error));
+            }
+            store.counters.retry();
+        }
+    }
+
+    /// Runs one request of a listing under the limits, with retries.
+    pub async fn with_tries<T>(
+        &self,
+        store: &MountStore,
+        uri: &str,
+        mut request: impl AsyncFnMut(Duration) -> Result<T, Failure>,
+    ) -> Result<T, UnderStoreError> {
+        let limiter = Limiter {
+            stores: self,
+            store,
+        };
+        let mut tries = Tries::new(self.options.retry);
+        loop {
+            let pass = limiter.enter(&mut tries).await;
+            let failure = match request(tries.time_left()).await {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            drop(pass);
+            tries.pause_after(failure, uri).await?;
+            store.counters.retry();
+        }
+    }
+}
+
+impl MountStore {
+    fn new(
+        mount: &Arc<Mount>,
+        options: &FetchOptions,
+        counters: Arc<MountCounters>,
+    ) -> Result<Self, String> {
+        let location = Location::of_mount(mount)?;
+        let own = MountOptions::of_mount(mount, location.kind)?;
+        let backend = match location.kind {
+            StoreKind::File => Backend::Files(FileTree {
+                root: PathBuf::from(&location.prefix),
+                follows_symlinks: own.follows_symlinks,
+                settle: own.settle,
+            }),
+            _ => Backend::Remote(RemoteStore::new(&location, mount, &own, options)?),
+        };
+        let limits = options.mount_limits;
+        Ok(MountStore {
+            mount: Arc::clone(mount),
+            backend,
+            gate: Gate::new(
+                own.requests_in_flight_max
+                    .unwrap_or(limits.requests_in_flight_max),
+            ),
+            bucket: Bucket::new(own.bytes_per_second.unwrap_or(limits.bytes_per_second)),
+            location,
+            counters,
+        })
+    }
+
+    /// Counts a job's error.
+    pub fn count<T>(&self, result: Result<T, UnderStoreError>) -> Result<T, UnderStoreError> {
+        if let Err(error) = &result {
+            self.counters.error(error.kind);
+        }
+        result
+    }
+}
+
+/// Tries out the URI and options of a mount, without asking the store anything.
+///
+/// # Errors
+/// What is wrong with them, naming the option; never its value, which may be a secret.
+pub fn check_mount(mount: &Mount) -> Result<(), UnderStoreError> {
+    let mount = Arc::new(mount.clone());
+    MountStore::new(
+        &mount,
+        &FetchOptions::default(),
+        Arc::new(MountCounters::new()),
+    )
+    .map(drop)
+    .map_err(|cause| invalid(cause, &mount.uri))
+}
+
+/// An error of the caller's making.
+pub(crate) fn invalid(cause: String, uri: &str) -> UnderStoreError {
+    Failure::lasting(UnderStoreErrorKind::Invalid, cause).into_error(uri, 0)
+}
+
+/// The object that `description` is of, if the format can hold it.
+fn object_of(
+    store: &MountStore,
+    uri: &str,
+    description: Description,
+) -> Result<Arc<ObjectMeta>, UnderStoreError> {
+    let path_key = store
+        .location
+        .path_key(uri)
+        .map_err(|cause| invalid(cause, uri))?;
+    let Description {
+        version,
+        length,
+        last_modified_ms,
+        content_type,
+    } = description;
+    if version.len() > VERSION_BYTES_MAX {
+        let cause = format!(
+            "its ETag has {} bytes, more than the limit of {VERSION_BYTES_MAX}",
+            version.len()
+        );
+        return Err(Failure::lasting(UnderStoreErrorKind::Malformed, cause).into_error(uri, 0));
+    }
+    let block_bytes = store.mount.block_bytes;
+    if length.div_ceil(u64::from(block_bytes)) > u64::from(u32::MAX) {
+        let cause = format!(
+            "its {length} bytes are more than {} blocks of {block_bytes}, the limit of the format; \
+             a larger block size on the mount allows larger objects",
+            u32::MAX
+        );
+        return Err(invalid(cause, uri));
+    }
+    Ok(Arc::new(ObjectMeta {
+        id: ObjectId::new(&path_key, &version, block_bytes),
+        path_key,
+        uri: uri.to_owned(),
+        version,
+        length,
+        last_modified_ms,
+        block_bytes,
+        content_type: if content_type.len() <= CONTENT_TYPE_BYTES_MAX {
+            content_type
+        } else {
+            String::new()
+        },
+    }))
+}
