@@ -16,6 +16,7 @@
 
 mod checksums;
 mod error;
+mod head_checksum;
 mod read;
 
 pub use checksums::{ChecksumMismatch, ChecksumMode, Checksums, page_checksum};
@@ -27,6 +28,7 @@ pub use read::{
 };
 
 use crate::ids::READ_BYTES_MAX;
+use head_checksum::head_checksum;
 
 /// "CL", the first two bytes of every frame.
 pub const MAGIC: u16 = 0x4c43;
@@ -283,9 +285,4 @@ fn seal(head: &mut [u8]) {
         .expect("a head starts with a prefix");
     let checksum = head_checksum(prefix, header);
     prefix[12..16].copy_from_slice(&checksum.to_le_bytes());
-}
-
-#[inline]
-fn head_checksum(prefix: &[u8; PREFIX_BYTES], header: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&prefix[..12]), header)
 }
