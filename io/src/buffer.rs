@@ -130,13 +130,22 @@ impl FramePool {
     /// # Panics
     /// If `frame_pages` is not in 1..=[`FRAME_PAGES_MAX`] or `frames` is zero.
     pub fn map(frames: usize, frame_pages: usize) -> Result<Self, IoError> {
-        assert!((1..=FRAME_PAGES_MAX).contains(&frame_pages), "frame_pages {frame_pages}");
+        assert!(
+            (1..=FRAME_PAGES_MAX).contains(&frame_pages),
+            "frame_pages {frame_pages}"
+        );
         assert!(frames > 0, "a pool has at least one frame");
         let frame_bytes = frame_pages * PAGE_SIZE;
-        let length = frames.checked_mul(frame_bytes).filter(|_| frames < u32::MAX as usize).ok_or_else(|| {
-            IoError::new(IoErrorKind::Limit, "the memory budget of a pool is too large")
+        let length = frames
+            .checked_mul(frame_bytes)
+            .filter(|_| frames < u32::MAX as usize)
+            .ok_or_else(|| {
+                IoError::new(
+                    IoErrorKind::Limit,
+                    "the memory budget of a pool is too large",
+                )
                 .with("frames", frames)
-        })?;
+            })?;
         Ok(FramePool(Rc::new(Local {
             shared: Arc::new(Shared {
                 mapping: Mapping::new(length)?,
@@ -162,7 +171,11 @@ impl FramePool {
     /// # Panics
     /// If a frame would straddle two pieces.
     pub fn set_registration(&self, first: u16, bytes_each: usize) {
-        assert_eq!(bytes_each % self.frame_bytes(), 0, "a frame may not straddle two registered buffers");
+        assert_eq!(
+            bytes_each % self.frame_bytes(),
+            0,
+            "a frame may not straddle two registered buffers"
+        );
         self.0.registration.set(Some(first));
         self.0.registered_bytes_each.set(bytes_each);
     }
@@ -196,8 +209,14 @@ impl FramePool {
         let index = self.0.free.borrow_mut().pop()?;
         let state = &self.0.states[index as usize];
         assert_eq!(state.get().references, 0, "a free frame has no references");
-        state.set(FrameState { references: 1, ..FrameState::default() });
-        Some(Frame { pool: Rc::clone(&self.0), index })
+        state.set(FrameState {
+            references: 1,
+            ..FrameState::default()
+        });
+        Some(Frame {
+            pool: Rc::clone(&self.0),
+            index,
+        })
     }
 
     /// Turns a lease that was lent to another thread back into one of this core.
@@ -205,9 +224,15 @@ impl FramePool {
     /// # Panics
     /// If the lease is of another pool.
     pub fn take_back(&self, remote: RemoteLease) -> FrameLease {
-        assert!(Arc::ptr_eq(&remote.shared, &self.0.shared), "the lease belongs to another pool");
+        assert!(
+            Arc::ptr_eq(&remote.shared, &self.0.shared),
+            "the lease belongs to another pool"
+        );
         FrameLease {
-            frame: Frame { pool: Rc::clone(&self.0), index: remote.index },
+            frame: Frame {
+                pool: Rc::clone(&self.0),
+                index: remote.index,
+            },
             pages: remote.pages.clone(),
         }
     }
@@ -281,7 +306,10 @@ impl Frame {
     /// # Panics
     /// If `pages` is empty or reaches past the frame.
     pub fn lease(&self, pages: Range<usize>) -> Option<FrameLease> {
-        assert!(pages.start < pages.end && pages.end <= self.pages(), "pages {pages:?}");
+        assert!(
+            pages.start < pages.end && pages.end <= self.pages(),
+            "pages {pages:?}"
+        );
         let mask = page_mask(&pages);
         let mut state = self.state();
         if (state.leased | state.sealed) & mask != 0 {
@@ -289,7 +317,10 @@ impl Frame {
         }
         state.leased |= mask;
         self.set_state(state);
-        Some(FrameLease { frame: self.clone(), pages })
+        Some(FrameLease {
+            frame: self.clone(),
+            pages,
+        })
     }
 
     /// The bytes `range` of the frame as something to send or write.
@@ -302,8 +333,20 @@ impl Frame {
             "range {range:?} of a frame"
         );
         let pages = range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE);
-        assert!(self.is_sealed(&pages), "only sealed pages are readable, asked for {pages:?}");
-        FrameSlice { frame: self.clone(), start: range.start as u32, end: range.end as u32 }
+        assert!(
+            self.is_sealed(&pages),
+            "only sealed pages are readable, asked for {pages:?}"
+        );
+        FrameSlice {
+            frame: self.clone(),
+            start: range.start as u32,
+            end: range.end as u32,
+        }
+    }
+
+    /// Whether both refer to the same frame of the same pool.
+    pub fn is_same(&self, other: &Frame) -> bool {
+        self.index == other.index && Rc::ptr_eq(&self.pool, &other.pool)
     }
 
     /// References to the frame, this one included.
@@ -315,9 +358,15 @@ impl Frame {
 impl Clone for Frame {
     fn clone(&self) -> Self {
         let mut state = self.state();
-        state.references = state.references.checked_add(1).expect("references of a frame fit u32");
+        state.references = state
+            .references
+            .checked_add(1)
+            .expect("references of a frame fit u32");
         self.set_state(state);
-        Frame { pool: Rc::clone(&self.pool), index: self.index }
+        Frame {
+            pool: Rc::clone(&self.pool),
+            index: self.index,
+        }
     }
 }
 
@@ -393,7 +442,10 @@ impl FrameLease {
 
     /// Address of the first byte, for a backend that hands it to the kernel while it holds the lease.
     pub fn pointer(&self) -> *mut u8 {
-        self.frame.pool.shared.pointer(self.frame.index, self.pages.start * PAGE_SIZE)
+        self.frame
+            .pool
+            .shared
+            .pointer(self.frame.index, self.pages.start * PAGE_SIZE)
     }
 
     /// Index of the registered buffer that the pages are in, if the pool is registered.
@@ -407,10 +459,23 @@ impl FrameLease {
     /// If one of them would be empty.
     pub fn split_at(self, pages: usize) -> (FrameLease, FrameLease) {
         let middle = self.pages.start + pages;
-        assert!(self.pages.start < middle && middle < self.pages.end, "split at {pages} of {:?}", self.pages);
+        assert!(
+            self.pages.start < middle && middle < self.pages.end,
+            "split at {pages} of {:?}",
+            self.pages
+        );
         let (frame, range) = self.into_parts();
-        let front = FrameLease { frame: frame.clone(), pages: range.start..middle };
-        (front, FrameLease { frame, pages: middle..range.end })
+        let front = FrameLease {
+            frame: frame.clone(),
+            pages: range.start..middle,
+        };
+        (
+            front,
+            FrameLease {
+                frame,
+                pages: middle..range.end,
+            },
+        )
     }
 
     /// Makes the pages readable and immutable.
@@ -429,7 +494,11 @@ impl FrameLease {
     /// does, the frame is never used again.
     pub fn into_remote(self) -> RemoteLease {
         let (frame, pages) = self.into_parts();
-        let remote = RemoteLease { shared: Arc::clone(&frame.pool.shared), index: frame.index, pages };
+        let remote = RemoteLease {
+            shared: Arc::clone(&frame.pool.shared),
+            index: frame.index,
+            pages,
+        };
         // The reference goes with the remote lease: `take_back` makes a frame of it again. Only
         // the pool's own count is given up here.
         let frame = std::mem::ManuallyDrop::new(frame);
@@ -472,7 +541,11 @@ pub struct FrameSlice {
 impl FrameSlice {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        let pointer = self.frame.pool.shared.pointer(self.frame.index, self.start as usize);
+        let pointer = self
+            .frame
+            .pool
+            .shared
+            .pointer(self.frame.index, self.start as usize);
         // SAFETY: the pages were sealed when the slice was made, and stay so while it holds the
         // frame; the range was checked then.
         unsafe { std::slice::from_raw_parts(pointer, (self.end - self.start) as usize) }
@@ -492,7 +565,12 @@ impl FrameSlice {
     pub fn to_remote(&self) -> RemoteFrame {
         let shared = Arc::clone(&self.frame.pool.shared);
         shared.remote_pins[self.frame.index as usize].fetch_add(1, Ordering::Relaxed);
-        RemoteFrame { shared, index: self.frame.index, start: self.start, end: self.end }
+        RemoteFrame {
+            shared,
+            index: self.frame.index,
+            start: self.start,
+            end: self.end,
+        }
     }
 }
 
@@ -523,7 +601,11 @@ impl Drop for RemoteFrame {
 
 impl fmt::Debug for RemoteFrame {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "RemoteFrame({}, {}..{})", self.index, self.start, self.end)
+        write!(
+            formatter,
+            "RemoteFrame({}, {}..{})",
+            self.index, self.start, self.end
+        )
     }
 }
 
@@ -537,7 +619,9 @@ pub struct RemoteLease {
 impl RemoteLease {
     /// The pages, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let pointer = self.shared.pointer(self.index, self.pages.start * PAGE_SIZE);
+        let pointer = self
+            .shared
+            .pointer(self.index, self.pages.start * PAGE_SIZE);
         let length = (self.pages.end - self.pages.start) * PAGE_SIZE;
         // SAFETY: the pages stay leased until the lease is taken back, so this value is their
         // only user, and `&mut self` makes the access exclusive.
@@ -557,7 +641,11 @@ impl RemoteLease {
 
 impl fmt::Debug for RemoteLease {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "RemoteLease({}, pages {:?})", self.index, self.pages)
+        write!(
+            formatter,
+            "RemoteLease({}, pages {:?})",
+            self.index, self.pages
+        )
     }
 }
 
@@ -578,7 +666,10 @@ mod tests {
         lease.seal();
         assert!(frame.lease(2..3).is_none(), "page 2 is sealed");
         assert!(frame.is_sealed(&(2..4)));
-        assert_eq!(frame.slice(2 * PAGE_SIZE..2 * PAGE_SIZE + 3).bytes(), [7, 7, 7]);
+        assert_eq!(
+            frame.slice(2 * PAGE_SIZE..2 * PAGE_SIZE + 3).bytes(),
+            [7, 7, 7]
+        );
     }
 
     #[test]
@@ -606,7 +697,9 @@ mod tests {
         let remote = slice.to_remote();
         drop((slice, frame));
         assert!(pool.take().is_none());
-        let byte = std::thread::spawn(move || remote.bytes()[0]).join().expect("the thread ends");
+        let byte = std::thread::spawn(move || remote.bytes()[0])
+            .join()
+            .expect("the thread ends");
         assert_eq!(byte, 42);
         assert!(pool.take().is_some());
     }

@@ -54,7 +54,10 @@ impl IoError {
             }
             libc::ENOSYS | libc::EOPNOTSUPP => IoErrorKind::Unsupported,
             libc::ENOMEM | libc::EMFILE | libc::ENFILE => IoErrorKind::Limit,
-            libc::ECONNRESET | libc::EPIPE | libc::ECONNREFUSED | libc::ENOTCONN
+            libc::ECONNRESET
+            | libc::EPIPE
+            | libc::ECONNREFUSED
+            | libc::ENOTCONN
             | libc::ECONNABORTED => IoErrorKind::Disconnected,
             _ => IoErrorKind::Other,
         };
@@ -116,6 +119,9 @@ mod tests {
             .with("offset", 4096);
         assert_eq!(error.kind(), IoErrorKind::Device);
         let text = error.to_string();
-        assert!(text.starts_with("read failed, device /dev/nvme0n1, offset 4096 ("), "{text}");
+        assert!(
+            text.starts_with("read failed, device /dev/nvme0n1, offset 4096 ("),
+            "{text}"
+        );
     }
 }

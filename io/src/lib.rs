@@ -139,6 +139,12 @@ pub trait Doorbell: Send + Sync {
     fn ring(&self);
 }
 
+impl std::fmt::Debug for dyn Doorbell {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Doorbell")
+    }
+}
+
 /// What an event loop has done since it started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoopCounters {
@@ -256,7 +262,10 @@ pub trait Stream: Clone + 'static {
     ///
     /// # Errors
     /// When the connection broke; how much was sent is unknown.
-    fn send(&self, batch: Box<SendBatch>) -> impl Future<Output = (Result<(), IoError>, Box<SendBatch>)>;
+    fn send(
+        &self,
+        batch: Box<SendBatch>,
+    ) -> impl Future<Output = (Result<(), IoError>, Box<SendBatch>)>;
 
     /// Ends the connection in both directions: pending and later receives and sends end.
     fn close(&self);

@@ -62,7 +62,10 @@ impl SendBatch {
     pub fn push_head_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.heads.len() as u32;
         write(&mut self.heads);
-        assert!(self.heads.len() >= start as usize, "the writer may only append");
+        assert!(
+            self.heads.len() >= start as usize,
+            "the writer may only append"
+        );
         self.extend_head_part(start);
     }
 
@@ -142,7 +145,9 @@ mod tests {
         batch.push_payload(Payload::Static(b"payload"));
         batch.push_head(b"ef");
         assert_eq!(batch.parts(), 3);
-        let all: Vec<u8> = (0..3).flat_map(|index| batch.part(index).to_vec()).collect();
+        let all: Vec<u8> = (0..3)
+            .flat_map(|index| batch.part(index).to_vec())
+            .collect();
         assert_eq!(all, b"abcdpayloadef");
         assert_eq!(batch.bytes(), all.len());
         batch.clear();

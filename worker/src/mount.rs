@@ -145,7 +145,8 @@ impl Mount {
     /// If the mount does not cover `path`.
     pub fn key_of<'a>(&self, path: &'a str) -> &'a str {
         let rest = path.strip_prefix(self.path.trim_end_matches('/'));
-        rest.expect("the mount covers the path").trim_start_matches('/')
+        rest.expect("the mount covers the path")
+            .trim_start_matches('/')
     }
 
     /// The path at which the object with URI `uri` appears, if it is below this mount.
@@ -156,7 +157,8 @@ impl Mount {
 
     fn covers(&self, path: &str) -> bool {
         let prefix = self.path.trim_end_matches('/');
-        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -175,14 +177,24 @@ impl MountTable {
     pub fn new(mounts: impl IntoIterator<Item = Mount>) -> Result<Self, String> {
         let mut mounts: Vec<Arc<Mount>> = mounts.into_iter().map(Arc::new).collect();
         if mounts.len() > MOUNTS_MAX {
-            return Err(format!("{} mounts are more than the limit of {MOUNTS_MAX}", mounts.len()));
+            return Err(format!(
+                "{} mounts are more than the limit of {MOUNTS_MAX}",
+                mounts.len()
+            ));
         }
         mounts.sort_by(|left, right| {
-            right.path.len().cmp(&left.path.len()).then_with(|| left.path.cmp(&right.path))
+            right
+                .path
+                .len()
+                .cmp(&left.path.len())
+                .then_with(|| left.path.cmp(&right.path))
         });
         for pair in mounts.windows(2) {
             if pair[0].path == pair[1].path {
-                return Err(format!("two mounts at {}: remove one of them", pair[0].path));
+                return Err(format!(
+                    "two mounts at {}: remove one of them",
+                    pair[0].path
+                ));
             }
         }
         let mut slots: Vec<MountId> = mounts.iter().map(|mount| mount.id).collect();
@@ -226,25 +238,48 @@ impl MountTable {
 
 /// The mounts that a connection may read: one bit a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessSet([u64; MOUNTS_MAX / 64]);
+pub struct AccessSet {
+    mounts: [u64; MOUNTS_MAX / 64],
+    /// Whether objects that no mount covers may be read.
+    unmounted: bool,
+}
 
 impl AccessSet {
+    /// Nothing may be read.
+    pub fn none() -> Self {
+        AccessSet {
+            mounts: [0; MOUNTS_MAX / 64],
+            unmounted: false,
+        }
+    }
+
+    /// Everything may be read, also what no mount covers any more.
+    pub fn all() -> Self {
+        AccessSet {
+            mounts: [u64::MAX; MOUNTS_MAX / 64],
+            unmounted: true,
+        }
+    }
+
     /// What the token named `reader` (empty: no token) may read of `table`.
     pub fn of_reader(table: &MountTable, reader: &str) -> Self {
-        let mut set = AccessSet([0; MOUNTS_MAX / 64]);
+        let mut set = AccessSet::none();
         for mount in table.iter() {
             if mount.readers.is_empty() || mount.readers.iter().any(|name| name == reader) {
-                set.0[usize::from(mount.id.0) / 64] |= 1 << (mount.id.0 % 64);
+                set.mounts[usize::from(mount.id.0) / 64] |= 1 << (mount.id.0 % 64);
             }
         }
         set
     }
 
-    /// Whether objects of `mount` may be read. Never for [`MountId::NONE`].
+    /// Whether objects of `mount` may be read. With [`MountId::NONE`] only by [`AccessSet::all`].
     #[inline]
     pub fn allows(&self, mount: MountId) -> bool {
         let word = usize::from(mount.0) / 64;
-        word < self.0.len() && self.0[word] >> (mount.0 % 64) & 1 == 1
+        match self.mounts.get(word) {
+            Some(bits) => bits >> (mount.0 % 64) & 1 == 1,
+            None => self.unmounted,
+        }
     }
 }
 
@@ -280,16 +315,28 @@ mod tests {
         assert_eq!(at("/database"), Some(0));
         let data = table.get(MountId(1)).expect("slot 1");
         assert_eq!(data.uri_of("/data/a/b"), "s3://data/x/a/b");
-        assert_eq!(data.path_of("s3://data/x/a/b").as_deref(), Some("/data/a/b"));
+        assert_eq!(
+            data.path_of("s3://data/x/a/b").as_deref(),
+            Some("/data/a/b")
+        );
         assert_eq!(data.path_of("s3://data/xy/a"), None);
-        assert_eq!(table.get(MountId(0)).expect("slot 0").uri_of("/a"), "s3://all/a");
+        assert_eq!(
+            table.get(MountId(0)).expect("slot 0").uri_of("/a"),
+            "s3://all/a"
+        );
     }
 
     #[test]
     fn only_named_readers_may_read_and_nobody_reads_without_a_mount() {
-        let table = MountTable::new([mount(0, "/a", "s3://a", &["ann"]), mount(70, "/b", "s3://b", &[])])
-            .expect("a valid table");
-        let (ann, bob) = (AccessSet::of_reader(&table, "ann"), AccessSet::of_reader(&table, "bob"));
+        let table = MountTable::new([
+            mount(0, "/a", "s3://a", &["ann"]),
+            mount(70, "/b", "s3://b", &[]),
+        ])
+        .expect("a valid table");
+        let (ann, bob) = (
+            AccessSet::of_reader(&table, "ann"),
+            AccessSet::of_reader(&table, "bob"),
+        );
         assert!(ann.allows(MountId(0)) && ann.allows(MountId(70)));
         assert!(!bob.allows(MountId(0)) && bob.allows(MountId(70)));
         assert!(!ann.allows(MountId::NONE) && !ann.allows(MountId(71)));

@@ -50,13 +50,20 @@ impl ObjectMeta {
     /// If the object has no such block.
     pub fn block_length(&self, index: u32) -> u32 {
         let start = u64::from(index) * u64::from(self.block_bytes);
-        assert!(start < self.length, "block {index} of {} bytes", self.length);
+        assert!(
+            start < self.length,
+            "block {index} of {} bytes",
+            self.length
+        );
         (self.length - start).min(u64::from(self.block_bytes)) as u32
     }
 
     /// The id of block `index`.
     pub fn block(&self, index: u32) -> BlockId {
-        BlockId { object: self.id, index }
+        BlockId {
+            object: self.id,
+            index,
+        }
     }
 
     /// The indexes of the blocks in `stripe`.

@@ -1,3 +1,457 @@
 //! One core: everything that it owns, tied together.
+//!
+//! A [`Shard`] holds the store of its partitions, the DRAM tier, the fills under way and the
+//! metadata of the objects it is home to. Its parts live in files of their own, each an `impl` of
+//! one concern:
+//!
+//! | file | does |
+//! |---|---|
+//! | [`read`] | a read, from the hit in DRAM down to the wait for a fill |
+//! | [`fill`] | misses: single-flight, joining of neighbours, memory, what is kept |
+//! | [`read_ahead`] | fills before they are asked for |
+//! | [`metadata`] | path to object, as fresh as the mount demands |
+//! | [`asking`] | questions to and from the other shards |
+//! | [`letters`] | requests of the control plane |
+//! | [`slow`] | the slowest reads, for the operator |
+//!
+//! The invariant: no `RefCell` borrow is held across an `await`, and nothing here blocks.
 
+pub mod asking;
+pub mod counters;
+pub mod fill;
+pub mod letters;
+pub mod message;
+pub mod metadata;
+pub mod read;
+pub mod read_ahead;
 pub mod request;
+pub mod signal;
+pub mod slow;
+pub mod tuning;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::mesh::MeshEnd;
+use corelane_io::{Doorbell, FramePool, Io, IoError, Listener, Priority};
+use corelane_placement::{partition_of, shard_of};
+use corelane_rpc_schema::{ShardId, Stripe};
+use futures::FutureExt;
+use tokio::sync::oneshot;
+
+use crate::access::Access;
+use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameTier};
+use crate::data_plane::lane::{self, LaneState};
+use crate::inbox::Inbox;
+use crate::mount::{AccessSet, MountTable};
+use crate::store::{Store, StoreError};
+use crate::under_store::UnderStore;
+use asking::{Asking, ShardSiblings};
+use counters::ShardCounters;
+use fill::Fills;
+use message::Message;
+use metadata::Metadata;
+use read_ahead::ReadAhead;
+use request::{ShardLimits, ShardRequest};
+use signal::{Signal, WaitList};
+use slow::SlowLog;
+pub use tuning::Tuning;
+
+/// What a shard is made of.
+pub struct ShardSetup<U> {
+    /// Its number.
+    pub shard: ShardId,
+    /// Shards of the worker.
+    pub shards: u16,
+    /// Name of the worker, stable over restarts.
+    pub worker_id: String,
+    /// Formatted devices, in the order of their ordinals.
+    pub device_paths: Vec<PathBuf>,
+    /// Where its lanes connect; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Memory for the DRAM tier, in bytes.
+    pub dram_bytes: u64,
+    /// Mounts at the start.
+    pub mounts: Arc<MountTable>,
+    /// Tokens at the start.
+    pub access: Arc<Access>,
+    /// Limits at the start.
+    pub limits: ShardLimits,
+    /// Sizes and deadlines.
+    pub tuning: Tuning,
+    /// Where misses go.
+    pub under_store: U,
+    /// Letters from the control plane.
+    pub inbox: Inbox<ShardRequest>,
+    /// Queues to and from the other shards.
+    pub mesh: MeshEnd<Message>,
+    /// Told once, when the shard has recovered and listens, or why it cannot.
+    pub ready: oneshot::Sender<Result<ShardReady, String>>,
+}
+
+/// What a shard says when it is ready to serve.
+#[derive(Clone, Debug)]
+pub struct ShardReady {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Starts of the device set so far.
+    pub epoch: u64,
+    /// Blocks that came back.
+    pub recovered_blocks: u64,
+    /// How long that took.
+    pub recovery: Duration,
+    /// How other cores wake this one.
+    pub doorbell: Arc<dyn Doorbell>,
+    /// Shard 0: the state saved last (run-time mounts, jobs).
+    pub state: Option<Vec<u8>>,
+}
+
+/// Why a shard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The ring, memory or a listener.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// A device or what is on it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What every shard learns when all are ready.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// Data port of each shard.
+    pub ports: Arc<[u16]>,
+    /// Starts of the device set so far.
+    pub epoch: u64,
+}
+
+/// One core and what it owns.
+pub struct Shard<I: Io, U: UnderStore> {
+    /// The core.
+    pub io: I,
+    /// Its number.
+    pub id: ShardId,
+    /// Shards of the worker.
+    pub shards: u16,
+    /// Name of the worker.
+    pub worker_id: String,
+    /// Sizes and deadlines.
+    pub tuning: Tuning,
+    /// What it counts.
+    pub counters: ShardCounters,
+    /// Open lanes.
+    pub lanes: Lanes,
+    store: Store<I>,
+    tier: RefCell<FrameTier>,
+    /// Single pages for small reads from the device.
+    pages: FramePool,
+    /// Frames for large reads from the device.
+    frames: FramePool,
+    memory_freed: WaitList,
+    fills: Fills,
+    read_ahead: RefCell<ReadAhead>,
+    metadata: RefCell<Metadata>,
+    asking: Asking,
+    mesh: RefCell<MeshEnd<Message>>,
+    under_store: U,
+    mounts: RefCell<Arc<MountTable>>,
+    access: Arc<Access>,
+    limits: Cell<ShardLimits>,
+    topology: RefCell<Option<Topology>>,
+    serve: Signal,
+    stop: Signal,
+    stopped: RefCell<Option<oneshot::Sender<()>>>,
+    is_stopping: Cell<bool>,
+    slow: RefCell<SlowLog>,
+}
+
+/// The open lanes of a shard.
+#[derive(Default)]
+pub struct Lanes {
+    open: RefCell<slab::Slab<Rc<LaneState>>>,
+    limit: usize,
+    left: WaitList,
+}
+
+impl Lanes {
+    fn new(limit: usize) -> Self {
+        Lanes {
+            open: RefCell::default(),
+            limit,
+            left: WaitList::default(),
+        }
+    }
+
+    /// A ticket for a new lane, or `None` when too many are open.
+    pub fn enter(&self, lane: &Rc<LaneState>) -> Option<usize> {
+        let mut open = self.open.borrow_mut();
+        (open.len() < self.limit).then(|| open.insert(Rc::clone(lane)))
+    }
+
+    /// Gives the ticket back.
+    pub fn leave(&self, ticket: usize) {
+        self.open.borrow_mut().remove(ticket);
+        self.left.wake_all();
+    }
+
+    /// Open lanes.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn all(&self) -> Vec<Rc<LaneState>> {
+        self.open
+            .borrow()
+            .iter()
+            .map(|(_, lane)| Rc::clone(lane))
+            .collect()
+    }
+}
+
+/// Runs a shard on its core until it is told to stop.
+///
+/// # Errors
+/// When it cannot start; the same sentence was sent to [`ShardSetup::ready`].
+pub async fn run<I: Io, U: UnderStore>(io: I, setup: ShardSetup<U>) -> Result<(), ShardError> {
+    let (ready, started) = start(io, setup).await;
+    match started {
+        Ok((shard, listener, inbox, report)) => {
+            // Nobody listening means that the start was given up: the stop letter follows.
+            let _ = ready.send(Ok(report));
+            shard.serve(listener, inbox).await;
+            Ok(())
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error.to_string()));
+            Err(error)
+        }
+    }
+}
+
+type Started<I, U> = (
+    Rc<Shard<I, U>>,
+    <I as Io>::Listener,
+    Inbox<ShardRequest>,
+    ShardReady,
+);
+
+async fn start<I: Io, U: UnderStore>(
+    io: I,
+    setup: ShardSetup<U>,
+) -> (
+    oneshot::Sender<Result<ShardReady, String>>,
+    Result<Started<I, U>, ShardError>,
+) {
+    let ShardSetup { ready, inbox, .. } = setup;
+    let started = async {
+        let began = io.now();
+        let tuning = setup.tuning;
+        let scratch = io.allocate_pool(tuning.store_frames, FRAME_PAGES)?;
+        let mut devices = Vec::with_capacity(setup.device_paths.len());
+        for path in &setup.device_paths {
+            devices.push(io.open_device(path).await?);
+        }
+        let config = tuning.store_config(setup.shard, setup.shards, setup.limits);
+        let siblings = Rc::new(ShardSiblings::new(io.clone()));
+        let (store, recovered) = Store::open(
+            io.clone(),
+            config,
+            devices,
+            scratch,
+            Rc::clone(&siblings) as _,
+        )
+        .await?;
+        let tier_frames = (setup.dram_bytes as usize / FRAME_BYTES).max(tuning.tier_frames_min);
+        let tier_pool = io.allocate_pool(tier_frames, FRAME_PAGES)?;
+        let listener = io.listen(setup.listen).await?;
+        let report = ShardReady {
+            address: listener.local_address(),
+            epoch: recovered.epoch,
+            recovered_blocks: recovered.blocks,
+            recovery: io.now().since(began),
+            doorbell: io.doorbell(),
+            state: if setup.shard.0 == 0 {
+                store.load_state().await?
+            } else {
+                None
+            },
+        };
+        store.remap_mounts(&setup.mounts).await;
+        let shard = Rc::new(Shard {
+            id: setup.shard,
+            shards: setup.shards,
+            worker_id: setup.worker_id,
+            counters: ShardCounters::default(),
+            lanes: Lanes::new(tuning.lanes_max),
+            store,
+            tier: RefCell::new(FrameTier::new(tier_pool, tuning.policy.build(tier_frames))),
+            pages: io.allocate_pool(tuning.page_frames, 1)?,
+            frames: io.allocate_pool(tuning.read_frames, FRAME_PAGES)?,
+            memory_freed: WaitList::default(),
+            fills: Fills::new(&tuning, tier_frames),
+            read_ahead: RefCell::new(ReadAhead::new(tuning.read_ahead_objects)),
+            metadata: RefCell::new(Metadata::new(tuning.metadata_objects)),
+            asking: Asking::new(),
+            mesh: RefCell::new(setup.mesh),
+            under_store: setup.under_store,
+            mounts: RefCell::new(setup.mounts),
+            access: setup.access,
+            limits: Cell::new(setup.limits),
+            topology: RefCell::new(None),
+            serve: Signal::default(),
+            stop: Signal::default(),
+            stopped: RefCell::new(None),
+            is_stopping: Cell::new(false),
+            slow: RefCell::new(SlowLog::default()),
+            tuning,
+            io,
+        });
+        siblings.connect(&shard);
+        Ok((shard, listener, report))
+    }
+    .await;
+    match started {
+        Ok((shard, listener, report)) => (ready, Ok((shard, listener, inbox, report))),
+        Err(error) => (ready, Err(error)),
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    async fn serve(self: Rc<Self>, listener: I::Listener, inbox: Inbox<ShardRequest>) {
+        inbox.connect(self.io.doorbell());
+        self.io
+            .spawn(Priority::Foreground, Rc::clone(&self).collect(inbox));
+        self.io
+            .spawn(Priority::Foreground, Rc::clone(&self).dispatch_fills());
+        self.serve.wait().await;
+        if !self.is_stopping.get() {
+            self.accept(&listener).await;
+        }
+        drop(listener);
+        self.finish().await;
+    }
+
+    /// Accepts lanes until the shard is to stop.
+    async fn accept(self: &Rc<Self>, listener: &I::Listener) {
+        loop {
+            let accepted = futures::select_biased! {
+                () = self.stop.wait().fuse() => return,
+                accepted = listener.accept().fuse() => accepted,
+            };
+            match accepted {
+                Ok(stream) => {
+                    self.io
+                        .spawn(Priority::Foreground, lane::serve(Rc::clone(self), stream));
+                }
+                Err(error) => {
+                    tracing::warn!(shard = self.id.0, %error, "cannot accept a connection");
+                    // Out of descriptors, say: others may close some meanwhile.
+                    self.io.sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Collects what arrives from other threads and shards, whenever the doorbell rings.
+    async fn collect(self: Rc<Self>, inbox: Inbox<ShardRequest>) {
+        loop {
+            while let Some(event) = self.under_store.next_event() {
+                self.on_under_store_event(event);
+            }
+            while let Some(letter) = inbox.take() {
+                self.open_letter(letter);
+            }
+            loop {
+                let received = self.mesh.borrow_mut().try_receive();
+                let Some((from, message)) = received else {
+                    break;
+                };
+                self.on_message(from, message);
+            }
+            self.io.rung().await;
+        }
+    }
+
+    /// Lets lanes finish what is under way, then brings everything onto the device.
+    async fn finish(self: &Rc<Self>) {
+        for lane in self.lanes.all() {
+            lane.go_away();
+        }
+        let deadline = self.io.now().plus(self.tuning.drain_deadline);
+        let all_idle = self
+            .lanes
+            .left
+            .until(|| self.lanes.is_empty().then_some(()));
+        let waited = self.io.sleep(deadline.since(self.io.now()));
+        futures::select_biased! {
+            () = all_idle.fuse() => {}
+            () = waited.fuse() => {
+                tracing::warn!(shard = self.id.0, lanes = self.lanes.len(), "lanes were still busy at the deadline");
+            }
+        }
+        self.store.close().await;
+        if let Some(answer) = self.stopped.take() {
+            // The other side may have given up waiting.
+            let _ = answer.send(());
+        }
+    }
+
+    /// The owner of `stripe` of the object with home half `home`.
+    #[inline]
+    pub(crate) fn owner_of(&self, home: u64, stripe: Stripe) -> ShardId {
+        if self.shards == 1 {
+            return self.id;
+        }
+        let partitions = self.store.partitions();
+        ShardId(shard_of(
+            partition_of(home, stripe.0, partitions),
+            partitions,
+            self.shards,
+        ))
+    }
+
+    /// The owner of each partition.
+    pub fn partition_shards(&self) -> Vec<ShardId> {
+        let partitions = self.store.partitions();
+        (0..partitions)
+            .map(|partition| ShardId(shard_of(partition as u16, partitions, self.shards)))
+            .collect()
+    }
+
+    /// Ports and epoch; before the shard serves there are no lanes to ask.
+    ///
+    /// # Panics
+    /// Before [`ShardRequest::Serve`] came.
+    pub fn topology(&self) -> Topology {
+        self.topology
+            .borrow()
+            .clone()
+            .expect("lanes are accepted after the topology is known")
+    }
+
+    /// The name of the reader behind `token`.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn enter(&self, token: &str) -> Result<String, String> {
+        self.access
+            .enter(token)
+            .map(|reader| reader.name().to_owned())
+            .map_err(|error| error.to_string())
+    }
+
+    /// The mounts that `reader` may read.
+    pub fn access_of(&self, reader: &str) -> AccessSet {
+        self.access.set_of(&self.mounts.borrow(), reader)
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use corelane_io::Doorbell;
 use corelane_rpc_schema::ObjectId;
 use tokio::sync::oneshot;
 
@@ -13,6 +14,15 @@ use crate::under_store::UnderStoreError;
 /// One request, with the place for its answer.
 #[derive(Debug)]
 pub enum ShardRequest {
+    /// All shards are ready: accept lanes. The first letter a shard gets.
+    Serve {
+        /// Data port of each shard.
+        ports: Arc<[u16]>,
+        /// Starts of the device set so far.
+        epoch: u64,
+        /// Doorbell of each shard, for the mesh.
+        doorbells: Vec<Arc<dyn Doorbell>>,
+    },
     /// Every counter and gauge of the shard, by metric name (see `operations::metrics`).
     Stats {
         /// Gets them.

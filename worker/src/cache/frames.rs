@@ -1,0 +1,319 @@
+//! The DRAM tier: frames of registered memory with the checksums of their pages.
+//!
+//! A hit is one probe: the slot holds everything that the answer needs (mount for the access
+//! check, length, checksums, memory). The invariant: a frame in the tier holds bytes of exactly
+//! the object version in its key, and a page is sealed only after its checksum was verified or
+//! taken on arrival. The tier never does I/O.
+
+use corelane_io::{Frame, FramePool, PAGE_SIZE};
+use corelane_rpc_schema::ObjectId;
+
+use super::policy::{Policy, Slot};
+use crate::mount::MountId;
+
+/// Bytes in a frame of the tier, the unit of fills.
+pub const FRAME_BYTES: usize = 64 << 10;
+
+/// Pages in a frame of the tier.
+pub const FRAME_PAGES: usize = FRAME_BYTES / PAGE_SIZE;
+
+/// Which frame: an object's aligned run of [`FRAME_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameKey {
+    /// The object.
+    pub object: ObjectId,
+    /// Offset in the object divided by [`FRAME_BYTES`].
+    pub number: u32,
+}
+
+impl FrameKey {
+    /// The frame that holds byte `offset` of `object`.
+    pub fn of_offset(object: ObjectId, offset: u64) -> Self {
+        FrameKey {
+            object,
+            number: (offset / FRAME_BYTES as u64) as u32,
+        }
+    }
+
+    #[inline]
+    fn hash(self) -> u64 {
+        // Ids are hashes already; the multiplication spreads the frame number over all bits.
+        let mixed =
+            (self.object.version ^ u64::from(self.number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    }
+}
+
+/// A frame of the tier and what is known of it.
+#[derive(Debug)]
+pub struct CachedFrame {
+    /// Which one.
+    pub key: FrameKey,
+    /// Whose object it is, for the access check.
+    pub mount: MountId,
+    /// Bytes of the object in the frame: [`FRAME_BYTES`], or less in the object's last one.
+    pub length: u32,
+    /// The memory.
+    pub frame: Frame,
+    /// CRC-32C of each sealed page.
+    pub checksums: [u32; FRAME_PAGES],
+}
+
+/// No slot.
+const EMPTY: Slot = Slot::MAX;
+
+/// A fixed number of frames, found by key.
+pub struct FrameTier {
+    pool: FramePool,
+    /// Open addressing with linear probing; at most half full, so probes are short.
+    table: Box<[Slot]>,
+    slots: Box<[Option<CachedFrame>]>,
+    free: Vec<Slot>,
+    policy: Box<dyn Policy>,
+    evictions: u64,
+}
+
+impl FrameTier {
+    /// A tier on `pool`, whose frames have [`FRAME_PAGES`] pages, under `policy`.
+    ///
+    /// # Panics
+    /// If the pool's frames have another size.
+    pub fn new(pool: FramePool, policy: Box<dyn Policy>) -> Self {
+        assert_eq!(pool.frame_bytes(), FRAME_BYTES, "frames of the tier");
+        let slots = pool.frames();
+        FrameTier {
+            table: vec![EMPTY; (slots * 2).next_power_of_two()].into_boxed_slice(),
+            slots: (0..slots).map(|_| None).collect(),
+            free: (0..slots as Slot).rev().collect(),
+            policy,
+            pool,
+            evictions: 0,
+        }
+    }
+
+    /// The memory behind the tier.
+    pub fn pool(&self) -> &FramePool {
+        &self.pool
+    }
+
+    /// Frames that the tier holds.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Frames that were taken out to make room, since the start.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    #[inline]
+    fn find(&self, key: FrameKey) -> Option<(usize, Slot)> {
+        let mask = self.table.len() - 1;
+        let mut place = key.hash() as usize & mask;
+        loop {
+            let slot = self.table[place];
+            if slot == EMPTY {
+                return None;
+            }
+            if self.slots[slot as usize]
+                .as_ref()
+                .is_some_and(|cached| cached.key == key)
+            {
+                return Some((place, slot));
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    /// The frame `key`, counted as read.
+    #[inline]
+    pub fn hit(&mut self, key: FrameKey) -> Option<&CachedFrame> {
+        let (_, slot) = self.find(key)?;
+        self.policy.touched(slot);
+        self.slots[slot as usize].as_ref()
+    }
+
+    /// The frame `key`, without counting.
+    pub fn peek(&self, key: FrameKey) -> Option<&CachedFrame> {
+        let (_, slot) = self.find(key)?;
+        self.slots[slot as usize].as_ref()
+    }
+
+    /// The frame `key`, to note checksums of further pages.
+    pub fn peek_mut(&mut self, key: FrameKey) -> Option<&mut CachedFrame> {
+        let (_, slot) = self.find(key)?;
+        self.slots[slot as usize].as_mut()
+    }
+
+    /// Whether a frame just read from the device is worth keeping.
+    pub fn admits(&mut self, key: FrameKey) -> bool {
+        self.policy.admits(key.hash())
+    }
+
+    /// Memory for a frame, at the price of cached ones where none is free. `None` when all memory
+    /// is held by reads, fills and flushes under way.
+    pub fn take(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.pool.take() {
+                return Some(frame);
+            }
+            // An evicted frame that is being sent stays in use; the next victim may not be.
+            let slot = self.policy.victim()?;
+            let key = self.slots[slot as usize]
+                .as_ref()
+                .expect("a victim's slot is full")
+                .key;
+            self.unlink(key);
+            self.evictions += 1;
+        }
+    }
+
+    /// Puts a frame in, in place of an older one with the same key.
+    pub fn insert(&mut self, cached: CachedFrame) {
+        let key = cached.key;
+        self.remove(key);
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                // Fewer memory frames than slots are free: frames outside the tier (fills, sends)
+                // took the difference.
+                let Some(slot) = self.policy.victim() else {
+                    return;
+                };
+                let victim = self.slots[slot as usize]
+                    .as_ref()
+                    .expect("a victim's slot is full")
+                    .key;
+                self.unlink(victim);
+                self.evictions += 1;
+                self.free.pop().expect("unlink frees a slot")
+            }
+        };
+        self.slots[slot as usize] = Some(cached);
+        let mask = self.table.len() - 1;
+        let mut place = key.hash() as usize & mask;
+        while self.table[place] != EMPTY {
+            place = (place + 1) & mask;
+        }
+        self.table[place] = slot;
+        self.policy.inserted(slot, key.hash());
+    }
+
+    /// Takes the frame `key` out.
+    pub fn remove(&mut self, key: FrameKey) {
+        if let Some((_, slot)) = self.find(key) {
+            self.policy.removed(slot);
+            self.unlink(key);
+        }
+    }
+
+    /// Sets the mount of every frame by its object; those for which `mount_of` says nothing keep theirs.
+    pub fn remap_mounts(&mut self, mut mount_of: impl FnMut(ObjectId) -> Option<MountId>) {
+        for cached in self.slots.iter_mut().flatten() {
+            if let Some(mount) = mount_of(cached.key.object) {
+                cached.mount = mount;
+            }
+        }
+    }
+
+    fn unlink(&mut self, key: FrameKey) {
+        let (mut hole, slot) = self.find(key).expect("the frame is in the table");
+        self.slots[slot as usize] = None;
+        self.free.push(slot);
+        // Backward shift: entries behind the hole move up as long as their own place allows.
+        let mask = self.table.len() - 1;
+        let mut place = (hole + 1) & mask;
+        while self.table[place] != EMPTY {
+            let other = self.slots[self.table[place] as usize]
+                .as_ref()
+                .expect("a linked slot is full");
+            let home = other.key.hash() as usize & mask;
+            if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
+                self.table[hole] = self.table[place];
+                hole = place;
+            }
+            place = (place + 1) & mask;
+        }
+        self.table[hole] = EMPTY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::policy::PolicyKind;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn key(number: u32) -> FrameKey {
+        FrameKey {
+            object: ObjectId {
+                home: 1,
+                version: u64::from(number) << 40 | 7,
+            },
+            number: number % 3,
+        }
+    }
+
+    fn tier(frames: usize) -> FrameTier {
+        let pool = FramePool::map(frames, FRAME_PAGES).expect("memory");
+        FrameTier::new(pool, PolicyKind::S3Fifo.build(frames))
+    }
+
+    fn put(tier: &mut FrameTier, number: u32, mark: u32) {
+        let frame = tier.take().expect("nothing is held outside");
+        tier.insert(CachedFrame {
+            key: key(number),
+            mount: MountId(0),
+            length: FRAME_BYTES as u32,
+            frame,
+            checksums: [mark; FRAME_PAGES],
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_was_put_and_nothing_else(operations in prop::collection::vec((0u8..3, 0u32..40), 1..400)) {
+            let mut tier = tier(16);
+            let mut oracle: HashMap<u32, u32> = HashMap::new();
+            for (mark, (operation, number)) in operations.into_iter().enumerate() {
+                let mark = mark as u32;
+                match operation {
+                    0 => {
+                        put(&mut tier, number, mark);
+                        oracle.insert(number, mark);
+                    }
+                    1 => {
+                        tier.remove(key(number));
+                        oracle.remove(&number);
+                    }
+                    _ => {
+                        // The tier may have evicted it; what it has must be the last that was put.
+                        if let Some(cached) = tier.hit(key(number)) {
+                            prop_assert_eq!(oracle.get(&number), Some(&cached.checksums[0]));
+                        }
+                    }
+                }
+                prop_assert!(tier.len() <= 16);
+            }
+        }
+    }
+
+    #[test]
+    fn memory_that_is_being_sent_is_not_given_out_again() {
+        let mut tier = tier(2);
+        put(&mut tier, 1, 1);
+        put(&mut tier, 2, 2);
+        let held: Vec<Frame> = [1, 2]
+            .map(|number| tier.hit(key(number)).expect("cached").frame.clone())
+            .into();
+        assert!(tier.take().is_none());
+        drop(held);
+        assert!(tier.take().is_some());
+    }
+}

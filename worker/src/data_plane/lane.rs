@@ -1,0 +1,347 @@
+//! A lane: one data-plane connection to one shard.
+//!
+//! The reader decodes every frame that arrived, answers DRAM hits on the spot and starts a task
+//! for everything else; the writer sends what is ready. A malformed frame, a missing hello or an
+//! unknown token closes this lane with an error frame that says why; other lanes never notice.
+//!
+//! The invariant: bytes held for an incomplete frame are bounded by the largest head a client may
+//! send, because requests carry no payload.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::{Io, Priority, Stream};
+use corelane_rpc_schema::frame::{self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES};
+use corelane_rpc_schema::messages::{
+    ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
+};
+use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES};
+
+use super::outbox::Outbox;
+use crate::mount::AccessSet;
+use crate::shard::Shard;
+use crate::shard::signal::Signal;
+use crate::under_store::UnderStore;
+
+/// Longest head that a client sends: a message. Bounds what a lane holds of an unfinished frame.
+const HELD_BYTES_MAX: usize = PREFIX_BYTES + HEADER_WORDS_MAX_MESSAGE as usize * 8;
+
+/// A connection that has not said hello by then is closed.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the tasks of a lane share.
+pub struct LaneState {
+    /// Answers on their way out.
+    pub outbox: Outbox,
+    /// Mounts that the client may read; set by hello, renewed when mounts change.
+    pub access: RefCell<Arc<AccessSet>>,
+    /// Name of the token, empty without one.
+    pub reader: RefCell<String>,
+    /// Name that the client gave itself.
+    pub client_name: RefCell<Rc<str>>,
+    has_greeted: Cell<bool>,
+    ended: Signal,
+}
+
+impl LaneState {
+    /// Appends a message frame that answers a request.
+    pub fn answer_message(&self, request_id: u64, bytes: u32, message: &Message) {
+        self.outbox.answer(bytes, |batch| {
+            batch.push_head_with(|out| encode(message, request_id, out));
+        });
+    }
+
+    /// Tells the client to send no new requests.
+    pub fn go_away(&self) {
+        self.outbox
+            .append(|batch| batch.push_head_with(|out| encode(&Message::GoAway, 0, out)));
+    }
+
+    #[inline]
+    fn may_read(&self) -> bool {
+        self.has_greeted.get() && self.outbox.has_room()
+    }
+
+    /// Appends an error that answers a request.
+    pub fn answer_error(&self, request_id: u64, bytes: u32, error: ErrorMessage) {
+        self.answer_message(request_id, bytes, &Message::Error(error));
+    }
+}
+
+fn encode(message: &Message, request_id: u64, out: &mut Vec<u8>) {
+    if let Err(error) = message.to_frame(request_id, out) {
+        let message = Message::Error(ErrorMessage {
+            code: ErrorCode::Internal,
+            message: format!("the answer does not fit the protocol: {error}"),
+            retry_after_ms: 0,
+        });
+        message
+            .to_frame(request_id, out)
+            .expect("error messages are cut to fit");
+    }
+}
+
+/// Serves one connection until it ends. Runs as a task of its own.
+pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stream) {
+    let tuning = &shard.tuning;
+    let lane = Rc::new(LaneState {
+        outbox: Outbox::new(tuning.lane_requests_max, tuning.lane_bytes_max),
+        access: RefCell::new(Arc::new(AccessSet::none())),
+        reader: RefCell::default(),
+        client_name: RefCell::new(Rc::from("")),
+        has_greeted: Cell::new(false),
+        ended: Signal::default(),
+    });
+    let Some(ticket) = shard.lanes.enter(&lane) else {
+        shard.counters.lanes_refused.increase();
+        stream.close();
+        return;
+    };
+    shard.counters.lanes_opened.increase();
+    shard.io.spawn(
+        Priority::Foreground,
+        write(Rc::clone(&shard), stream.clone(), Rc::clone(&lane)),
+    );
+    shard.io.spawn(
+        Priority::Background,
+        watch(Rc::clone(&shard), stream.clone(), Rc::clone(&lane)),
+    );
+    if let Err(error) = read(&shard, &stream, &lane).await {
+        shard.counters.lanes_failed.increase();
+        tracing::debug!(peer = %stream.peer(), client = %lane.client_name.borrow(), %error, "lane closed");
+        lane.outbox.append(|batch| {
+            let message = Message::Error(ErrorMessage {
+                code: ErrorCode::Invalid,
+                message: error,
+                retry_after_ms: 0,
+            });
+            batch.push_head_with(|out| encode(&message, 0, out));
+        });
+    }
+    lane.outbox.close();
+    lane.ended.wait().await;
+    stream.close();
+    shard.lanes.leave(ticket);
+}
+
+async fn write<I: Io, U: UnderStore>(
+    shard: Rc<Shard<I, U>>,
+    stream: I::Stream,
+    lane: Rc<LaneState>,
+) {
+    if lane.outbox.drain(&stream, || shard.io.now()).await.is_err() {
+        lane.outbox.close();
+        stream.close();
+    }
+    lane.ended.set();
+}
+
+/// Closes a lane whose client does not say hello or stops reading.
+async fn watch<I: Io, U: UnderStore>(
+    shard: Rc<Shard<I, U>>,
+    stream: I::Stream,
+    lane: Rc<LaneState>,
+) {
+    let opened = shard.io.now();
+    loop {
+        shard.io.sleep(shard.tuning.lane_watch_interval).await;
+        if lane.outbox.is_closed() {
+            // The reader is done; a client that does not take the last answers is cut off below.
+            if lane.outbox.sending_since().is_none() {
+                return;
+            }
+        }
+        let now = shard.io.now();
+        let is_silent = !lane.has_greeted.get() && now.since(opened) > HELLO_DEADLINE;
+        let is_stuck = lane
+            .outbox
+            .sending_since()
+            .is_some_and(|since| now.since(since) > shard.tuning.send_deadline);
+        if is_silent || is_stuck {
+            shard.counters.lanes_timed_out.increase();
+            tracing::info!(
+                peer = %stream.peer(),
+                client = %lane.client_name.borrow(),
+                reason = if is_silent { "no hello" } else { "does not read its answers" },
+                "lane closed"
+            );
+            lane.outbox.close();
+            stream.close();
+            return;
+        }
+    }
+}
+
+/// Reads and serves frames until the peer ends the stream or breaks the protocol; the error is
+/// the sentence for the peer.
+async fn read<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    stream: &I::Stream,
+    lane: &Rc<LaneState>,
+) -> Result<(), String> {
+    let mut held: Vec<u8> = Vec::with_capacity(HELD_BYTES_MAX);
+    loop {
+        let received = match stream.receive().await {
+            Ok(received) if !received.is_empty() => received,
+            // The end of the stream: what was asked for is still answered, since a client may
+            // close its sending side first. On a broken connection the next send fails.
+            Ok(_) | Err(_) => {
+                lane.outbox.until_empty().await;
+                return Ok(());
+            }
+        };
+        let mut input: &[u8] = &received;
+        while !held.is_empty() && !input.is_empty() {
+            // Complete the held frame with as few bytes as it needs, then go on in place.
+            let needed = match decode(&held)? {
+                Decoded::Incomplete { needed } => needed,
+                Decoded::Frame { .. } => unreachable!("a complete frame is never held"),
+            };
+            let take = (needed - held.len()).min(input.len());
+            held.extend_from_slice(&input[..take]);
+            input = &input[take..];
+            if let Decoded::Frame { frame, consumed } = decode(&held)? {
+                assert_eq!(
+                    consumed,
+                    held.len(),
+                    "a held frame ends where it was completed"
+                );
+                serve_frame(shard, lane, frame).await?;
+                held.clear();
+            }
+        }
+        while !input.is_empty() {
+            match decode(input)? {
+                Decoded::Frame { frame, consumed } => {
+                    input = &input[consumed..];
+                    // The usual case stays out of the state machine below.
+                    if let Frame::Read(request) = frame
+                        && lane.may_read()
+                    {
+                        lane.outbox.begin(request.length);
+                        shard.read(lane, request);
+                    } else {
+                        serve_frame(shard, lane, frame).await?;
+                    }
+                }
+                Decoded::Incomplete { .. } => {
+                    held.extend_from_slice(input);
+                    break;
+                }
+            }
+        }
+        assert!(
+            held.len() < HELD_BYTES_MAX,
+            "an incomplete head is shorter than the longest"
+        );
+    }
+}
+
+#[inline]
+fn decode(input: &[u8]) -> Result<Decoded<'_>, String> {
+    // What a client sends has no payload, so a whole frame is never longer than its head.
+    frame::decode(input)
+        .map_err(|error| error.to_string())
+        .and_then(|decoded| match decoded {
+            Decoded::Incomplete { needed } if needed > HELD_BYTES_MAX => Err(format!(
+                "a frame of {needed} bytes; requests have at most {HELD_BYTES_MAX}"
+            )),
+            decoded => Ok(decoded),
+        })
+}
+
+async fn serve_frame<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    frame: Frame<'_>,
+) -> Result<(), String> {
+    match frame {
+        Frame::Read(request) => {
+            if !lane.has_greeted.get() {
+                return Err("the first frame on a lane is a hello".to_owned());
+            }
+            if !lane.outbox.has_room() {
+                lane.outbox.until_room().await;
+            }
+            lane.outbox.begin(request.length);
+            shard.read(lane, request);
+            Ok(())
+        }
+        Frame::Message(header) => {
+            let (request_id, message) =
+                Message::from_header(header).map_err(|error| error.to_string())?;
+            serve_message(shard, lane, request_id, message).await
+        }
+        Frame::ReadAnswer(..) => Err("a client does not send read answers".to_owned()),
+    }
+}
+
+async fn serve_message<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    request_id: u64,
+    message: Message,
+) -> Result<(), String> {
+    match message {
+        Message::Hello(hello) => {
+            lane.outbox.begin(0);
+            let answer = greet(shard, lane, hello)?;
+            lane.answer_message(request_id, 0, &Message::HelloAnswer(answer));
+            Ok(())
+        }
+        _ if !lane.has_greeted.get() => Err("the first frame on a lane is a hello".to_owned()),
+        Message::Open(open) => {
+            lane.outbox.until_room().await;
+            lane.outbox.begin(0);
+            let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
+            shard.io.spawn(Priority::Foreground, async move {
+                let access = Arc::clone(&task_lane.access.borrow());
+                match task_shard.open(&open.path, &access).await {
+                    Ok(meta) => {
+                        let answer = Message::OpenAnswer(OpenAnswer {
+                            object: meta.id,
+                            length: meta.length,
+                            block_bytes: meta.block_bytes,
+                            version: meta.version.clone(),
+                            last_modified_ms: meta.last_modified_ms,
+                            content_type: meta.content_type.clone(),
+                        });
+                        task_lane.answer_message(request_id, 0, &answer);
+                    }
+                    Err(error) => task_lane.answer_error(request_id, 0, error),
+                }
+            });
+            Ok(())
+        }
+        Message::GoAway => Ok(()),
+        Message::HelloAnswer(_) | Message::OpenAnswer(_) | Message::Error(_) => {
+            Err("a client does not send answers".to_owned())
+        }
+    }
+}
+
+fn greet<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    hello: Hello,
+) -> Result<HelloAnswer, String> {
+    let reader = shard.enter(&hello.token)?;
+    *lane.access.borrow_mut() = Arc::new(shard.access_of(&reader));
+    *lane.reader.borrow_mut() = reader;
+    *lane.client_name.borrow_mut() = Rc::from(hello.client_name.as_str());
+    lane.has_greeted.set(true);
+    let topology = shard.topology();
+    Ok(HelloAnswer {
+        worker_id: shard.worker_id.clone(),
+        epoch: topology.epoch,
+        shard: shard.id,
+        shard_ports: topology.ports.to_vec(),
+        partition_shards: shard.partition_shards(),
+        requests_in_flight_max: shard.tuning.lane_requests_max,
+        bytes_in_flight_max: shard.tuning.lane_bytes_max,
+        read_bytes_max: READ_BYTES_MAX,
+        stripe_bytes: STRIPE_BYTES,
+    })
+}

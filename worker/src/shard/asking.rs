@@ -1,0 +1,266 @@
+//! Questions to and from the other shards.
+//!
+//! Every question gets exactly one answer. A full queue is waited out, not grown: the other side
+//! empties it in its own task, so two shards that wait for each other's queues go on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::{Io, Payload, Priority, RemoteFrame};
+use corelane_rpc_schema::frame::ReadRequest;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ObjectId, ShardId};
+use futures::channel::oneshot;
+
+use super::Shard;
+use super::message::{Answer, Message, Question, RemoteRead};
+use super::read::{ReadParts, error};
+use crate::mount::AccessSet;
+use crate::store::{LocalBoxFuture, Siblings};
+use crate::under_store::UnderStore;
+
+/// Most questions that may be unanswered: bounds the memory that other shards pin for this one.
+const QUESTIONS_MAX: usize = 4096;
+
+/// How long a shard waits between tries when a queue of the mesh is full.
+const FULL_RETRY: Duration = Duration::from_micros(50);
+
+/// The questions of a shard that wait for their answers.
+pub struct Asking {
+    next_ticket: Cell<u64>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
+}
+
+impl Asking {
+    /// None.
+    pub fn new() -> Self {
+        Asking {
+            next_ticket: Cell::new(1),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Unanswered questions.
+    pub fn len(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Asking::new()
+    }
+}
+
+/// The store's way to the other shards. The store is opened before the shard exists, so the
+/// connection is made afterwards; questions that come earlier wait for it.
+pub struct ShardSiblings<I: Io, U: UnderStore> {
+    io: I,
+    shard: RefCell<Weak<Shard<I, U>>>,
+}
+
+impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
+    /// Not connected yet.
+    pub fn new(io: I) -> Self {
+        ShardSiblings {
+            io,
+            shard: RefCell::new(Weak::new()),
+        }
+    }
+
+    /// From now on questions go out through `shard`.
+    pub fn connect(&self, shard: &Rc<Shard<I, U>>) {
+        *self.shard.borrow_mut() = Rc::downgrade(shard);
+    }
+}
+
+impl<I: Io, U: UnderStore> Siblings for ShardSiblings<I, U> {
+    fn release(&self, to: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()> {
+        let (weak, io) = (self.shard.clone(), self.io.clone());
+        Box::pin(async move {
+            loop {
+                let connected = weak.borrow().upgrade();
+                if let Some(shard) = connected
+                    && shard
+                        .ask(
+                            to,
+                            Question::Release {
+                                device,
+                                region,
+                                sequence,
+                            },
+                        )
+                        .await
+                        .is_ok()
+                {
+                    return;
+                }
+                // Starting, or too many questions are open: reclaim can wait, reuse cannot go on.
+                io.sleep(Duration::from_millis(10)).await;
+            }
+        })
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Asks shard `to` and waits for its answer.
+    pub(crate) async fn ask(
+        &self,
+        to: ShardId,
+        question: Question,
+    ) -> Result<Answer, ErrorMessage> {
+        assert_ne!(to, self.id, "a shard does not ask itself");
+        if self.asking.len() >= QUESTIONS_MAX {
+            return Err(error(
+                ErrorCode::Busy,
+                "too many requests to another core are waiting; retry",
+            ));
+        }
+        let ticket = self.asking.next_ticket.get();
+        self.asking.next_ticket.set(ticket + 1);
+        let (sender, receiver) = oneshot::channel();
+        self.asking.waiting.borrow_mut().insert(ticket, sender);
+        self.post(to, Message::Ask { ticket, question }).await;
+        receiver
+            .await
+            .map_err(|_| error(ErrorCode::Draining, "the worker is stopping"))
+    }
+
+    /// Asks the owner of a stripe for a read that arrived here.
+    pub(crate) async fn ask_read(
+        &self,
+        owner: ShardId,
+        request: &ReadRequest,
+        access: Arc<AccessSet>,
+    ) -> Result<ReadParts, ErrorMessage> {
+        match self
+            .ask(
+                owner,
+                Question::Read {
+                    request: *request,
+                    access,
+                },
+            )
+            .await?
+        {
+            Answer::Read(read) => read.map(|read| ReadParts {
+                source: read.source,
+                pieces: read.pieces.into_iter().map(Payload::Remote).collect(),
+                checksums: read.checksums,
+                ends_with_object: read.ends_with_object,
+                owner: Some(owner),
+                device_ns: 0,
+                under_store_ns: 0,
+            }),
+            answer => unreachable!("{answer:?} does not answer a read"),
+        }
+    }
+
+    /// Tells the home shard that a version is gone, without waiting.
+    pub(crate) fn tell_to_forget(&self, home: ShardId, object: ObjectId) {
+        let ticket = self.asking.next_ticket.get();
+        self.asking.next_ticket.set(ticket + 1);
+        // Where the queue is full the home finds out by itself when its metadata ages.
+        let _ = self.mesh.borrow_mut().send(
+            usize::from(home.0),
+            Message::Ask {
+                ticket,
+                question: Question::Forget { object },
+            },
+        );
+    }
+
+    async fn post(&self, to: ShardId, mut message: Message) {
+        loop {
+            let sent = self.mesh.borrow_mut().send(usize::from(to.0), message);
+            match sent {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
+            self.io.sleep(FULL_RETRY).await;
+        }
+    }
+
+    /// Handles a message of another shard.
+    pub(crate) fn on_message(self: &Rc<Self>, from: usize, message: Message) {
+        match message {
+            Message::Tell { ticket, answer } => {
+                let waiting = self.asking.waiting.borrow_mut().remove(&ticket);
+                if let Some(sender) = waiting {
+                    // Whoever asked may be gone; the answer's pins go with it.
+                    let _ = sender.send(answer);
+                }
+            }
+            Message::Ask { ticket, question } => {
+                let shard = Rc::clone(self);
+                let priority = match question {
+                    Question::Release { .. } => Priority::Background,
+                    _ => Priority::Foreground,
+                };
+                self.io.spawn(priority, async move {
+                    let answer = shard.answer(question).await;
+                    shard
+                        .post(ShardId(from as u16), Message::Tell { ticket, answer })
+                        .await;
+                });
+            }
+        }
+    }
+
+    async fn answer(self: &Rc<Self>, question: Question) -> Answer {
+        match question {
+            Question::Read { request, access } => {
+                let read = self.gather(&request, &access).await;
+                Answer::Read(read.map(|parts| RemoteRead {
+                    source: parts.source,
+                    pieces: parts.pieces.iter().map(pin).collect(),
+                    checksums: parts.checksums,
+                    ends_with_object: parts.ends_with_object,
+                }))
+            }
+            Question::Describe { path } => Answer::Described(match self.mount_covering(&path) {
+                Ok(mount) => self.describe_anywhere(&path, &mount).await,
+                Err(no_mount) => Err(no_mount),
+            }),
+            Question::Known { object } => {
+                let remembered = self.metadata.borrow().of_id(object);
+                Answer::Object(remembered.or_else(|| self.store.object(object)))
+            }
+            Question::Recorded {
+                home,
+                uri,
+                block_bytes,
+            } => Answer::Object(self.recorded_here(home, &uri, block_bytes)),
+            Question::Forget { object } => {
+                let remembered = self.metadata.borrow().of_id(object);
+                if let Some(meta) = remembered {
+                    self.metadata.borrow_mut().forget(&meta);
+                }
+                Answer::Done
+            }
+            Question::Release {
+                device,
+                region,
+                sequence,
+            } => {
+                self.store.release_region(device, region, sequence).await;
+                Answer::Done
+            }
+        }
+    }
+}
+
+fn pin(piece: &Payload) -> RemoteFrame {
+    match piece {
+        Payload::Frame(slice) => slice.to_remote(),
+        Payload::Remote(_) | Payload::Static(_) => unreachable!("an owner gathers its own frames"),
+    }
+}

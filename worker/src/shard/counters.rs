@@ -1,0 +1,78 @@
+//! What a shard counts. Plain cells: one core writes and reads them.
+
+use crate::store::Counter;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counters of the read path, the fills and the lanes.
+        #[derive(Debug, Default)]
+        pub struct ShardCounters {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+        }
+
+        impl ShardCounters {
+            /// Every counter by name, in the order of declaration.
+            pub fn values(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)+]
+            }
+
+            /// What each counter means, by name.
+            pub fn help() -> &'static [(&'static str, &'static str)] {
+                &[$((stringify!($name), concat!($($doc),+)),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Reads answered from the DRAM tier.
+    reads_dram,
+    /// Reads answered from the device.
+    reads_device,
+    /// Reads that waited for the under-store.
+    reads_under_store,
+    /// Reads answered with an error.
+    reads_failed,
+    /// Bytes of answers to reads.
+    bytes_served,
+    /// Reads that arrived at a shard that does not own the stripe.
+    reads_forwarded,
+    /// Reads and opens answered "busy".
+    answers_busy,
+    /// Pages that failed their checksum on a read and were fetched again.
+    pages_corrupt_healed,
+    /// Ranged requests sent to the under-store.
+    fetches,
+    /// Bytes that arrived from the under-store.
+    fetched_bytes,
+    /// Fetches that failed.
+    fetches_failed,
+    /// Blocks that were fetched whole.
+    blocks_filled,
+    /// Blocks that waited for a fetch that another read had started.
+    fills_joined,
+    /// Blocks fetched ahead of a sequential reader.
+    blocks_read_ahead,
+    /// Of them, those that were read before they left the DRAM tier.
+    blocks_read_ahead_used,
+    /// Filled blocks that the admission policy kept off the device.
+    blocks_not_admitted,
+    /// Filled blocks that the device had no room or time for.
+    blocks_not_kept,
+    /// Objects opened.
+    opens,
+    /// Of them, answered from cached metadata.
+    opens_cached,
+    /// Opens that failed.
+    opens_failed,
+    /// Opens answered from records because the under-store was away.
+    opens_without_under_store,
+    /// Lanes opened.
+    lanes_opened,
+    /// Connections refused because too many were open.
+    lanes_refused,
+    /// Lanes closed because the client broke the protocol or was refused.
+    lanes_failed,
+    /// Lanes closed because the client did not say hello or did not read its answers in time.
+    lanes_timed_out,
+}

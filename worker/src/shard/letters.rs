@@ -1,0 +1,388 @@
+//! Requests of the control plane, one letter at a time.
+//!
+//! Short ones are answered where they are opened; what waits for the store or the under-store
+//! runs as a background task, so that reads stay first.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::{Io, PAGE_SIZE, Priority};
+use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ObjectId, Stripe};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::oneshot;
+
+use super::Shard;
+use super::Topology;
+use super::fill::FillFailure;
+use super::metadata::Known;
+use super::request::{
+    Cached, DescribeError, DeviceStats, Loaded, ShardRequest, ShardStats, Verified,
+};
+use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::mount::{AccessSet, MountTable};
+use crate::object::ObjectMeta;
+use crate::store::Held;
+use crate::under_store::UnderStore;
+
+/// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
+const LOAD_BLOCKS: usize = 16;
+
+/// How long a load waits for the device when it takes no more writes.
+const LOAD_RETRY: Duration = Duration::from_millis(5);
+
+/// Tries before a load says that a block found no room.
+const LOAD_TRIES: u32 = 100;
+
+/// Answers a letter. Whoever asked may have given up waiting.
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    let _ = answer.send(value);
+}
+
+impl From<Held> for Cached {
+    fn from(held: Held) -> Self {
+        Cached {
+            blocks: held.blocks,
+            bytes: held.bytes,
+            pinned: held.pinned,
+        }
+    }
+}
+
+fn describe_error(failure: ErrorMessage) -> DescribeError {
+    match failure.code {
+        ErrorCode::NoMount => DescribeError::NoMount(failure.message),
+        ErrorCode::Busy => DescribeError::Busy(failure.message),
+        _ => DescribeError::Invalid(failure.message),
+    }
+}
+
+fn fill_error(failure: FillFailure) -> DescribeError {
+    match failure {
+        FillFailure::UnderStore(failure) => DescribeError::UnderStore(failure),
+        FillFailure::Busy(what) => DescribeError::Busy(what.to_owned()),
+        FillFailure::NoMount(uri) => DescribeError::NoMount(uri),
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Opens a letter. An answer that nobody waits for any more is dropped.
+    pub(crate) fn open_letter(self: &Rc<Self>, letter: ShardRequest) {
+        match letter {
+            ShardRequest::Serve {
+                ports,
+                epoch,
+                doorbells,
+            } => {
+                self.mesh.borrow_mut().set_doorbells(doorbells);
+                *self.topology.borrow_mut() = Some(Topology { ports, epoch });
+                self.serve.set();
+            }
+            ShardRequest::Stats { answer } => reply(answer, self.stats()),
+            ShardRequest::Cached { object, answer, .. } => {
+                reply(answer, self.store.held(object).into())
+            }
+            ShardRequest::CachedObjects {
+                uri_prefix,
+                after,
+                limit,
+                answer,
+            } => {
+                let objects = self.store.objects(&uri_prefix, &after, limit);
+                reply(
+                    answer,
+                    objects
+                        .into_iter()
+                        .map(|(meta, held)| (meta, held.into()))
+                        .collect(),
+                );
+            }
+            ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
+            ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
+            ShardRequest::SetLimits { limits } => {
+                self.limits.set(limits);
+                self.store.set_limits(
+                    limits.device_write_bytes_per_second,
+                    limits.scrub_bytes_per_second,
+                );
+            }
+            ShardRequest::Stop { answer } => {
+                self.is_stopping.set(true);
+                *self.stopped.borrow_mut() = Some(answer);
+                self.stop.set();
+                self.serve.set();
+            }
+            ShardRequest::Describe { path, answer } => self.in_background(async move |shard| {
+                let described = match shard.mount_covering(&path) {
+                    Ok(mount) => shard.describe_anywhere(&path, &mount).await,
+                    Err(no_mount) => Err(no_mount),
+                };
+                reply(answer, described.map_err(describe_error));
+            }),
+            ShardRequest::Load { object, answer } => self.in_background(async move |shard| {
+                reply(answer, shard.load(&object).await);
+            }),
+            ShardRequest::Free { object, answer } => self.in_background(async move |shard| {
+                reply(answer, shard.free(object).await);
+            }),
+            ShardRequest::Pin {
+                object,
+                pinned,
+                answer,
+            } => self.in_background(async move |shard| {
+                let done = shard.store.pin(object.id, pinned).await;
+                reply(answer, done.map_err(|failure| failure.to_string()));
+            }),
+            ShardRequest::Verify { object, answer } => self.in_background(async move |shard| {
+                reply(answer, shard.verify(&object).await);
+            }),
+            ShardRequest::Read {
+                object,
+                offset,
+                length,
+                answer,
+            } => {
+                self.in_background(async move |shard| {
+                    reply(answer, shard.read_plainly(&object, offset, length).await);
+                });
+            }
+            ShardRequest::SetMounts { mounts } => self.in_background(async move |shard| {
+                shard.set_mounts(mounts).await;
+            }),
+            ShardRequest::SaveState { state, answer } => self.in_background(async move |shard| {
+                let saved = shard.store.save_state(state).await;
+                reply(answer, saved.map_err(|failure| failure.to_string()));
+            }),
+        }
+    }
+
+    fn in_background<F>(self: &Rc<Self>, task: impl FnOnce(Rc<Self>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.io.spawn(Priority::Background, task(Rc::clone(self)));
+    }
+
+    fn stats(&self) -> ShardStats {
+        let mut values = self.counters.values();
+        values.extend(self.store.counters().values());
+        let counters = self.io.counters();
+        let tier = self.tier.borrow();
+        values.extend([
+            ("lanes_open", self.lanes.len() as u64),
+            ("tier_frames", tier.pool().frames() as u64),
+            ("tier_frames_used", tier.len() as u64),
+            ("tier_evictions", tier.evictions()),
+            ("fills_under_way", self.fills.len() as u64),
+            ("questions_under_way", self.asking.len() as u64),
+            ("objects_known", self.metadata.borrow().len() as u64),
+            ("loop_turns", counters.turns),
+            ("loop_enters", counters.enters),
+            ("loop_sleeps", counters.sleeps),
+            ("loop_completions", counters.completions),
+            ("loop_submissions", counters.submissions),
+            ("loop_stalls", counters.stalls),
+            ("loop_poll_ns_longest", counters.poll_ns_longest),
+        ]);
+        ShardStats {
+            values,
+            latencies: self.slow.borrow().latencies(),
+        }
+    }
+
+    fn device_stats(&self) -> Vec<DeviceStats> {
+        let status = self.store.devices().into_iter();
+        status
+            .map(|device| DeviceStats {
+                path: device.path,
+                uuid: device.uuid,
+                healthy: device.healthy,
+                bytes: device.bytes,
+                bytes_used: device.bytes_used,
+                bytes_written: device.bytes_written,
+                regions: device.regions,
+                regions_free: device.regions_free,
+            })
+            .collect()
+    }
+
+    async fn set_mounts(self: &Rc<Self>, mounts: Arc<MountTable>) {
+        *self.mounts.borrow_mut() = Arc::clone(&mounts);
+        self.metadata
+            .borrow_mut()
+            .remap_mounts(|meta| self.mount_of(meta));
+        for lane in self.lanes.all() {
+            let set = self.access_of(&lane.reader.borrow());
+            *lane.access.borrow_mut() = Arc::new(set);
+        }
+        {
+            let metadata = self.metadata.borrow();
+            self.tier.borrow_mut().remap_mounts(|object| {
+                let meta = metadata
+                    .of_id(object)
+                    .or_else(|| self.store.object(object))?;
+                Some(self.mount_of(&meta))
+            });
+        }
+        self.store.remap_mounts(&mounts).await;
+    }
+
+    fn known_for(&self, object: &Arc<ObjectMeta>) -> Rc<Known> {
+        let mount = self.mount_of(object);
+        self.metadata.borrow_mut().know(Arc::clone(object), mount)
+    }
+
+    /// The blocks of `object` that this shard owns.
+    fn own_blocks(&self, object: &ObjectMeta) -> impl Iterator<Item = u32> + use<'_, I, U> {
+        let (home, meta) = (object.id.home, object.clone());
+        (0..object.stripes())
+            .map(Stripe)
+            .filter(move |stripe| self.owner_of(home, *stripe) == self.id)
+            .flat_map(move |stripe| meta.blocks_of(stripe))
+    }
+
+    async fn load(self: &Rc<Self>, object: &Arc<ObjectMeta>) -> Result<Loaded, DescribeError> {
+        let known = self.known_for(object);
+        let mut loaded = Loaded::default();
+        let mut blocks = self.own_blocks(object);
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < LOAD_BLOCKS
+                && let Some(index) = blocks.next()
+            {
+                under_way.push(self.load_block(&known, index));
+            }
+            let Some(of_block) = under_way.next().await else {
+                break;
+            };
+            let of_block = of_block?;
+            loaded.bytes_fetched += of_block.bytes_fetched;
+            loaded.bytes_skipped += of_block.bytes_skipped;
+            loaded.bytes_not_kept += of_block.bytes_not_kept;
+        }
+        self.store.flush().await;
+        Ok(loaded)
+    }
+
+    async fn load_block(
+        self: &Rc<Self>,
+        known: &Rc<Known>,
+        index: u32,
+    ) -> Result<Loaded, DescribeError> {
+        let block = known.meta.block(index);
+        let bytes = u64::from(known.meta.block_length(index));
+        let mut loaded = Loaded::default();
+        for _ in 0..LOAD_TRIES {
+            if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
+                if loaded.bytes_fetched == 0 {
+                    loaded.bytes_skipped = bytes;
+                }
+                return Ok(loaded);
+            }
+            let fill = self.fill(known, index);
+            fill.want_on_device();
+            match fill.until_done().await {
+                Ok(was_kept) => {
+                    loaded.bytes_fetched = bytes;
+                    if was_kept {
+                        return Ok(loaded);
+                    }
+                }
+                Err(FillFailure::Busy(_)) => {}
+                Err(failure) => return Err(fill_error(failure)),
+            }
+            // The device is behind: wait instead of fetching faster than it writes.
+            self.io.sleep(LOAD_RETRY).await;
+        }
+        loaded.bytes_not_kept = bytes;
+        Ok(loaded)
+    }
+
+    async fn free(self: &Rc<Self>, object: ObjectId) -> Cached {
+        if let Some(meta) = self
+            .metadata
+            .borrow()
+            .of_id(object)
+            .or_else(|| self.store.object(object))
+        {
+            let mut tier = self.tier.borrow_mut();
+            for number in 0..meta.length.div_ceil(FRAME_BYTES as u64) as u32 {
+                tier.remove(FrameKey { object, number });
+            }
+        }
+        match self.store.free(object).await {
+            Ok(held) => held.into(),
+            Err(failure) => {
+                tracing::warn!(shard = self.id.0, %object, %failure, "free");
+                Cached::default()
+            }
+        }
+    }
+
+    async fn verify(self: &Rc<Self>, object: &Arc<ObjectMeta>) -> Verified {
+        let mut verified = Verified::default();
+        let blocks: Vec<u32> = self.own_blocks(object).collect();
+        for index in blocks {
+            let block = object.block(index);
+            if self.store.lookup(block).is_none() {
+                continue;
+            }
+            let length = object.block_length(index);
+            let pages = (length as usize).div_ceil(PAGE_SIZE);
+            let mut is_right = true;
+            for first_page in (0..pages).step_by(FRAME_PAGES) {
+                let count = (pages - first_page).min(FRAME_PAGES);
+                let Some(frame) = self.until_memory(|| self.frames.take()).await else {
+                    continue;
+                };
+                let lease = frame.lease(0..count).expect("a fresh frame is vacant");
+                let Some(entry) = self.store.lookup(block) else {
+                    break;
+                };
+                is_right &= self
+                    .store
+                    .read(block, entry, first_page as u32, lease)
+                    .await
+                    .is_ok();
+            }
+            verified.bytes += u64::from(length);
+            if is_right {
+                verified.blocks_right += 1;
+            } else {
+                verified.blocks_wrong += 1;
+            }
+        }
+        verified
+    }
+
+    async fn read_plainly(
+        self: &Rc<Self>,
+        object: &Arc<ObjectMeta>,
+        offset: u64,
+        length: u32,
+    ) -> Result<Vec<u8>, DescribeError> {
+        drop(self.known_for(object));
+        let request = ReadRequest {
+            request_id: 1,
+            object: object.id,
+            offset,
+            length,
+            flags: ReadFlags::NONE,
+        };
+        request
+            .check()
+            .map_err(|sentence| DescribeError::Invalid(sentence.to_owned()))?;
+        // The control plane has checked what its caller may read.
+        let parts = self
+            .gather(&request, &AccessSet::all())
+            .await
+            .map_err(describe_error)?;
+        Ok(parts
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.bytes().iter().copied())
+            .collect())
+    }
+}

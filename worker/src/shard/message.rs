@@ -1,0 +1,104 @@
+//! What shards say to each other through the mesh.
+//!
+//! A request carries a ticket that its answer repeats. Answers to reads carry pinned frames of the
+//! owner, which the asking core sends without copying.
+
+use std::sync::Arc;
+
+use corelane_io::RemoteFrame;
+use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
+use corelane_rpc_schema::messages::ErrorMessage;
+
+use crate::mount::AccessSet;
+use crate::object::ObjectMeta;
+
+/// One message.
+#[derive(Debug)]
+pub enum Message {
+    /// Wants an answer.
+    Ask {
+        /// Chosen by the sender.
+        ticket: u64,
+        /// What is asked.
+        question: Question,
+    },
+    /// Gives one.
+    Tell {
+        /// That of the question.
+        ticket: u64,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// What one shard asks another.
+#[derive(Debug)]
+pub enum Question {
+    /// A read that arrived at the wrong shard.
+    Read {
+        /// As it was decoded.
+        request: ReadRequest,
+        /// What the client may read.
+        access: Arc<AccessSet>,
+    },
+    /// The object at a path, from its home shard.
+    Describe {
+        /// Path in the worker's namespace.
+        path: String,
+    },
+    /// The object behind an id, from its home shard's memory.
+    Known {
+        /// The id.
+        object: ObjectId,
+    },
+    /// Any version of the object with this home half that the shard has a record of.
+    Recorded {
+        /// The home half.
+        home: u64,
+        /// URI, since halves may collide.
+        uri: String,
+        /// Block size of the mount.
+        block_bytes: u32,
+    },
+    /// The version of an object changed: forget its cached metadata.
+    Forget {
+        /// The version that is gone.
+        object: ObjectId,
+    },
+    /// Let go of a region that is about to be reused.
+    Release {
+        /// Ordinal of the device.
+        device: u16,
+        /// Number of the region on it.
+        region: u32,
+        /// The region's sequence number when it was sealed.
+        sequence: u64,
+    },
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Question::Read`].
+    Read(Result<RemoteRead, ErrorMessage>),
+    /// To [`Question::Describe`].
+    Described(Result<Arc<ObjectMeta>, ErrorMessage>),
+    /// To [`Question::Known`] and [`Question::Recorded`].
+    Object(Option<Arc<ObjectMeta>>),
+    /// To [`Question::Release`] and [`Question::Forget`].
+    Done,
+}
+
+/// Bytes of a read, pinned in the owner's memory.
+#[derive(Debug)]
+pub struct RemoteRead {
+    /// Where they came from.
+    pub source: ReadSource,
+    /// The bytes, in order.
+    pub pieces: Vec<RemoteFrame>,
+    /// CRC-32C of each page that the range touches.
+    pub checksums: Vec<u32>,
+    /// Whether the range ends where the object does.
+    pub ends_with_object: bool,
+}

@@ -1,0 +1,429 @@
+//! Path to object, as fresh as the mount demands; and id to object.
+//!
+//! The home shard of an object (the owner of its first stripe) answers for its path: it asks the
+//! under-store at most once at a time and remembers the answer for as long as the mount's
+//! freshness says. Every shard remembers the objects behind the ids that it was asked for.
+//!
+//! With the under-store away, objects of an `immutable` mount still open from the records of their
+//! cached blocks; others open while what is remembered is fresh, and fail then: serving a version
+//! that may be gone is what `max-age` and `always-check` forbid.
+
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelane_io::{Io, Nanos};
+use corelane_rpc_schema::ids::home_of;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
+
+use super::Shard;
+use super::fill::under_store_error;
+use super::message::{Answer, Question};
+use super::read::error;
+use crate::mount::{AccessSet, Freshness, Mount, MountId};
+use crate::object::ObjectMeta;
+use crate::under_store::{
+    Job, JobId, Request, UnderStore, UnderStoreError, UnderStoreErrorKind, path_key,
+};
+
+/// An object that a shard knows by id, and the mount below which it appears.
+#[derive(Debug)]
+pub struct Known {
+    /// What is known of it.
+    pub meta: Arc<ObjectMeta>,
+    /// Changes when mounts do.
+    pub mount: Cell<MountId>,
+}
+
+type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
+
+/// What is remembered of the object at one path key.
+struct Seen {
+    meta: Arc<ObjectMeta>,
+    at: Nanos,
+}
+
+/// The metadata of a shard: two bounded maps, first in first out.
+pub struct Metadata {
+    by_path_key: HashMap<Rc<str>, Seen>,
+    path_keys: VecDeque<Rc<str>>,
+    by_id: HashMap<ObjectId, Rc<Known>>,
+    ids: VecDeque<ObjectId>,
+    under_way: HashMap<Rc<str>, Shared<oneshot::Receiver<Described>>>,
+    jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
+    objects_max: usize,
+}
+
+impl Metadata {
+    /// Remembers at most `objects_max` objects by path and as many by id.
+    pub fn new(objects_max: usize) -> Self {
+        Metadata {
+            by_path_key: HashMap::new(),
+            path_keys: VecDeque::new(),
+            by_id: HashMap::new(),
+            ids: VecDeque::new(),
+            under_way: HashMap::new(),
+            jobs: HashMap::new(),
+            objects_max,
+        }
+    }
+
+    /// Objects remembered by path.
+    pub fn len(&self) -> usize {
+        self.by_path_key.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.by_path_key.is_empty()
+    }
+
+    fn fresh(&self, path_key: &str, freshness: Freshness, now: Nanos) -> Option<Arc<ObjectMeta>> {
+        let seen = self.by_path_key.get(path_key)?;
+        let is_fresh = match freshness {
+            Freshness::Immutable => true,
+            Freshness::MaxAge(age) => now.since(seen.at) <= age,
+            Freshness::AlwaysCheck => false,
+        };
+        is_fresh.then(|| Arc::clone(&seen.meta))
+    }
+
+    fn see(&mut self, meta: &Arc<ObjectMeta>, now: Nanos) {
+        let key: Rc<str> = Rc::from(meta.path_key.as_str());
+        let seen = Seen {
+            meta: Arc::clone(meta),
+            at: now,
+        };
+        if self.by_path_key.insert(Rc::clone(&key), seen).is_some() {
+            return;
+        }
+        self.path_keys.push_back(key);
+        while self.path_keys.len() > self.objects_max {
+            let oldest = self.path_keys.pop_front().expect("longer than zero");
+            self.by_path_key.remove(&oldest);
+        }
+    }
+
+    /// Remembers an object by id, and the mount below which it appears now.
+    pub fn know(&mut self, meta: Arc<ObjectMeta>, mount: MountId) -> Rc<Known> {
+        if let Some(known) = self.by_id.get(&meta.id) {
+            known.mount.set(mount);
+            return Rc::clone(known);
+        }
+        let known = Rc::new(Known {
+            meta,
+            mount: Cell::new(mount),
+        });
+        self.by_id.insert(known.meta.id, Rc::clone(&known));
+        self.ids.push_back(known.meta.id);
+        while self.ids.len() > self.objects_max {
+            let oldest = self.ids.pop_front().expect("longer than zero");
+            self.by_id.remove(&oldest);
+        }
+        known
+    }
+
+    /// Forgets the path of an object whose version is gone.
+    pub fn forget(&mut self, meta: &ObjectMeta) {
+        if self
+            .by_path_key
+            .get(meta.path_key.as_str())
+            .is_some_and(|seen| seen.meta.id == meta.id)
+        {
+            self.by_path_key.remove(meta.path_key.as_str());
+            self.path_keys.retain(|key| **key != *meta.path_key);
+        }
+    }
+
+    /// The object with id `object`, if it is remembered.
+    pub fn of_id(&self, object: ObjectId) -> Option<Arc<ObjectMeta>> {
+        self.by_id.get(&object).map(|known| Arc::clone(&known.meta))
+    }
+
+    /// Looks the mount of every known object up again.
+    pub fn remap_mounts(&mut self, mount_of: impl Fn(&ObjectMeta) -> MountId) {
+        for known in self.by_id.values() {
+            known.mount.set(mount_of(&known.meta));
+        }
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Opens the object at `path` for a client that may read `access`.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn open(
+        self: &Rc<Self>,
+        path: &str,
+        access: &AccessSet,
+    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
+        self.counters.opens.increase();
+        let opened = match self.mount_covering(path) {
+            Ok(mount) if !access.allows(mount.id) => Err(error(
+                ErrorCode::Denied,
+                format!(
+                    "the token may not read {}; the mount names who may",
+                    mount.path
+                ),
+            )),
+            Ok(mount) => self.describe_anywhere(path, &mount).await,
+            Err(no_mount) => Err(no_mount),
+        };
+        if opened.is_err() {
+            self.counters.opens_failed.increase();
+        }
+        opened
+    }
+
+    /// The mount that covers `path`.
+    pub(crate) fn mount_covering(&self, path: &str) -> Result<Arc<Mount>, ErrorMessage> {
+        self.mounts.borrow().covering(path).cloned().ok_or_else(|| {
+            error(
+                ErrorCode::NoMount,
+                format!("no mount covers {path}; `corelane status` lists the mounts"),
+            )
+        })
+    }
+
+    /// The object at `path`, from its home shard.
+    pub(crate) async fn describe_anywhere(
+        self: &Rc<Self>,
+        path: &str,
+        mount: &Arc<Mount>,
+    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
+        let key = path_key(mount, path).map_err(|failure| under_store_error(&failure))?;
+        let home = self.owner_of(home_of(&key), Stripe(0));
+        if home == self.id {
+            return self.describe(path, &key, mount).await;
+        }
+        match self
+            .ask(
+                home,
+                Question::Describe {
+                    path: path.to_owned(),
+                },
+            )
+            .await?
+        {
+            Answer::Described(described) => {
+                let meta = described?;
+                self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
+                Ok(meta)
+            }
+            answer => unreachable!("{answer:?} does not answer a describe"),
+        }
+    }
+
+    /// The object at `path`, of which this shard is the home.
+    async fn describe(
+        self: &Rc<Self>,
+        path: &str,
+        key: &str,
+        mount: &Arc<Mount>,
+    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
+        let now = self.io.now();
+        let remembered = self.metadata.borrow().fresh(key, mount.freshness, now);
+        if let Some(meta) = remembered.filter(|meta| meta.block_bytes == mount.block_bytes) {
+            self.counters.opens_cached.increase();
+            self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
+            return Ok(meta);
+        }
+        if mount.freshness == Freshness::Immutable
+            && let Some(meta) =
+                self.recorded_here(home_of(key), &mount.uri_of(path), mount.block_bytes)
+        {
+            self.counters.opens_cached.increase();
+            self.remember(&meta, mount.id);
+            return Ok(meta);
+        }
+        match self.ask_under_store(path, key, mount).await? {
+            Ok(meta) => {
+                self.remember(&meta, mount.id);
+                Ok(meta)
+            }
+            Err(failure)
+                if failure.kind == UnderStoreErrorKind::Unavailable
+                    && mount.freshness == Freshness::Immutable =>
+            {
+                let recorded = self
+                    .recorded_anywhere(home_of(key), mount.uri_of(path), mount.block_bytes)
+                    .await;
+                let Some(meta) = recorded else {
+                    return Err(under_store_error(&failure));
+                };
+                self.counters.opens_without_under_store.increase();
+                self.remember(&meta, mount.id);
+                Ok(meta)
+            }
+            Err(failure) => {
+                if failure.kind == UnderStoreErrorKind::NotFound {
+                    self.metadata.borrow_mut().by_path_key.remove(key);
+                    self.metadata
+                        .borrow_mut()
+                        .path_keys
+                        .retain(|other| **other != *key);
+                }
+                Err(under_store_error(&failure))
+            }
+        }
+    }
+
+    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId) {
+        let mut metadata = self.metadata.borrow_mut();
+        metadata.see(meta, self.io.now());
+        metadata.know(Arc::clone(meta), mount);
+    }
+
+    /// Asks the under-store, once for everybody who wants to know now.
+    async fn ask_under_store(
+        &self,
+        path: &str,
+        key: &str,
+        mount: &Arc<Mount>,
+    ) -> Result<Described, ErrorMessage> {
+        let joined = self.metadata.borrow().under_way.get(key).cloned();
+        let answer = match joined {
+            Some(answer) => answer,
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                let id = self.fills.next_job_id();
+                let shared = receiver.shared();
+                let key: Rc<str> = Rc::from(key);
+                {
+                    let mut metadata = self.metadata.borrow_mut();
+                    metadata.under_way.insert(Rc::clone(&key), shared.clone());
+                    metadata.jobs.insert(id, (Rc::clone(&key), sender));
+                }
+                let request = Request::Describe {
+                    path: path.to_owned(),
+                };
+                if self
+                    .under_store
+                    .submit(Job {
+                        id,
+                        mount: Arc::clone(mount),
+                        request,
+                    })
+                    .is_err()
+                {
+                    let mut metadata = self.metadata.borrow_mut();
+                    metadata.under_way.remove(&key);
+                    metadata.jobs.remove(&id);
+                    return Err(too_many_waiting());
+                }
+                shared
+            }
+        };
+        // The sender goes without an answer only when the job was refused after others had joined.
+        answer.await.map_err(|_| too_many_waiting())
+    }
+
+    /// Handles the answer to a describe.
+    pub(crate) fn on_described(&self, id: JobId, result: Described) {
+        let mut metadata = self.metadata.borrow_mut();
+        let (key, sender) = metadata
+            .jobs
+            .remove(&id)
+            .expect("a describe is answered once");
+        metadata.under_way.remove(&key);
+        // Whoever asked may be gone.
+        let _ = sender.send(result);
+    }
+
+    /// A version of the object that this shard has blocks of.
+    pub(crate) fn recorded_here(
+        &self,
+        home: u64,
+        uri: &str,
+        block_bytes: u32,
+    ) -> Option<Arc<ObjectMeta>> {
+        self.store
+            .find_objects(home)
+            .into_iter()
+            .filter(|meta| meta.uri == uri && meta.block_bytes == block_bytes)
+            .max_by_key(|meta| meta.last_modified_ms)
+    }
+
+    async fn recorded_anywhere(
+        self: &Rc<Self>,
+        home: u64,
+        uri: String,
+        block_bytes: u32,
+    ) -> Option<Arc<ObjectMeta>> {
+        if let Some(meta) = self.recorded_here(home, &uri, block_bytes) {
+            return Some(meta);
+        }
+        for shard in (0..self.shards)
+            .map(ShardId)
+            .filter(|shard| *shard != self.id)
+        {
+            let question = Question::Recorded {
+                home,
+                uri: uri.clone(),
+                block_bytes,
+            };
+            if let Ok(Answer::Object(Some(meta))) = self.ask(shard, question).await {
+                return Some(meta);
+            }
+        }
+        None
+    }
+
+    /// The object behind `id`: from memory, from the records of its blocks here, or from its home.
+    #[inline]
+    pub(crate) async fn known(self: &Rc<Self>, id: ObjectId) -> Result<Rc<Known>, ErrorMessage> {
+        if let Some(known) = self.metadata.borrow().by_id.get(&id) {
+            return Ok(Rc::clone(known));
+        }
+        self.find_known(id).await
+    }
+
+    async fn find_known(self: &Rc<Self>, id: ObjectId) -> Result<Rc<Known>, ErrorMessage> {
+        let home = self.owner_of(id.home, Stripe(0));
+        let mut found = self.store.object(id);
+        if found.is_none()
+            && home != self.id
+            && let Answer::Object(meta) = self.ask(home, Question::Known { object: id }).await?
+        {
+            found = meta;
+        }
+        let meta = found.ok_or_else(|| {
+            error(
+                ErrorCode::ObjectUnknown,
+                format!("object {id} is not known here: open its path again"),
+            )
+        })?;
+        let mount = self.mount_of(&meta);
+        Ok(self.metadata.borrow_mut().know(meta, mount))
+    }
+
+    /// The mount below which an object appears now.
+    pub(crate) fn mount_of(&self, meta: &ObjectMeta) -> MountId {
+        let mounts = self.mounts.borrow();
+        mounts
+            .of_object(&meta.uri, meta.block_bytes)
+            .map_or(MountId::NONE, |mount| mount.id)
+    }
+
+    /// The under-store has another version now: the next open asks again.
+    pub(crate) fn on_version_changed(&self, known: &Known) {
+        self.metadata.borrow_mut().forget(&known.meta);
+        let home = self.owner_of(known.meta.id.home, Stripe(0));
+        if home != self.id {
+            self.tell_to_forget(home, known.meta.id);
+        }
+    }
+}
+
+fn too_many_waiting() -> ErrorMessage {
+    error(
+        ErrorCode::Busy,
+        "too many requests to the under-store are waiting; retry",
+    )
+}

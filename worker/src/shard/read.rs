@@ -1,0 +1,624 @@
+//! A read, from the hit in DRAM down to the wait for a fill.
+//!
+//! [`Shard::read`] answers hits in the DRAM tier on the spot: no task, no allocation, no lock.
+//! Everything else becomes a task that gathers the range piece by piece, each piece from the first
+//! of these that has it: the tier, blocks that wait for their flush, the device, a fill. A piece
+//! that the device has but cannot give rightly (checksum, I/O error) is fetched again like a miss.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use corelane_io::{Frame, FrameLease, Io, Nanos, PAGE_SIZE, Payload, Priority, SendBatch};
+use corelane_rpc_schema::frame::{
+    ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
+};
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{BlockId, ShardId, Stripe};
+
+use super::Shard;
+use super::metadata::Known;
+use super::slow::SlowRead;
+use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::data_plane::lane::LaneState;
+use crate::data_plane::outbox::Outbox;
+use crate::mount::AccessSet;
+use crate::store::ReadError;
+use crate::under_store::UnderStore;
+
+/// Most frames that a read can touch: the longest read, not starting at a frame's boundary.
+const FRAMES_MAX: usize = corelane_rpc_schema::READ_BYTES_MAX as usize / FRAME_BYTES + 1;
+
+/// The gathered bytes of a read.
+#[derive(Debug)]
+pub struct ReadParts {
+    /// The slowest place that a piece came from.
+    pub source: ReadSource,
+    /// The bytes, in order.
+    pub pieces: Vec<Payload>,
+    /// CRC-32C of each page that the range touches.
+    pub checksums: Vec<u32>,
+    /// Whether the range ends where the object does.
+    pub ends_with_object: bool,
+    /// The shard to ask next time, where this one had to ask it.
+    pub owner: Option<ShardId>,
+    /// Nanoseconds that the read waited for devices.
+    pub device_ns: u64,
+    /// Nanoseconds that it waited for fills.
+    pub under_store_ns: u64,
+}
+
+impl ReadParts {
+    fn new() -> Self {
+        ReadParts {
+            source: ReadSource::Dram,
+            pieces: Vec::new(),
+            checksums: Vec::new(),
+            ends_with_object: false,
+            owner: None,
+            device_ns: 0,
+            under_store_ns: 0,
+        }
+    }
+
+    fn came_from(&mut self, source: ReadSource) {
+        if source as u8 > self.source as u8 {
+            self.source = source;
+        }
+    }
+}
+
+/// The part of a read that lies in one frame of the object.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    key: FrameKey,
+    /// Bytes within the frame.
+    start: usize,
+    end: usize,
+}
+
+impl Piece {
+    fn pages(&self) -> Range<usize> {
+        self.start / PAGE_SIZE..self.end.div_ceil(PAGE_SIZE)
+    }
+
+    /// Offset in the object of the frame's first byte.
+    fn frame_offset(&self) -> u64 {
+        u64::from(self.key.number) * FRAME_BYTES as u64
+    }
+}
+
+#[inline]
+fn pieces(request: &ReadRequest) -> impl Iterator<Item = Piece> + use<> {
+    let (object, mut offset) = (request.object, request.offset);
+    let end = offset + u64::from(request.length);
+    std::iter::from_fn(move || {
+        (offset < end).then(|| {
+            let key = FrameKey::of_offset(object, offset);
+            let start = (offset % FRAME_BYTES as u64) as usize;
+            let length = (FRAME_BYTES - start).min((end - offset) as usize);
+            offset += length as u64;
+            Piece {
+                key,
+                start,
+                end: start + length,
+            }
+        })
+    })
+}
+
+/// Whether the stored checksums of its pages describe the range: it starts at a page and ends at
+/// one or at the end of the object's bytes.
+#[inline]
+fn checksum_mode(request: &ReadRequest, ends_with_object: bool) -> ChecksumMode {
+    if !request.flags.contains(ReadFlags::CHECKSUMS) {
+        return ChecksumMode::None;
+    }
+    let page = PAGE_SIZE as u64;
+    let is_aligned =
+        request.offset % page == 0 && (u64::from(request.length) % page == 0 || ends_with_object);
+    if is_aligned {
+        ChecksumMode::Pages
+    } else {
+        ChecksumMode::Range
+    }
+}
+
+fn checksum_of_range<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u32 {
+    pieces.fold(0, crc32c::crc32c_append)
+}
+
+pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> ErrorMessage {
+    let retry_after_ms = if code == ErrorCode::Busy { 20 } else { 0 };
+    ErrorMessage {
+        code,
+        message: message.into(),
+        retry_after_ms,
+    }
+}
+
+enum TierAnswer {
+    Answered,
+    Denied,
+    Missing,
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Serves a read that `lane` has counted in. The answer goes into its outbox, now or later.
+    #[inline]
+    pub fn read(self: &Rc<Self>, lane: &Rc<LaneState>, request: ReadRequest) {
+        if let Err(sentence) = request.check() {
+            self.counters.reads_failed.increase();
+            lane.answer_error(
+                request.request_id,
+                request.length,
+                error(ErrorCode::Invalid, sentence),
+            );
+            return;
+        }
+        match self.answer_from_tier(lane, &request) {
+            TierAnswer::Answered => {
+                self.counters.reads_dram.increase();
+                self.counters.bytes_served.add(u64::from(request.length));
+            }
+            TierAnswer::Denied => {
+                self.counters.reads_failed.increase();
+                lane.answer_error(request.request_id, request.length, denied());
+            }
+            TierAnswer::Missing => {
+                self.io.spawn(
+                    Priority::Foreground,
+                    Rc::clone(self).answer_slowly(Rc::clone(lane), request),
+                );
+            }
+        }
+    }
+
+    #[inline]
+    fn answer_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> TierAnswer {
+        let start = (request.offset % FRAME_BYTES as u64) as usize;
+        let end = start + request.length as usize;
+        if end > FRAME_BYTES {
+            return self.answer_long_from_tier(lane, request);
+        }
+        let mut tier = self.tier.borrow_mut();
+        let Some(cached) = tier.hit(FrameKey::of_offset(request.object, request.offset)) else {
+            return TierAnswer::Missing;
+        };
+        if !lane.access.borrow().allows(cached.mount) {
+            return TierAnswer::Denied;
+        }
+        let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
+        if end > cached.length as usize || !cached.frame.is_sealed(&pages) {
+            return TierAnswer::Missing;
+        }
+        let slice = cached.frame.slice(start..end);
+        let mode = checksum_mode(request, end == cached.length as usize);
+        let head = ReadAnswerHead {
+            request_id: request.request_id,
+            source: ReadSource::Dram,
+            shard_hint: None,
+        };
+        lane.outbox.answer(request.length, |batch| {
+            batch.push_head_with(|out| match mode {
+                ChecksumMode::Range => {
+                    let checksum = checksum_of_range(std::iter::once(slice.bytes()));
+                    encode_read_answer_head(out, &head, request.length, mode, [checksum]);
+                }
+                ChecksumMode::Pages => {
+                    let checksums = cached.checksums[pages].iter().copied();
+                    encode_read_answer_head(out, &head, request.length, mode, checksums);
+                }
+                ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
+            });
+            batch.push_payload(Payload::Frame(slice));
+            Outbox::pad(batch, request.length);
+        });
+        TierAnswer::Answered
+    }
+
+    /// A read over several frames, if all of them are in the tier.
+    fn answer_long_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> TierAnswer {
+        let mut tier = self.tier.borrow_mut();
+        let mut ends_with_object = false;
+        for piece in pieces(request) {
+            let Some(cached) = tier.peek(piece.key) else {
+                return TierAnswer::Missing;
+            };
+            if !lane.access.borrow().allows(cached.mount) {
+                return TierAnswer::Denied;
+            }
+            if piece.end > cached.length as usize || !cached.frame.is_sealed(&piece.pages()) {
+                return TierAnswer::Missing;
+            }
+            ends_with_object = piece.end == cached.length as usize;
+        }
+        let mode = checksum_mode(request, ends_with_object);
+        let head = ReadAnswerHead {
+            request_id: request.request_id,
+            source: ReadSource::Dram,
+            shard_hint: None,
+        };
+        // The long way for what is longer than a frame: per page this is still a few nanoseconds.
+        let mut checksums = [0u32; FRAMES_MAX * FRAME_PAGES];
+        let mut count = 0;
+        let mut range_checksum = 0;
+        for piece in pieces(request) {
+            let cached = tier.hit(piece.key).expect("looked at above");
+            match mode {
+                ChecksumMode::Pages => {
+                    let of_piece = &cached.checksums[piece.pages()];
+                    checksums[count..count + of_piece.len()].copy_from_slice(of_piece);
+                    count += of_piece.len();
+                }
+                ChecksumMode::Range => {
+                    let slice = cached.frame.slice(piece.start..piece.end);
+                    range_checksum = crc32c::crc32c_append(range_checksum, slice.bytes());
+                }
+                ChecksumMode::None => {}
+            }
+        }
+        if mode == ChecksumMode::Range {
+            (checksums[0], count) = (range_checksum, 1);
+        }
+        lane.outbox.answer(request.length, |batch| {
+            batch.push_head_with(|out| {
+                let checksums = checksums[..count].iter().copied();
+                encode_read_answer_head(out, &head, request.length, mode, checksums);
+            });
+            for piece in pieces(request) {
+                let cached = tier.peek(piece.key).expect("looked at above");
+                batch.push_payload(Payload::Frame(cached.frame.slice(piece.start..piece.end)));
+            }
+            Outbox::pad(batch, request.length);
+        });
+        TierAnswer::Answered
+    }
+
+    async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
+        let began = self.io.now();
+        let access = std::sync::Arc::clone(&lane.access.borrow());
+        let owner = self.owner_of(request.object.home, Stripe::of_offset(request.offset));
+        let gathered = if owner == self.id {
+            self.gather(&request, &access).await
+        } else {
+            self.counters.reads_forwarded.increase();
+            self.ask_read(owner, &request, access).await
+        };
+        match gathered {
+            Ok(parts) => {
+                self.count_read(&lane, &request, &parts, began);
+                lane.outbox.answer(request.length, |batch| {
+                    append_answer(batch, &request, parts)
+                });
+            }
+            Err(error) => {
+                self.counters.reads_failed.increase();
+                if error.code == ErrorCode::Busy {
+                    self.counters.answers_busy.increase();
+                }
+                lane.answer_error(request.request_id, request.length, error);
+            }
+        }
+    }
+
+    fn count_read(&self, lane: &LaneState, request: &ReadRequest, parts: &ReadParts, began: Nanos) {
+        match parts.source {
+            ReadSource::Dram => self.counters.reads_dram.increase(),
+            ReadSource::Device => self.counters.reads_device.increase(),
+            ReadSource::UnderStore => self.counters.reads_under_store.increase(),
+        }
+        self.counters.bytes_served.add(u64::from(request.length));
+        self.slow.borrow_mut().note(SlowRead {
+            source: parts.source,
+            total_ns: self.io.now().since(began).as_nanos() as u64,
+            device_ns: parts.device_ns,
+            under_store_ns: parts.under_store_ns,
+            request,
+            client: &lane.client_name.borrow(),
+            wall_clock_ms: || self.io.wall_clock_ms(),
+        });
+    }
+
+    /// Gathers the bytes of a read of a stripe that this shard owns.
+    pub(crate) async fn gather(
+        self: &Rc<Self>,
+        request: &ReadRequest,
+        access: &AccessSet,
+    ) -> Result<ReadParts, ErrorMessage> {
+        let known = self.known(request.object).await?;
+        if !access.allows(known.mount.get()) {
+            return Err(denied());
+        }
+        let end = request.offset + u64::from(request.length);
+        if end > known.meta.length {
+            return Err(error(
+                ErrorCode::Invalid,
+                format!(
+                    "bytes {}..{end} of {} which has {}: read within the object",
+                    request.offset, known.meta.uri, known.meta.length
+                ),
+            ));
+        }
+        let mut parts = ReadParts::new();
+        parts.ends_with_object = end == known.meta.length;
+        let mut missed = false;
+        if pieces(request).nth(1).is_none() {
+            let piece = pieces(request).next().expect("a read has a byte");
+            missed = self.gather_piece(&known, piece, &mut parts).await?;
+        } else {
+            // Pieces are gathered side by side, so that a long read waits for its slowest piece
+            // and not for the sum of all.
+            let gathered = futures::future::join_all(pieces(request).map(|piece| {
+                let known = Rc::clone(&known);
+                async move {
+                    let mut part = ReadParts::new();
+                    self.gather_piece(&known, piece, &mut part)
+                        .await
+                        .map(|missed| (part, missed))
+                }
+            }))
+            .await;
+            for piece in gathered {
+                let (part, piece_missed) = piece?;
+                missed |= piece_missed;
+                parts.came_from(part.source);
+                parts.pieces.extend(part.pieces);
+                parts.checksums.extend(part.checksums);
+                parts.device_ns = parts.device_ns.max(part.device_ns);
+                parts.under_store_ns = parts.under_store_ns.max(part.under_store_ns);
+            }
+        }
+        self.consider_read_ahead(&known, request.offset..end, missed);
+        Ok(parts)
+    }
+
+    /// Gathers one piece; says whether it had to be fetched.
+    async fn gather_piece(
+        self: &Rc<Self>,
+        known: &Rc<Known>,
+        piece: Piece,
+        parts: &mut ReadParts,
+    ) -> Result<bool, ErrorMessage> {
+        let block_bytes = u64::from(known.meta.block_bytes);
+        let block = known
+            .meta
+            .block((piece.frame_offset() / block_bytes) as u32);
+        let frame_in_block = ((piece.frame_offset() % block_bytes) / FRAME_BYTES as u64) as usize;
+        if self.take_from_tier(piece, parts)
+            || self.take_pending(block, frame_in_block, piece, parts)
+        {
+            return Ok(false);
+        }
+        if self.store.lookup(block).is_some() {
+            let began = self.io.now();
+            let found = self
+                .take_from_device(known, block, frame_in_block, piece, parts)
+                .await?;
+            parts.device_ns += self.io.now().since(began).as_nanos() as u64;
+            if found {
+                return Ok(false);
+            }
+            self.counters.pages_corrupt_healed.increase();
+        }
+        let began = self.io.now();
+        let fill = self.fill(known, block.index);
+        let first_page = frame_in_block * FRAME_PAGES;
+        let pages = piece.pages();
+        fill.until_filled(first_page + pages.end)
+            .await
+            .map_err(|failure| failure.to_message())?;
+        parts.under_store_ns += self.io.now().since(began).as_nanos() as u64;
+        parts.came_from(ReadSource::UnderStore);
+        parts.pieces.push(Payload::Frame(
+            fill.frame(frame_in_block).slice(piece.start..piece.end),
+        ));
+        fill.append_checksums(
+            first_page + pages.start..first_page + pages.end,
+            &mut parts.checksums,
+        );
+        Ok(true)
+    }
+
+    fn take_from_tier(&self, piece: Piece, parts: &mut ReadParts) -> bool {
+        let mut tier = self.tier.borrow_mut();
+        let Some(cached) = tier.hit(piece.key) else {
+            return false;
+        };
+        if !cached.frame.is_sealed(&piece.pages()) {
+            return false;
+        }
+        parts
+            .pieces
+            .push(Payload::Frame(cached.frame.slice(piece.start..piece.end)));
+        parts
+            .checksums
+            .extend_from_slice(&cached.checksums[piece.pages()]);
+        true
+    }
+
+    fn take_pending(
+        &self,
+        block: BlockId,
+        frame_in_block: usize,
+        piece: Piece,
+        parts: &mut ReadParts,
+    ) -> bool {
+        let Some(pending) = self.store.pending(block) else {
+            return false;
+        };
+        let first_page = frame_in_block * FRAME_PAGES;
+        let pages = piece.pages();
+        let slice = pending.frames()[frame_in_block].slice(piece.start..piece.end);
+        parts.pieces.push(Payload::Frame(slice));
+        let checksums = &pending.checksums()[first_page + pages.start..first_page + pages.end];
+        parts.checksums.extend_from_slice(checksums);
+        true
+    }
+
+    /// Reads a piece from the device. False when the device could not give it rightly and it must
+    /// be fetched.
+    async fn take_from_device(
+        self: &Rc<Self>,
+        known: &Known,
+        block: BlockId,
+        frame_in_block: usize,
+        piece: Piece,
+        parts: &mut ReadParts,
+    ) -> Result<bool, ErrorMessage> {
+        loop {
+            let pages = piece.pages();
+            let (lease, base) = self.lease_for_read(known, piece, pages.clone()).await?;
+            // Memory may have taken a while to come: only now is the entry looked up.
+            let Some(entry) = self.store.lookup(block) else {
+                return Ok(false);
+            };
+            let first_page = (frame_in_block * FRAME_PAGES + pages.start) as u32;
+            self.store.touch(block);
+            let read = self.store.read(block, entry, first_page, lease).await;
+            self.memory_freed.wake_all();
+            match read {
+                Ok(frame) => {
+                    let count = pages.len() as u32;
+                    let checksums = (first_page..first_page + count)
+                        .map(|page| self.store.checksum(&entry, page));
+                    let before = parts.checksums.len();
+                    parts.checksums.extend(checksums);
+                    self.note_in_tier(piece, &frame, &parts.checksums[before..]);
+                    parts.came_from(ReadSource::Device);
+                    let start = piece.start - base;
+                    parts.pieces.push(Payload::Frame(
+                        frame.slice(start..start + piece.end - piece.start),
+                    ));
+                    return Ok(true);
+                }
+                Err(ReadError::Gone) => continue,
+                Err(ReadError::Corrupt | ReadError::Device(_)) => return Ok(false),
+            }
+        }
+    }
+
+    /// Memory for `pages` of a piece: in the tier where the frame is worth keeping, else in a
+    /// buffer that ends with the answer. Returns the lease and the offset in the object's frame of
+    /// the first byte of the memory's frame.
+    async fn lease_for_read(
+        self: &Rc<Self>,
+        known: &Known,
+        piece: Piece,
+        pages: Range<usize>,
+    ) -> Result<(FrameLease, usize), ErrorMessage> {
+        if let Some(lease) = self.lease_in_tier(known, piece, &pages) {
+            return Ok((lease, 0));
+        }
+        let pool = if pages.len() == 1 {
+            &self.pages
+        } else {
+            &self.frames
+        };
+        let frame = match pool.take() {
+            Some(frame) => frame,
+            None => self.until_memory(|| pool.take()).await.ok_or_else(|| {
+                error(
+                    ErrorCode::Busy,
+                    "all memory for device reads is in use; lower the depth or retry",
+                )
+            })?,
+        };
+        let lease = frame
+            .lease(0..pages.len())
+            .expect("a fresh frame is vacant");
+        Ok((lease, pages.start * PAGE_SIZE))
+    }
+
+    fn lease_in_tier(
+        &self,
+        known: &Known,
+        piece: Piece,
+        pages: &Range<usize>,
+    ) -> Option<FrameLease> {
+        let mut tier = self.tier.borrow_mut();
+        if let Some(cached) = tier.peek(piece.key) {
+            return cached.frame.lease(pages.clone());
+        }
+        if !tier.admits(piece.key) {
+            return None;
+        }
+        let frame = tier.take()?;
+        let lease = frame.lease(pages.clone()).expect("a fresh frame is vacant");
+        let length = (known.meta.length - piece.frame_offset()).min(FRAME_BYTES as u64) as u32;
+        tier.insert(CachedFrame {
+            key: piece.key,
+            mount: known.mount.get(),
+            length,
+            frame,
+            checksums: [0; FRAME_PAGES],
+        });
+        Some(lease)
+    }
+
+    /// Writes down the checksums of pages that were read into a frame of the tier.
+    fn note_in_tier(&self, piece: Piece, frame: &Frame, checksums: &[u32]) {
+        let mut tier = self.tier.borrow_mut();
+        if let Some(cached) = tier.peek_mut(piece.key)
+            && cached.frame.is_same(frame)
+        {
+            cached.checksums[piece.pages()].copy_from_slice(checksums);
+        }
+    }
+
+    /// Waits until `take` finds memory; `None` at the deadline.
+    pub(crate) async fn until_memory<T>(&self, mut take: impl FnMut() -> Option<T>) -> Option<T> {
+        let deadline = self.io.now().plus(self.tuning.memory_deadline);
+        loop {
+            if let Some(found) = take() {
+                return Some(found);
+            }
+            if self.io.now() >= deadline {
+                return None;
+            }
+            // Memory comes back when sends and reads end, which nobody announces.
+            self.io.sleep(std::time::Duration::from_micros(200)).await;
+        }
+    }
+}
+
+fn denied() -> ErrorMessage {
+    error(
+        ErrorCode::Denied,
+        "the token may not read this object; its mount names who may",
+    )
+}
+
+fn append_answer(batch: &mut SendBatch, request: &ReadRequest, parts: ReadParts) {
+    let length: usize = parts.pieces.iter().map(|piece| piece.bytes().len()).sum();
+    assert_eq!(
+        length, request.length as usize,
+        "the pieces make up the range"
+    );
+    let page = PAGE_SIZE as u64;
+    let pages = (request.offset + u64::from(request.length)).div_ceil(page) - request.offset / page;
+    assert_eq!(
+        pages,
+        parts.checksums.len() as u64,
+        "one checksum a page that the range touches"
+    );
+    let mode = checksum_mode(request, parts.ends_with_object);
+    let head = ReadAnswerHead {
+        request_id: request.request_id,
+        source: parts.source,
+        shard_hint: parts.owner,
+    };
+    batch.push_head_with(|out| match mode {
+        ChecksumMode::Range => {
+            let checksum = checksum_of_range(parts.pieces.iter().map(Payload::bytes));
+            encode_read_answer_head(out, &head, request.length, mode, [checksum]);
+        }
+        ChecksumMode::Pages => {
+            encode_read_answer_head(out, &head, request.length, mode, parts.checksums)
+        }
+        ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
+    });
+    for piece in parts.pieces {
+        batch.push_payload(piece);
+    }
+    Outbox::pad(batch, request.length);
+}

@@ -1,0 +1,188 @@
+//! Fills before they are asked for, where a reader goes through an object in order.
+//!
+//! Per object the end of the last read is kept. A read that starts there (or a little before)
+//! continues a sequence and opens the window; one that jumps closes it. The window doubles while
+//! what was fetched ahead is read, and never leaves the stripe, whose blocks this shard owns.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::rc::Rc;
+
+use corelane_io::Io;
+use corelane_rpc_schema::{ObjectId, Stripe};
+
+use super::Shard;
+use super::metadata::Known;
+use crate::cache::frames::FrameKey;
+use crate::under_store::UnderStore;
+
+/// Reads in order before the first block is fetched ahead.
+const SEQUENCE_MIN: u32 = 2;
+
+/// A read may start so many bytes before the end of the last one and still continue it: engines
+/// read footers and pages twice.
+const OVERLAP_BYTES_MAX: u64 = 128 << 10;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sequence {
+    end: u64,
+    length: u32,
+    window_bytes: u64,
+    /// End of what was fetched ahead.
+    ahead: u64,
+}
+
+/// The sequences of a shard's readers, at most a fixed number of objects.
+pub struct ReadAhead {
+    sequences: HashMap<ObjectId, Sequence>,
+    order: VecDeque<ObjectId>,
+    objects_max: usize,
+}
+
+impl ReadAhead {
+    /// Watches at most `objects_max` objects.
+    pub fn new(objects_max: usize) -> Self {
+        ReadAhead {
+            sequences: HashMap::new(),
+            order: VecDeque::new(),
+            objects_max,
+        }
+    }
+
+    /// Notes a read of `range` and says which bytes to fetch ahead. `window_min` is the block size.
+    fn note(
+        &mut self,
+        object: ObjectId,
+        range: Range<u64>,
+        missed: bool,
+        window_min: u64,
+        window_max: u64,
+    ) -> (Range<u64>, bool) {
+        if !self.sequences.contains_key(&object) {
+            if !missed {
+                return (0..0, false);
+            }
+            if self.sequences.len() >= self.objects_max
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.sequences.remove(&oldest);
+            }
+            self.order.push_back(object);
+        }
+        let sequence = self.sequences.entry(object).or_default();
+        let continues =
+            range.start <= sequence.end && range.start + OVERLAP_BYTES_MAX >= sequence.end;
+        if !continues {
+            *sequence = Sequence {
+                end: range.end,
+                length: 1,
+                ..Sequence::default()
+            };
+            return (0..0, false);
+        }
+        let used = range.start < sequence.ahead && !missed;
+        sequence.end = sequence.end.max(range.end);
+        sequence.length += 1;
+        if sequence.length < SEQUENCE_MIN {
+            return (0..0, used);
+        }
+        let is_far_ahead = sequence.ahead >= sequence.end + sequence.window_bytes / 2;
+        if is_far_ahead && sequence.window_bytes > 0 {
+            return (0..0, used);
+        }
+        sequence.window_bytes = (sequence.window_bytes * 2).clamp(window_min, window_max);
+        let start = sequence.end.max(sequence.ahead);
+        let end = sequence.end + sequence.window_bytes;
+        sequence.ahead = sequence.ahead.max(end);
+        (start..end.max(start), used)
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Fetches ahead where the read continues a sequence. `missed` says that it had to be fetched.
+    pub(crate) fn consider_read_ahead(&self, known: &Rc<Known>, range: Range<u64>, missed: bool) {
+        let meta = &known.meta;
+        let block_bytes = u64::from(meta.block_bytes);
+        let stripe = Stripe::of_offset(range.start);
+        let (ahead, used) = self.read_ahead.borrow_mut().note(
+            meta.id,
+            range,
+            missed,
+            block_bytes,
+            self.tuning.read_ahead_bytes_max,
+        );
+        if used {
+            self.counters.blocks_read_ahead_used.increase();
+        }
+        if ahead.is_empty() || self.fills.is_crowded() {
+            return;
+        }
+        let in_stripe = meta.blocks_of(stripe);
+        let first = (ahead.start / block_bytes) as u32;
+        let last = ahead.end.div_ceil(block_bytes) as u32;
+        for index in first.max(in_stripe.start)..last.min(in_stripe.end) {
+            let block = meta.block(index);
+            let key = FrameKey::of_offset(meta.id, u64::from(index) * block_bytes);
+            let is_here = self.store.lookup(block).is_some()
+                || self.store.pending(block).is_some()
+                || self.fills.is_under_way(block)
+                || self.tier.borrow().peek(key).is_some();
+            if !is_here {
+                self.counters.blocks_read_ahead.increase();
+                drop(self.fill(known, index));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: ObjectId = ObjectId {
+        home: 1,
+        version: 2,
+    };
+    const MIB: u64 = 1 << 20;
+
+    fn note(ahead: &mut ReadAhead, start: u64, end: u64, missed: bool) -> Range<u64> {
+        ahead
+            .note(OBJECT, start * MIB..end * MIB, missed, MIB, 8 * MIB)
+            .0
+    }
+
+    #[test]
+    fn a_sequence_opens_the_window_and_a_jump_closes_it() {
+        let mut ahead = ReadAhead::new(4);
+        assert!(
+            note(&mut ahead, 0, 1, true).is_empty() || note(&mut ahead, 0, 1, true).start >= MIB
+        );
+        let second = note(&mut ahead, 1, 2, true);
+        assert!(
+            second.start >= 2 * MIB && second.end > second.start,
+            "{second:?}"
+        );
+        assert!(note(&mut ahead, 40, 41, true).is_empty());
+    }
+
+    #[test]
+    fn the_window_never_exceeds_its_bound() {
+        let mut ahead = ReadAhead::new(4);
+        for start in 0..64 {
+            let range = note(&mut ahead, start, start + 1, start == 0);
+            assert!(
+                range.end <= (start + 1 + 8) * MIB,
+                "{range:?} after {start}"
+            );
+        }
+    }
+
+    #[test]
+    fn objects_are_forgotten_in_order() {
+        let mut ahead = ReadAhead::new(2);
+        for version in 0..100 {
+            ahead.note(ObjectId { home: 1, version }, 0..1, true, MIB, MIB);
+            assert!(ahead.sequences.len() <= 2 && ahead.order.len() <= 2);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The slowest reads since the operator last asked, and the latencies of all that were not hits.
+//!
+//! Hits in DRAM are not timed one by one: a clock read would cost a tenth of the hit.
+
+use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
+use hdrhistogram::Histogram;
+
+use super::request::SlowRequest;
+
+/// How many are kept.
+const KEPT_MAX: usize = 32;
+
+/// Longest latency that the histograms tell apart: a minute, in microseconds.
+const LATENCY_US_MAX: u64 = 60_000_000;
+
+/// A read that took a task.
+pub struct SlowRead<'a, C: FnOnce() -> u64> {
+    /// Where it was served from.
+    pub source: ReadSource,
+    /// From decode to the answer.
+    pub total_ns: u64,
+    /// Of it, waiting for devices.
+    pub device_ns: u64,
+    /// Of it, waiting for fills.
+    pub under_store_ns: u64,
+    /// The request.
+    pub request: &'a ReadRequest,
+    /// Name of the client.
+    pub client: &'a str,
+    /// Milliseconds since the Unix epoch; asked only where the read is kept.
+    pub wall_clock_ms: C,
+}
+
+/// The slowest reads and the latencies.
+pub struct SlowLog {
+    kept: Vec<SlowRequest>,
+    latencies: [Histogram<u64>; 3],
+}
+
+impl Default for SlowLog {
+    fn default() -> Self {
+        let histogram =
+            || Histogram::new_with_max(LATENCY_US_MAX, 2).expect("the bounds are valid constants");
+        SlowLog {
+            kept: Vec::with_capacity(KEPT_MAX),
+            latencies: [histogram(), histogram(), histogram()],
+        }
+    }
+}
+
+fn name(source: ReadSource) -> &'static str {
+    match source {
+        ReadSource::Dram => "dram",
+        ReadSource::Device => "device",
+        ReadSource::UnderStore => "under-store",
+    }
+}
+
+impl SlowLog {
+    /// Notes a read.
+    pub fn note<C: FnOnce() -> u64>(&mut self, read: SlowRead<'_, C>) {
+        let total_us = read.total_ns / 1000;
+        self.latencies[read.source as usize].saturating_record(total_us);
+        let fastest = self
+            .kept
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, kept)| kept.total_us);
+        let place = match fastest {
+            Some((place, kept)) if self.kept.len() == KEPT_MAX => {
+                if kept.total_us >= total_us {
+                    return;
+                }
+                Some(place)
+            }
+            _ => None,
+        };
+        let request = SlowRequest {
+            at_ms: (read.wall_clock_ms)(),
+            client: read.client.to_owned(),
+            object: read.request.object,
+            offset: read.request.offset,
+            length: read.request.length,
+            source: name(read.source),
+            total_us,
+            device_us: read.device_ns / 1000,
+            under_store_us: read.under_store_ns / 1000,
+        };
+        match place {
+            Some(place) => self.kept[place] = request,
+            None => self.kept.push(request),
+        }
+    }
+
+    /// The slowest reads since the last call, slowest first.
+    pub fn take(&mut self) -> Vec<SlowRequest> {
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.sort_by_key(|read| std::cmp::Reverse(read.total_us));
+        kept
+    }
+
+    /// For each source: p50, p99, p99.9 in microseconds, and the count.
+    pub fn latencies(&self) -> Vec<(&'static str, [u64; 4])> {
+        [ReadSource::Dram, ReadSource::Device, ReadSource::UnderStore]
+            .into_iter()
+            .map(|source| {
+                let histogram = &self.latencies[source as usize];
+                let at = |quantile| histogram.value_at_quantile(quantile);
+                (
+                    name(source),
+                    [at(0.5), at(0.99), at(0.999), histogram.len()],
+                )
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_are_kept_and_given_once() {
+        let mut log = SlowLog::default();
+        let request = ReadRequest::default();
+        for microseconds in 0..200 {
+            log.note(SlowRead {
+                source: ReadSource::Device,
+                total_ns: microseconds * 1000,
+                device_ns: 0,
+                under_store_ns: 0,
+                request: &request,
+                client: "test",
+                wall_clock_ms: || 1,
+            });
+        }
+        let kept = log.take();
+        assert_eq!(kept.len(), KEPT_MAX);
+        assert_eq!((kept[0].total_us, kept[KEPT_MAX - 1].total_us), (199, 168));
+        assert!(log.take().is_empty());
+        assert_eq!(log.latencies()[1].1[3], 200);
+    }
+}
