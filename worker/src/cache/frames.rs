@@ -59,6 +59,10 @@ pub struct CachedFrame {
     pub checksums: [u32; FRAME_PAGES],
 }
 
+/// Victims that one search for memory may cost. Victims that are being sent free no memory yet; a
+/// search that goes on would empty the cache for nothing.
+const VICTIMS_MAX: usize = 64;
+
 /// No slot.
 const EMPTY: Slot = Slot::MAX;
 
@@ -158,19 +162,22 @@ impl FrameTier {
     /// Memory for a frame, at the price of cached ones where none is free. `None` when all memory
     /// is held by reads, fills and flushes under way.
     pub fn take(&mut self) -> Option<Frame> {
-        loop {
+        for _ in 0..VICTIMS_MAX {
             if let Some(frame) = self.pool.take() {
                 return Some(frame);
             }
-            // An evicted frame that is being sent stays in use; the next victim may not be.
             let slot = self.policy.victim()?;
-            let key = self.slots[slot as usize]
-                .as_ref()
-                .expect("a victim's slot is full")
-                .key;
-            self.unlink(key);
-            self.evictions += 1;
+            self.evict(slot);
         }
+        self.pool.take()
+    }
+
+    /// Empties a slot that the policy has given up.
+    fn evict(&mut self, slot: Slot) {
+        let victim = self.slots[slot as usize].as_ref();
+        let key = victim.expect("a victim's slot is full").key;
+        self.unlink(key);
+        self.evictions += 1;
     }
 
     /// Puts a frame in, in place of an older one with the same key.
@@ -185,12 +192,7 @@ impl FrameTier {
                 let Some(slot) = self.policy.victim() else {
                     return;
                 };
-                let victim = self.slots[slot as usize]
-                    .as_ref()
-                    .expect("a victim's slot is full")
-                    .key;
-                self.unlink(victim);
-                self.evictions += 1;
+                self.evict(slot);
                 self.free.pop().expect("unlink frees a slot")
             }
         };

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_io::{Io, Priority, Stream};
+use corelane_io::{Io, Nanos, Priority, Stream};
 use corelane_rpc_schema::frame::{self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES};
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
@@ -42,6 +42,7 @@ pub struct LaneState {
     /// Name that the client gave itself.
     pub client_name: RefCell<Rc<str>>,
     has_greeted: Cell<bool>,
+    opened: Nanos,
     ended: Signal,
 }
 
@@ -57,6 +58,15 @@ impl LaneState {
     pub fn go_away(&self) {
         self.outbox
             .append(|batch| batch.push_head_with(|out| encode(&Message::GoAway, 0, out)));
+    }
+
+    /// Why the client is to be cut off, if it is.
+    pub fn overdue(&self, now: Nanos, send_deadline: Duration) -> Option<&'static str> {
+        if !self.has_greeted.get() && now.since(self.opened) > HELLO_DEADLINE {
+            return Some("no hello");
+        }
+        let since = self.outbox.sending_since()?;
+        (now.since(since) > send_deadline).then_some("does not read its answers")
     }
 
     #[inline]
@@ -92,9 +102,10 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
         reader: RefCell::default(),
         client_name: RefCell::new(Rc::from("")),
         has_greeted: Cell::new(false),
+        opened: shard.io.now(),
         ended: Signal::default(),
     });
-    let Some(ticket) = shard.lanes.enter(&lane) else {
+    let Some(ticket) = shard.lanes.enter(&lane, &stream) else {
         shard.counters.lanes_refused.increase();
         stream.close();
         return;
@@ -103,10 +114,6 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
     shard.io.spawn(
         Priority::Foreground,
         write(Rc::clone(&shard), stream.clone(), Rc::clone(&lane)),
-    );
-    shard.io.spawn(
-        Priority::Background,
-        watch(Rc::clone(&shard), stream.clone(), Rc::clone(&lane)),
     );
     if let Err(error) = read(&shard, &stream, &lane).await {
         shard.counters.lanes_failed.increase();
@@ -136,42 +143,6 @@ async fn write<I: Io, U: UnderStore>(
         stream.close();
     }
     lane.ended.set();
-}
-
-/// Closes a lane whose client does not say hello or stops reading.
-async fn watch<I: Io, U: UnderStore>(
-    shard: Rc<Shard<I, U>>,
-    stream: I::Stream,
-    lane: Rc<LaneState>,
-) {
-    let opened = shard.io.now();
-    loop {
-        shard.io.sleep(shard.tuning.lane_watch_interval).await;
-        if lane.outbox.is_closed() {
-            // The reader is done; a client that does not take the last answers is cut off below.
-            if lane.outbox.sending_since().is_none() {
-                return;
-            }
-        }
-        let now = shard.io.now();
-        let is_silent = !lane.has_greeted.get() && now.since(opened) > HELLO_DEADLINE;
-        let is_stuck = lane
-            .outbox
-            .sending_since()
-            .is_some_and(|since| now.since(since) > shard.tuning.send_deadline);
-        if is_silent || is_stuck {
-            shard.counters.lanes_timed_out.increase();
-            tracing::info!(
-                peer = %stream.peer(),
-                client = %lane.client_name.borrow(),
-                reason = if is_silent { "no hello" } else { "does not read its answers" },
-                "lane closed"
-            );
-            lane.outbox.close();
-            stream.close();
-            return;
-        }
-    }
 }
 
 /// Reads and serves frames until the peer ends the stream or breaks the protocol; the error is

@@ -213,10 +213,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self.metadata
             .borrow_mut()
             .remap_mounts(|meta| self.mount_of(meta));
-        for lane in self.lanes.all() {
+        self.lanes.for_each(|lane| {
             let set = self.access_of(&lane.reader.borrow());
             *lane.access.borrow_mut() = Arc::new(set);
-        }
+        });
         {
             let metadata = self.metadata.borrow();
             self.tier.borrow_mut().remap_mounts(|object| {

@@ -11,6 +11,7 @@
 //! | [`read_ahead`] | fills before they are asked for |
 //! | [`metadata`] | path to object, as fresh as the mount demands |
 //! | [`asking`] | questions to and from the other shards |
+//! | [`lanes`] | the open connections, and which of them are cut off |
 //! | [`letters`] | requests of the control plane |
 //! | [`slow`] | the slowest reads, for the operator |
 //!
@@ -19,6 +20,7 @@
 pub mod asking;
 pub mod counters;
 pub mod fill;
+pub mod lanes;
 pub mod letters;
 pub mod message;
 pub mod metadata;
@@ -45,7 +47,7 @@ use tokio::sync::oneshot;
 
 use crate::access::Access;
 use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameTier};
-use crate::data_plane::lane::{self, LaneState};
+use crate::data_plane::lane;
 use crate::inbox::Inbox;
 use crate::mount::{AccessSet, MountTable};
 use crate::store::{Store, StoreError};
@@ -53,6 +55,7 @@ use crate::under_store::UnderStore;
 use asking::{Asking, ShardSiblings};
 use counters::ShardCounters;
 use fill::Fills;
+use lanes::Lanes;
 use message::Message;
 use metadata::Metadata;
 use read_ahead::ReadAhead;
@@ -145,7 +148,7 @@ pub struct Shard<I: Io, U: UnderStore> {
     /// What it counts.
     pub counters: ShardCounters,
     /// Open lanes.
-    pub lanes: Lanes,
+    pub lanes: Lanes<I::Stream>,
     store: Store<I>,
     tier: RefCell<FrameTier>,
     /// Single pages for small reads from the device.
@@ -168,54 +171,6 @@ pub struct Shard<I: Io, U: UnderStore> {
     stopped: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
     slow: RefCell<SlowLog>,
-}
-
-/// The open lanes of a shard.
-#[derive(Default)]
-pub struct Lanes {
-    open: RefCell<slab::Slab<Rc<LaneState>>>,
-    limit: usize,
-    left: WaitList,
-}
-
-impl Lanes {
-    fn new(limit: usize) -> Self {
-        Lanes {
-            open: RefCell::default(),
-            limit,
-            left: WaitList::default(),
-        }
-    }
-
-    /// A ticket for a new lane, or `None` when too many are open.
-    pub fn enter(&self, lane: &Rc<LaneState>) -> Option<usize> {
-        let mut open = self.open.borrow_mut();
-        (open.len() < self.limit).then(|| open.insert(Rc::clone(lane)))
-    }
-
-    /// Gives the ticket back.
-    pub fn leave(&self, ticket: usize) {
-        self.open.borrow_mut().remove(ticket);
-        self.left.wake_all();
-    }
-
-    /// Open lanes.
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn all(&self) -> Vec<Rc<LaneState>> {
-        self.open
-            .borrow()
-            .iter()
-            .map(|(_, lane)| Rc::clone(lane))
-            .collect()
-    }
 }
 
 /// Runs a shard on its core until it is told to stop.
@@ -333,6 +288,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .spawn(Priority::Foreground, Rc::clone(&self).collect(inbox));
         self.io
             .spawn(Priority::Foreground, Rc::clone(&self).dispatch_fills());
+        self.io
+            .spawn(Priority::Background, Rc::clone(&self).watch_lanes());
         self.serve.wait().await;
         if !self.is_stopping.get() {
             self.accept(&listener).await;
@@ -384,14 +341,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Lets lanes finish what is under way, then brings everything onto the device.
     async fn finish(self: &Rc<Self>) {
-        for lane in self.lanes.all() {
-            lane.go_away();
-        }
+        self.lanes.for_each(|lane| lane.go_away());
         let deadline = self.io.now().plus(self.tuning.drain_deadline);
-        let all_idle = self
-            .lanes
-            .left
-            .until(|| self.lanes.is_empty().then_some(()));
+        let all_idle = self.lanes.until_empty();
         let waited = self.io.sleep(deadline.since(self.io.now()));
         futures::select_biased! {
             () = all_idle.fuse() => {}

@@ -1,0 +1,89 @@
+//! The open connections of a shard, and which of them are cut off.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use corelane_io::{Io, Stream};
+
+use super::Shard;
+use super::signal::WaitList;
+use crate::data_plane::lane::LaneState;
+use crate::under_store::UnderStore;
+
+/// The open lanes of a shard, at most a fixed number.
+pub struct Lanes<S> {
+    open: RefCell<slab::Slab<(Rc<LaneState>, S)>>,
+    limit: usize,
+    left: WaitList,
+}
+
+impl<S: Stream> Lanes<S> {
+    /// None yet, at most `limit`.
+    pub fn new(limit: usize) -> Self {
+        Lanes {
+            open: RefCell::default(),
+            limit,
+            left: WaitList::default(),
+        }
+    }
+
+    /// A ticket for a new lane, or `None` when too many are open.
+    pub fn enter(&self, lane: &Rc<LaneState>, stream: &S) -> Option<usize> {
+        let mut open = self.open.borrow_mut();
+        (open.len() < self.limit).then(|| open.insert((Rc::clone(lane), stream.clone())))
+    }
+
+    /// Gives the ticket back.
+    pub fn leave(&self, ticket: usize) {
+        self.open.borrow_mut().remove(ticket);
+        self.left.wake_all();
+    }
+
+    /// Open lanes.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `visit` with every open lane. It must not open or close one at once.
+    pub fn for_each(&self, mut visit: impl FnMut(&LaneState)) {
+        for (_, (lane, _)) in self.open.borrow().iter() {
+            visit(lane);
+        }
+    }
+
+    /// Resolves when no lane is open.
+    pub async fn until_empty(&self) {
+        self.left.until(|| self.is_empty().then_some(())).await;
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
+    pub(crate) async fn watch_lanes(self: Rc<Self>) {
+        loop {
+            self.io.sleep(self.tuning.lane_watch_interval).await;
+            let now = self.io.now();
+            for (_, (lane, stream)) in self.lanes.open.borrow().iter() {
+                let Some(reason) = lane.overdue(now, self.tuning.send_deadline) else {
+                    continue;
+                };
+                self.counters.lanes_timed_out.increase();
+                tracing::info!(
+                    shard = self.id.0,
+                    peer = %stream.peer(),
+                    client = %lane.client_name.borrow(),
+                    reason,
+                    "lane closed"
+                );
+                // Both only set flags and wake tasks, which leave the table in their own time.
+                lane.outbox.close();
+                stream.close();
+            }
+        }
+    }
+}
