@@ -397,13 +397,13 @@ impl Core {
         self.ended.set(true);
         let everything = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
         let deadline = Instant::now() + DRAIN_MAX;
-        while !self.operations.borrow().is_empty() {
+        while self.in_flight() > 0 {
             // SAFETY: a cancellation points at nothing.
             unsafe { self.ring.push(&everything.clone().user_data(IGNORED)) };
             self.ring.enter(Wait::AtMost(Duration::from_millis(10)));
             self.complete_all();
             if Instant::now() > deadline {
-                let left = self.operations.borrow().len();
+                let left = self.in_flight();
                 tracing::error!(left, "operations did not end; their memory is given up");
                 std::mem::forget(Rc::clone(self));
                 return;
@@ -411,6 +411,15 @@ impl Core {
         }
         self.files.unregister(&self.ring);
         self.memory.unregister(&self.ring);
+    }
+
+    /// Operations that the kernel is not done with.
+    fn in_flight(&self) -> usize {
+        let operations = self.operations.borrow();
+        operations
+            .iter()
+            .filter(|(_, operation)| operation.result.is_none())
+            .count()
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Options {
     pub files: u32,
     /// Batches of more bytes than this are sent without copying them in the kernel. Off by
     /// default: it pays on real network cards from a few tens of KiB, and never on loopback.
+    /// The sender of such a batch gets another, empty one back: the payloads stay held until the
+    /// kernel says that they have left.
     pub send_zero_copy_above: Option<usize>,
 }
 

@@ -160,15 +160,9 @@ impl Ring {
                 .submissions
                 .set(self.submissions.get() + submitted as u64),
             Err(error) => match error.raw_os_error() {
-                // The time is over, or the wait for completions ended early: everything queued
-                // was submitted.
-                Some(libc::ETIME | libc::EINTR) => {
-                    self.submissions
-                        .set(self.submissions.get() + u64::from(queued));
-                }
-                // Out of memory or completions overflowed: the caller takes completions and
-                // comes again.
-                Some(libc::EAGAIN | libc::EBUSY) => {}
+                // The time is over, a signal came, memory is short or completions overflowed: the
+                // caller takes completions and comes again. What was submitted is not an error.
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
                 _ => panic!("entering the ring failed: {error}"),
             },
         }
