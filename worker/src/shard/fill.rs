@@ -21,6 +21,7 @@ use super::read::error;
 use super::signal::{Signal, WaitList};
 use super::{Shard, Tuning};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::cache::hashing::IdMap;
 use crate::mount::Admission;
 use crate::store::{NewBlock, NotKept};
 use crate::under_store::{
@@ -193,7 +194,7 @@ struct FetchJob {
 
 /// The fills of a shard.
 pub struct Fills {
-    by_block: RefCell<HashMap<BlockId, Rc<Fill>>>,
+    by_block: RefCell<IdMap<BlockId, Rc<Fill>>>,
     queue: RefCell<VecDeque<Rc<Fill>>>,
     has_queued: Signal,
     jobs: RefCell<HashMap<JobId, FetchJob>>,

@@ -25,6 +25,7 @@ use super::Shard;
 use super::fill::under_store_error;
 use super::message::{Answer, Question};
 use super::read::error;
+use crate::cache::hashing::IdMap;
 use crate::mount::{AccessSet, Freshness, Mount, MountId};
 use crate::object::ObjectMeta;
 use crate::under_store::{
@@ -52,7 +53,7 @@ struct Seen {
 pub struct Metadata {
     by_path_key: HashMap<Rc<str>, Seen>,
     path_keys: VecDeque<Rc<str>>,
-    by_id: HashMap<ObjectId, Rc<Known>>,
+    by_id: IdMap<ObjectId, Rc<Known>>,
     ids: VecDeque<ObjectId>,
     under_way: HashMap<Rc<str>, Shared<oneshot::Receiver<Described>>>,
     jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
@@ -65,7 +66,7 @@ impl Metadata {
         Metadata {
             by_path_key: HashMap::new(),
             path_keys: VecDeque::new(),
-            by_id: HashMap::new(),
+            by_id: IdMap::default(),
             ids: VecDeque::new(),
             under_way: HashMap::new(),
             jobs: HashMap::new(),
