@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
+use corelane_rpc_schema::frame::{ReadFlags, ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::{ErrorCode, HelloAnswer, Message, Open};
 use corelane_rpc_schema::{ObjectId, ShardId};
 use futures::{StreamExt, TryStreamExt};
@@ -15,6 +15,7 @@ use crate::options::Options;
 use crate::pieces::{Piece, piece_bytes, pieces};
 use crate::retry::Attempts;
 use crate::shards::Shards;
+use crate::sources::Sources;
 
 /// A client of one worker. Cheap to clone; all clones share the lanes.
 #[derive(Clone)]
@@ -145,6 +146,18 @@ impl Client {
     /// [`Error::VersionChanged`] where the worker has a newer version only; [`Error::OutOfRange`];
     /// [`Error::Checksum`] where a piece was wrong twice; else as the retries ended.
     pub async fn read(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Error> {
+        Ok(self.read_with_sources(object, range).await?.0)
+    }
+
+    /// [`Client::read`], and where the worker had the bytes.
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn read_with_sources(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<(Bytes, Sources), Error> {
         if range.start > range.end || range.end > object.length {
             return Err(Error::OutOfRange {
                 path: object.path.clone(),
@@ -163,20 +176,24 @@ impl Client {
         let length = (range.end - range.start) as usize;
         let mut pieces = pieces(range, piece_bytes, stripe_bytes).peekable();
         let Some(first) = pieces.next() else {
-            return Ok(Bytes::new());
+            return Ok((Bytes::new(), Sources::default()));
         };
+        let mut sources = Sources::default();
         if pieces.peek().is_none() {
-            return self.read_piece(object, first).await;
+            let (bytes, source) = self.read_piece(object, first).await?;
+            sources.add(source, bytes.len());
+            return Ok((bytes, sources));
         }
         let mut answers = futures::stream::iter(std::iter::once(first).chain(pieces))
             .map(|piece| self.read_piece(object, piece))
             .buffered(self.inner.options.pieces_in_flight_max.max(1));
         let mut joined = BytesMut::with_capacity(length);
-        while let Some(bytes) = answers.try_next().await? {
+        while let Some((bytes, source)) = answers.try_next().await? {
+            sources.add(source, bytes.len());
             joined.extend_from_slice(&bytes);
         }
         assert_eq!(joined.len(), length, "the pieces cover the range");
-        Ok(joined.freeze())
+        Ok((joined.freeze(), sources))
     }
 
     /// The object at `path` and all its bytes, of one version: where the version changes on the
@@ -202,13 +219,17 @@ impl Client {
         }
     }
 
-    async fn read_piece(&self, object: &Object, piece: Piece) -> Result<Bytes, Error> {
+    async fn read_piece(
+        &self,
+        object: &Object,
+        piece: Piece,
+    ) -> Result<(Bytes, ReadSource), Error> {
         let mut attempts = Attempts::new(&self.inner.options);
         let mut opened_again = false;
         let mut mismatched = false;
         loop {
             let error = match self.try_piece(object, piece).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(read) => return Ok(read),
                 Err(error) => error,
             };
             match error {
@@ -243,7 +264,7 @@ impl Client {
         }
     }
 
-    async fn try_piece(&self, object: &Object, piece: Piece) -> Result<Bytes, Error> {
+    async fn try_piece(&self, object: &Object, piece: Piece) -> Result<(Bytes, ReadSource), Error> {
         let options = &self.inner.options;
         let shards = &self.inner.shards;
         let map = shards.map();
@@ -271,7 +292,8 @@ impl Client {
         if options.verify {
             self.verify(object, piece, &answer, lane.address())?;
         }
-        Ok(answer.payload)
+        let source = answer.source();
+        Ok((answer.payload, source))
     }
 
     fn verify(

@@ -17,8 +17,10 @@ mod options;
 mod pieces;
 mod retry;
 mod shards;
+mod sources;
 
 pub use client::{Client, Counters, Object};
 pub use corelane_rpc_schema::messages::ErrorCode;
 pub use error::Error;
 pub use options::Options;
+pub use sources::Sources;

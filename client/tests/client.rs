@@ -93,6 +93,21 @@ async fn empty_and_odd_ranges_are_exact() {
 }
 
 #[tokio::test]
+async fn an_answer_in_any_pieces_is_the_same_answer() {
+    let server = Server::start(1).await;
+    let (client, object) = client_and_object(&server, 100_000).await;
+    server.faults(vec![Fault::Dribble; 20]);
+    for length in [1, 8, 4095, 4096, 4097, 8192, 10_001] {
+        let read = client
+            .read(&object, 4096..4096 + length)
+            .await
+            .expect("served");
+        assert!(read == bytes(object.id, 4096, length), "{length} bytes");
+    }
+    assert_eq!(client.counters().retries, 0);
+}
+
+#[tokio::test]
 async fn credits_are_kept_and_used() {
     let server = Server::start(1).await;
     {

@@ -3,6 +3,8 @@
 //! The invariant: what [`Message::from_header`] returns is within the limits of this file, whatever
 //! the peer sent. This is the cold path (hello, open, errors): it may allocate and copies freely.
 
+use std::fmt;
+
 use crate::frame::{FrameError, HEADER_WORDS_MAX_MESSAGE, encode_capnp};
 use crate::generated::data_capnp::{self, header};
 use crate::ids::{ObjectId, PARTITIONS_MAX, PartitionId, ShardId};
@@ -48,13 +50,22 @@ pub enum Message {
     GoAway,
 }
 
-/// Says who is calling.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Says who is calling. Its token is left out where it is printed.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Hello {
     /// Empty where the worker asks for none.
     pub token: String,
     /// For logs; cut to [`CLIENT_NAME_BYTES_MAX`] when sent.
     pub client_name: String,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Hello")
+            .field("client_name", &self.client_name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a client needs to reach the right shard, and its credits.

@@ -1,8 +1,8 @@
 //! The control plane: typed calls of `worker.capnp`, from any thread.
 //!
 //! capnp-rpc belongs to one thread. It lives on a thread of its own here; [`Control`] sends it the
-//! calls and waits for plain values. Calls under way are bounded by [`CALLS_QUEUED_MAX`] and by the
-//! worker's own limit, and each has a deadline.
+//! calls and waits for plain values. Calls under way are bounded (64; others wait their turn), and
+//! each has a deadline.
 
 mod values;
 
@@ -19,6 +19,9 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use crate::error::Error;
 pub use values::{DeviceStats, Entry, JobState, Mount, ObjectInfo, Progress, ShardStats, Stats};
+
+/// Calls that are under way at a time. The worker bounds them too; waiting here is cheaper.
+const CALLS_IN_FLIGHT_MAX: usize = 64;
 
 /// Calls that wait for the connection's thread; more callers wait for room.
 const CALLS_QUEUED_MAX: usize = 64;
@@ -473,7 +476,7 @@ async fn serve(worker: worker::Client, mut rpc: RpcTask, mut queue: mpsc::Receiv
     let mut calls = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            call = queue.recv() => match call {
+            call = queue.recv(), if calls.len() < CALLS_IN_FLIGHT_MAX => match call {
                 Some(call) => drop(calls.spawn_local(call(worker.clone()))),
                 None => return,
             },

@@ -24,6 +24,8 @@ pub const TOKEN: &str = "open sesame";
 pub enum Fault {
     None,
     Error(ErrorCode, u32),
+    /// The right answer, a few bytes at a time.
+    Dribble,
     /// Bytes that are no frame.
     Garbage,
     /// Half of the answer, then the connection ends.
@@ -167,6 +169,8 @@ type Outgoing = (Option<Vec<u8>>, Option<u32>);
 
 impl Connection {
     async fn serve(self, stream: TcpStream) {
+        // So that an answer in small pieces also arrives in small pieces.
+        stream.set_nodelay(true).expect("a TCP socket");
         let (mut reader, mut writer) = stream.into_split();
         let (answers, mut outgoing) = mpsc::unbounded_channel::<Outgoing>();
         let in_flight = Arc::new(Mutex::new((0u32, 0u64)));
@@ -329,6 +333,10 @@ impl Connection {
         match fault {
             Fault::None => vec![Some(frame(&head, mode, checksums, &payload))],
             Fault::Error(code, retry_after_ms) => failure(code, retry_after_ms),
+            Fault::Dribble => {
+                let whole = frame(&head, mode, checksums, &payload);
+                whole.chunks(7).map(|bytes| Some(bytes.to_vec())).collect()
+            }
             Fault::Garbage => vec![Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())],
             Fault::ResetMidAnswer => {
                 let mut whole = frame(&head, mode, checksums, &payload);

@@ -1,33 +1,35 @@
 //! One lane: a connection to one shard, a task that writes and a task that reads.
 //!
 //! The invariants: a request's credits are held until its answer has come or the lane is dead,
-//! also when its caller has given up, because the worker counts it until then; and no payload is
-//! received that was not asked for, nor one of another length than asked for.
+//! also when its caller has given up, because the worker counts it until then; and a closed lane
+//! ends both tasks and everyone who waits, whatever the socket is doing.
+
+mod receiver;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use corelane_rpc_schema::ShardId;
 use corelane_rpc_schema::frame::{
-    Checksums, DecodedHead, Head, ReadRequest, decode_head, encode_read_request, padding,
+    Checksums, DecodedHead, Head, ReadAnswer, ReadRequest, ReadSource, decode_head,
+    encode_read_request,
 };
 use corelane_rpc_schema::messages::{ErrorMessage, Hello, HelloAnswer, Message};
-use corelane_rpc_schema::{STRIPE_BYTES, ShardId};
 use slab::Slab;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::options::Options;
-
-/// What is read from the socket at a time, at least. Holds a dozen answers of a page.
-const RECEIVE_BYTES: usize = 64 << 10;
+use receiver::Receiver;
 
 /// The hello's request id; those of requests have a one in the upper half.
 const HELLO_REQUEST_ID: u64 = 1;
@@ -49,12 +51,14 @@ impl Drop for Lane {
 struct Shared {
     address: SocketAddr,
     state: Mutex<State>,
-    /// Something is in the outbox, or the lane is closed.
+    /// Something is in the outbox.
     wake_writer: Notify,
-    /// The lane is closed: the reader shall end although the worker sends nothing.
-    wake_reader: Notify,
+    /// Cancelled with the lane: both tasks end, also one that waits for the socket.
+    closed: CancellationToken,
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// All credit of `bytes`.
+    bytes_max: u32,
     /// Counts what arrives: tells a slow answer from a dead lane.
     receipts: Arc<AtomicU64>,
     going_away: AtomicBool,
@@ -94,11 +98,20 @@ pub(crate) struct ReadPayload {
 impl ReadPayload {
     /// The checksums that came with the payload.
     pub(crate) fn checksums(&self) -> Checksums<'_> {
+        self.answer().checksums
+    }
+
+    /// Where the worker had the payload.
+    pub(crate) fn source(&self) -> ReadSource {
+        self.answer().head.source
+    }
+
+    fn answer(&self) -> ReadAnswer<'_> {
         match decode_head(&self.head) {
             Ok(DecodedHead::Head {
                 head: Head::ReadAnswer(answer),
                 ..
-            }) => answer.checksums,
+            }) => answer,
             other => unreachable!("these bytes were decoded before: {other:?}"),
         }
     }
@@ -150,17 +163,12 @@ impl Lane {
             .await
             .map_err(|error| disconnected(address, error))?;
         let receipts = Arc::new(AtomicU64::new(0));
-        let mut receiver = Receiver {
-            reader,
-            buffer: BytesMut::with_capacity(RECEIVE_BYTES),
-            address,
-            receipts: Arc::clone(&receipts),
-        };
+        let mut receiver = Receiver::new(reader, address, Arc::clone(&receipts));
         let answer = receiver.hello_answer().await?;
 
         let requests = (answer.requests_in_flight_max as usize).clamp(1, Semaphore::MAX_PERMITS);
         // Permits are taken by the u32, so more than that could not be used at once.
-        let bytes = answer.bytes_in_flight_max.clamp(1, u64::from(u32::MAX)) as usize;
+        let bytes_max = answer.bytes_in_flight_max.clamp(1, u64::from(u32::MAX)) as u32;
         let shared = Arc::new(Shared {
             address,
             state: Mutex::new(State {
@@ -170,9 +178,10 @@ impl Lane {
                 closed: None,
             }),
             wake_writer: Notify::new(),
-            wake_reader: Notify::new(),
+            closed: CancellationToken::new(),
             requests: Arc::new(Semaphore::new(requests)),
-            bytes: Arc::new(Semaphore::new(bytes)),
+            bytes: Arc::new(Semaphore::new(bytes_max as usize)),
+            bytes_max,
             receipts,
             going_away: AtomicBool::new(false),
         });
@@ -275,9 +284,11 @@ impl Lane {
             .map_err(closed)?;
         let bytes = match read_bytes {
             None => None,
+            // A piece cut by another lane's limits may be longer than all credit here; it then goes
+            // alone, and the worker decides.
             Some(bytes) => Some(
                 Arc::clone(&self.shared.bytes)
-                    .acquire_many_owned(bytes)
+                    .acquire_many_owned(bytes.min(self.shared.bytes_max))
                     .await
                     .map_err(closed)?,
             ),
@@ -345,8 +356,7 @@ impl Shared {
             // A caller that gave up does not listen any more.
             let _ = waiting.caller.send(Err(error.clone()));
         }
-        self.wake_writer.notify_one();
-        self.wake_reader.notify_one();
+        self.closed.cancel();
     }
 
     fn closed_error(&self) -> Error {
@@ -371,21 +381,22 @@ fn request_id(generation: u32, slot: usize) -> u64 {
     u64::from(generation) << 32 | slot as u64
 }
 
-async fn write(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
+async fn write(shared: Arc<Shared>, writer: OwnedWriteHalf) {
+    let error = tokio::select! {
+        error = write_until_error(&shared, writer) => error,
+        () = shared.closed.cancelled() => return,
+    };
+    shared.close(disconnected(shared.address, error));
+}
+
+async fn write_until_error(shared: &Shared, mut writer: OwnedWriteHalf) -> std::io::Error {
     let mut sending = Vec::new();
     loop {
         shared.wake_writer.notified().await;
-        {
-            let mut state = shared.state();
-            if state.closed.is_some() {
-                return;
-            }
-            // What was queued since the last write leaves in one call.
-            std::mem::swap(&mut state.outbox, &mut sending);
-        }
+        // What was queued since the last write leaves in one call.
+        std::mem::swap(&mut shared.state().outbox, &mut sending);
         if let Err(error) = writer.write_all(&sending).await {
-            shared.close(disconnected(shared.address, error));
-            return;
+            return error;
         }
         sending.clear();
     }
@@ -394,7 +405,7 @@ async fn write(shared: Arc<Shared>, mut writer: OwnedWriteHalf) {
 async fn receive(shared: Arc<Shared>, mut receiver: Receiver) {
     let error = tokio::select! {
         error = receive_until_error(&shared, &mut receiver) => error,
-        () = shared.wake_reader.notified() => return,
+        () = shared.closed.cancelled() => return,
     };
     shared.close(error);
 }
@@ -403,194 +414,6 @@ async fn receive_until_error(shared: &Shared, receiver: &mut Receiver) -> Error 
     loop {
         if let Err(error) = receiver.take_frame(shared).await {
             return error;
-        }
-    }
-}
-
-struct Receiver {
-    reader: OwnedReadHalf,
-    buffer: BytesMut,
-    address: SocketAddr,
-    receipts: Arc<AtomicU64>,
-}
-
-enum Received {
-    Message(u64, Message),
-    Read {
-        request_id: u64,
-        shard_hint: Option<ShardId>,
-        payload_bytes: u32,
-    },
-}
-
-impl Receiver {
-    async fn hello_answer(&mut self) -> Result<HelloAnswer, Error> {
-        let (_, received) = self.head().await?;
-        match received {
-            Received::Message(HELLO_REQUEST_ID, Message::HelloAnswer(answer)) => {
-                if answer.stripe_bytes == STRIPE_BYTES && answer.read_bytes_max > 0 {
-                    return Ok(answer);
-                }
-                let reason = format!(
-                    "stripes of {} bytes and reads of {}; this client knows stripes of {STRIPE_BYTES} only",
-                    answer.stripe_bytes, answer.read_bytes_max
-                );
-                Err(protocol(self.address, reason))
-            }
-            Received::Message(_, Message::Error(error)) => {
-                Err(refused(error, String::from("hello")))
-            }
-            Received::Message(_, message) => Err(protocol(
-                self.address,
-                format!("{message:?} in answer to hello"),
-            )),
-            Received::Read { .. } => {
-                Err(protocol(self.address, "a READ answer in answer to hello"))
-            }
-        }
-    }
-
-    /// Receives one frame and hands it to whoever waits for it.
-    async fn take_frame(&mut self, shared: &Shared) -> Result<(), Error> {
-        let (head, received) = self.head().await?;
-        match received {
-            Received::Read {
-                request_id,
-                shard_hint,
-                payload_bytes,
-            } => {
-                // Taken out only when all has come: until then the lane's end is the caller's too.
-                self.check_expected(shared, request_id, payload_bytes)?;
-                let payload = self.payload(payload_bytes).await?;
-                if let Some(waiting) = shared.take(request_id) {
-                    let answer = Answer::Read(ReadPayload {
-                        head,
-                        payload,
-                        shard_hint,
-                    });
-                    let _ = waiting.caller.send(Ok(answer));
-                }
-            }
-            Received::Message(_, Message::GoAway) => {
-                tracing::debug!(address = %self.address, "the worker asked for no new requests");
-                shared.going_away.store(true, Ordering::Release);
-            }
-            Received::Message(0, Message::Error(error)) => {
-                return Err(refused(
-                    error,
-                    format!("the connection to {}", self.address),
-                ));
-            }
-            Received::Message(request_id, message) => {
-                let Some(waiting) = shared.take(request_id) else {
-                    return Err(protocol(
-                        self.address,
-                        format!("answer to no request: {message:?}"),
-                    ));
-                };
-                let _ = waiting.caller.send(Ok(Answer::Message(message)));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_expected(
-        &self,
-        shared: &Shared,
-        request_id: u64,
-        payload_bytes: u32,
-    ) -> Result<(), Error> {
-        let state = shared.state();
-        let slot = request_id as u32 as usize;
-        let expected = state
-            .waiting
-            .get(slot)
-            .filter(|waiting| request_id >> 32 == u64::from(waiting.generation));
-        let reason = match expected.map(|waiting| waiting.read_bytes) {
-            Some(Some(bytes)) if bytes == payload_bytes => return Ok(()),
-            Some(Some(bytes)) => format!("{payload_bytes} bytes in answer to a read of {bytes}"),
-            Some(None) => String::from("a READ answer to another request"),
-            None => format!("a READ answer to no request, id {request_id:#x}"),
-        };
-        Err(protocol(self.address, reason))
-    }
-
-    async fn head(&mut self) -> Result<(Bytes, Received), Error> {
-        let (received, consumed) = loop {
-            match decode_head(&self.buffer).map_err(|error| protocol(self.address, error))? {
-                DecodedHead::Incomplete { .. } => self.fill().await?,
-                DecodedHead::Head {
-                    head: Head::Message(segment),
-                    consumed,
-                    ..
-                } => {
-                    let (request_id, message) = Message::from_header(segment)
-                        .map_err(|error| protocol(self.address, error))?;
-                    break (Received::Message(request_id, message), consumed);
-                }
-                DecodedHead::Head {
-                    head: Head::ReadAnswer(answer),
-                    consumed,
-                    payload_bytes,
-                } => {
-                    let request_id = answer.head.request_id;
-                    let shard_hint = answer.head.shard_hint;
-                    break (
-                        Received::Read {
-                            request_id,
-                            shard_hint,
-                            payload_bytes,
-                        },
-                        consumed,
-                    );
-                }
-                DecodedHead::Head {
-                    head: Head::Read(_),
-                    ..
-                } => {
-                    return Err(protocol(
-                        self.address,
-                        "a READ request, which only clients send",
-                    ));
-                }
-            }
-        };
-        Ok((self.buffer.split_to(consumed).freeze(), received))
-    }
-
-    /// Receives a payload into memory of its own, and skips its padding.
-    async fn payload(&mut self, payload_bytes: u32) -> Result<Bytes, Error> {
-        let length = payload_bytes as usize;
-        let mut payload = BytesMut::with_capacity(length);
-        let here = self.buffer.len().min(length);
-        payload.extend_from_slice(&self.buffer.split_to(here));
-        while payload.len() < length {
-            let mut rest = (&mut self.reader).take((length - payload.len()) as u64);
-            let received = rest.read_buf(&mut payload).await;
-            self.check_received(received)?;
-        }
-        let padding = padding(payload_bytes);
-        while self.buffer.len() < padding {
-            self.fill().await?;
-        }
-        drop(self.buffer.split_to(padding));
-        Ok(payload.freeze())
-    }
-
-    async fn fill(&mut self) -> Result<(), Error> {
-        self.buffer.reserve(RECEIVE_BYTES);
-        let received = self.reader.read_buf(&mut self.buffer).await;
-        self.check_received(received)
-    }
-
-    fn check_received(&self, received: std::io::Result<usize>) -> Result<(), Error> {
-        match received {
-            Ok(0) => Err(disconnected(self.address, "the worker closed it")),
-            Ok(_) => {
-                self.receipts.fetch_add(1, Ordering::AcqRel);
-                Ok(())
-            }
-            Err(error) => Err(disconnected(self.address, error)),
         }
     }
 }
