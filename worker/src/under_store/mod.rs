@@ -9,6 +9,7 @@
 //! A store that cannot promise that for a request answers [`UnderStoreErrorKind::VersionChanged`].
 
 pub mod counters;
+pub mod listing;
 pub mod retry;
 pub mod runtime;
 pub mod stores;
@@ -109,7 +110,11 @@ pub fn path_key(mount: &Mount, path: &str) -> Result<String, UnderStoreError> {
     location::check_key(mount.key_of(path))
         .and_then(|()| location::Location::of_mount(mount))
         .and_then(|location| location.path_key(&uri))
-        .map_err(|message| UnderStoreError { kind: UnderStoreErrorKind::Invalid, uri, message })
+        .map_err(|message| UnderStoreError {
+            kind: UnderStoreErrorKind::Invalid,
+            uri,
+            message,
+        })
 }
 
 /// A shard's way to the under-stores.

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::counters::{MountCounters, MountCounts};
 use super::files::FileTree;
 use super::fill::Fill;
@@ -261,11 +263,11 @@ impl Stores {
     }
 
     /// Runs one request of a listing under the limits, with retries.
-    pub async fn with_tries<T>(
+    pub async fn with_tries<'r, T>(
         &self,
         store: &MountStore,
         uri: &str,
-        mut request: impl AsyncFnMut(Duration) -> Result<T, Failure>,
+        mut request: impl FnMut(Duration) -> BoxFuture<'r, Result<T, Failure>> + Send,
     ) -> Result<T, UnderStoreError> {
         let limiter = Limiter {
             stores: self,

@@ -186,6 +186,12 @@ impl Shard {
         }
     }
 
+    /// Waits for an event of job `id` and leaves it to be collected.
+    pub fn await_event(&mut self, id: JobId) {
+        let event = self.event_of(id);
+        self.early.entry(id).or_default().insert(0, event);
+    }
+
     pub fn described(&mut self, id: JobId) -> Result<Arc<ObjectMeta>, UnderStoreError> {
         match self.event_of(id).0 {
             Event::Described { result, .. } => result,

@@ -1,5 +1,9 @@
 //! The fetch runtime against real things: files on a real file system, and stores behind real
 //! sockets that answer well, badly or not at all.
 
+mod changes;
 mod files;
 mod harness;
+mod listings;
+mod origin;
+mod stores;

@@ -1,0 +1,172 @@
+//! The runs that were listed not long ago.
+//!
+//! The invariant: the sums of entries and bytes are those of the runs that are in, and within
+//! their bounds after every insertion.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::{Depth, Item, ListingBounds, Run};
+use crate::under_store::limits::lock;
+use crate::under_store::stores::MountStore;
+
+/// Entries that a run counts as at least, for its own keys and nodes; bounds the number of runs.
+pub const RUN_COST_MIN: usize = 64;
+
+/// Names a run: of which listing, and behind which key it starts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RunKey {
+    mount_path: String,
+    prefix: String,
+    depth: Depth,
+    after: String,
+}
+
+impl RunKey {
+    pub fn new(mount_path: &str, prefix: &str, depth: Depth, after: &str) -> Self {
+        RunKey {
+            mount_path: mount_path.to_owned(),
+            prefix: prefix.to_owned(),
+            depth,
+            after: after.to_owned(),
+        }
+    }
+
+    /// The first run of the same listing.
+    fn first(&self) -> RunKey {
+        RunKey {
+            after: String::new(),
+            ..self.clone()
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Cached {
+    run: Arc<Run>,
+    /// A mount that changed has another store, and its old runs are never found again.
+    store: Arc<MountStore>,
+    asked_at: Instant,
+    used: u64,
+    entries: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    by_key: BTreeMap<RunKey, Cached>,
+    entries: usize,
+    bytes: usize,
+    uses: u64,
+}
+
+impl Runs {
+    fn remove(&mut self, key: &RunKey) {
+        if let Some(cached) = self.by_key.remove(key) {
+            self.entries -= cached.entries;
+            self.bytes -= cached.bytes;
+        }
+    }
+}
+
+/// Runs, by listing and start.
+#[derive(Debug)]
+pub(super) struct Cache {
+    bounds: ListingBounds,
+    runs: Mutex<Runs>,
+}
+
+impl Cache {
+    pub fn new(bounds: ListingBounds) -> Self {
+        Cache {
+            bounds,
+            runs: Mutex::default(),
+        }
+    }
+
+    /// A run, not older than `max_age`, that has what follows `key.after`.
+    pub fn find(
+        &self,
+        key: &RunKey,
+        store: &Arc<MountStore>,
+        max_age: Duration,
+    ) -> Option<Arc<Run>> {
+        let mut runs = lock(&self.runs);
+        runs.uses += 1;
+        let uses = runs.uses;
+        let (found, cached) = runs
+            .by_key
+            .range_mut(key.first()..=key.clone())
+            .next_back()?;
+        if !Arc::ptr_eq(&cached.store, store) || cached.asked_at.elapsed() >= max_age {
+            let stale = found.clone();
+            runs.remove(&stale);
+            return None;
+        }
+        let reaches = cached.run.is_complete
+            || cached
+                .run
+                .items
+                .last()
+                .is_some_and(|last| last.key() > key.after.as_str());
+        cached.used = uses;
+        reaches.then(|| Arc::clone(&cached.run))
+    }
+
+    /// Keeps a run, at the cost of those that were not used for the longest time.
+    pub fn insert(&self, key: RunKey, store: &Arc<MountStore>, asked_at: Instant, run: &Arc<Run>) {
+        let entries = run.items.len().max(RUN_COST_MIN);
+        let bytes = size_of::<Cached>()
+            + key.mount_path.len()
+            + key.prefix.len()
+            + key.after.len()
+            + run.items.iter().map(Item::bytes).sum::<usize>();
+        if entries > self.bounds.entries_max || bytes > self.bounds.bytes_max {
+            return;
+        }
+        let mut runs = lock(&self.runs);
+        runs.remove(&key);
+        while runs.entries + entries > self.bounds.entries_max
+            || runs.bytes + bytes > self.bounds.bytes_max
+        {
+            let oldest = runs.by_key.iter().min_by_key(|(_, cached)| cached.used);
+            let oldest = oldest
+                .map(|(key, _)| key.clone())
+                .expect("sums above zero are of some run");
+            runs.remove(&oldest);
+        }
+        runs.uses += 1;
+        let cached = Cached {
+            run: Arc::clone(run),
+            store: Arc::clone(store),
+            asked_at,
+            used: runs.uses,
+            entries,
+            bytes,
+        };
+        runs.entries += entries;
+        runs.bytes += bytes;
+        runs.by_key.insert(key, cached);
+    }
+
+    /// Drops the runs of a mount.
+    pub fn forget(&self, mount_path: &str) {
+        let mut runs = lock(&self.runs);
+        let of_mount: Vec<RunKey> = runs
+            .by_key
+            .keys()
+            .filter(|key| key.mount_path == mount_path)
+            .cloned()
+            .collect();
+        for key in of_mount {
+            runs.remove(&key);
+        }
+    }
+
+    /// Entries and bytes that count against the bounds.
+    pub fn size(&self) -> (usize, usize) {
+        let runs = lock(&self.runs);
+        (runs.entries, runs.bytes)
+    }
+}

@@ -1,0 +1,157 @@
+//! Runs of a store behind HTTP.
+//!
+//! S3, Google and Azure list in pages, sorted; each page is one request under the limits. A web
+//! server lists by WebDAV or not at all, whole and unsorted.
+
+use std::time::Duration;
+
+use futures::{FutureExt, TryStreamExt};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{ListResult, ObjectStore};
+
+use super::{Depth, Item, Run, Wanted};
+use crate::under_store::remote::RemoteStore;
+use crate::under_store::retry::Failure;
+use crate::under_store::stores::{MountStore, Stores};
+use crate::under_store::{UnderStoreError, UnderStoreErrorKind};
+
+/// Most entries that an unsorted listing may have: all of them are held while they are sorted.
+const UNSORTED_ENTRIES_MAX: usize = 100_000;
+
+/// One run of what `remote` has.
+pub(super) async fn run(
+    remote: &RemoteStore,
+    stores: &Stores,
+    store: &MountStore,
+    uri: &str,
+    wanted: Wanted<'_>,
+) -> Result<Run, UnderStoreError> {
+    let mut items = Vec::new();
+    let mut is_all = true;
+    match remote.pages.as_deref() {
+        None => {
+            let request = |time| unsorted(remote, wanted, time).boxed();
+            let result = stores.with_tries(store, uri, request).await?;
+            append(remote, wanted, result, &mut items);
+        }
+        Some(pages) => {
+            let mut token = None;
+            loop {
+                let request = |time| page(remote, pages, wanted, token.clone(), time).boxed();
+                let (result, next) = stores.with_tries(store, uri, request).await?;
+                append(remote, wanted, result, &mut items);
+                if next.is_none() {
+                    break;
+                }
+                if items.len() > wanted.entries_max {
+                    is_all = false;
+                    break;
+                }
+                if next == token {
+                    let failure = Failure::lasting(
+                        UnderStoreErrorKind::Malformed,
+                        "the store answers the same page of the listing again and again",
+                    );
+                    return Err(failure.into_error(uri, 1));
+                }
+                token = next;
+            }
+        }
+    }
+    items.sort_unstable_by(|left, right| left.key().cmp(right.key()));
+    items.dedup_by(|left, right| left.key() == right.key());
+    Ok(Run::new(items, is_all, wanted.entries_max))
+}
+
+async fn page(
+    remote: &RemoteStore,
+    pages: &dyn PaginatedListStore,
+    wanted: Wanted<'_>,
+    token: Option<String>,
+    time_left: Duration,
+) -> Result<(ListResult, Option<String>), Failure> {
+    let prefix = remote.location.full_key(wanted.prefix);
+    let options = PaginatedListOptions {
+        offset: (!wanted.after.is_empty()).then(|| remote.location.full_key(wanted.after)),
+        delimiter: (wanted.depth == Depth::Children).then_some("/".into()),
+        // One more than wanted tells whether something follows; 1000 is what stores give at most.
+        max_keys: Some((wanted.entries_max + 1).min(1000)),
+        page_token: token,
+        ..PaginatedListOptions::default()
+    };
+    let prefix = (!prefix.is_empty()).then_some(prefix.as_str());
+    let answer = remote
+        .answered(pages.list_paginated(prefix, options), time_left)
+        .await?;
+    Ok((answer.result, answer.page_token))
+}
+
+async fn unsorted(
+    remote: &RemoteStore,
+    wanted: Wanted<'_>,
+    time_left: Duration,
+) -> Result<ListResult, Failure> {
+    let directory = remote.location.full_key(wanted.directory());
+    let directory = Path::parse(&directory)
+        .map_err(|error| Failure::lasting(UnderStoreErrorKind::Invalid, error.to_string()))?;
+    let client: &dyn ObjectStore = remote.client();
+    if wanted.depth == Depth::Children {
+        return remote
+            .answered(client.list_with_delimiter(Some(&directory)), time_left)
+            .await;
+    }
+    let all = async {
+        let mut objects = Vec::new();
+        let mut stream = client.list(Some(&directory));
+        while let Some(object) = stream.try_next().await? {
+            objects.push(object);
+            if objects.len() > UNSORTED_ENTRIES_MAX {
+                break;
+            }
+        }
+        Ok(objects)
+    };
+    let objects = remote.answered(all, time_left).await?;
+    if objects.len() > UNSORTED_ENTRIES_MAX {
+        let cause = format!(
+            "a web server's listing of more than {UNSORTED_ENTRIES_MAX} entries; list a longer prefix"
+        );
+        return Err(Failure::lasting(UnderStoreErrorKind::Invalid, cause));
+    }
+    Ok(ListResult {
+        objects,
+        common_prefixes: Vec::new(),
+        extensions: Default::default(),
+    })
+}
+
+/// Appends what was wanted of an answer, by keys below the mount.
+fn append(remote: &RemoteStore, wanted: Wanted<'_>, result: ListResult, items: &mut Vec<Item>) {
+    let below = |path: &Path| {
+        let key = path.as_ref().strip_prefix(&remote.location.prefix)?;
+        let key = if remote.location.prefix.is_empty() {
+            key
+        } else {
+            key.strip_prefix('/')?
+        };
+        Some(key.to_owned())
+    };
+    let is_wanted = |key: &str| key.starts_with(wanted.prefix) && key > wanted.after;
+    items.extend(result.objects.into_iter().filter_map(|object| {
+        // A marker object for the directory itself has its name without the slash: filtered here.
+        let key = below(&object.location).filter(|key| is_wanted(key))?;
+        Some(Item::Object {
+            key,
+            length: object.size,
+            last_modified_ms: u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0),
+            version: remote.version(&object).unwrap_or_default(),
+        })
+    }));
+    items.extend(result.common_prefixes.iter().filter_map(|path| {
+        let key = below(path)
+            .map(|key| format!("{key}/"))
+            .filter(|key| is_wanted(key))?;
+        Some(Item::Prefix { key })
+    }));
+}
