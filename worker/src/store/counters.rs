@@ -13,6 +13,12 @@ impl Counter {
         self.0.get()
     }
 
+    /// Adds one.
+    #[inline]
+    pub fn increase(&self) {
+        self.add(1);
+    }
+
     /// Adds `amount`.
     #[inline]
     pub fn add(&self, amount: u64) {

@@ -10,12 +10,35 @@
 //!
 //! It must not know what a client, an under-store or a mount's policy is.
 
+mod append;
 mod block;
 mod config;
 mod counters;
+mod device;
+mod entries;
 mod error;
+mod extent;
+mod format;
+mod header;
+mod marks;
+mod objects;
+mod open;
+mod policy;
+mod read;
+mod reclaim;
+mod record;
+mod recovery;
+mod region;
+mod region_records;
+mod scrub;
+mod signal;
+mod state;
+mod summary;
+mod superblock;
+mod transfer;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,8 +51,18 @@ pub use block::{BlockEntry, Held, NewBlock, PendingBlock};
 pub use config::{FormatOptions, StoreConfig};
 pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
+pub use format::{DeviceLock, format_devices, format_paths};
+pub use header::{FORMAT_VERSION, Log};
+pub use policy::{Ghost, Policy, Verdict};
 
-use crate::mount::{MountId, MountTable};
+use device::DeviceState;
+use objects::{IdMap, Objects};
+use region::Region;
+use signal::Signal;
+use transfer::{Pace, Scratch};
+
+use crate::cache::index::Index;
+use crate::mount::MountTable;
 use crate::object::ObjectMeta;
 
 /// Most bytes of state (run-time mounts and jobs) that the devices keep.
@@ -105,10 +138,32 @@ impl<I: Io> Clone for Store<I> {
 }
 
 struct Inner<I: Io> {
-    io: I,
+    index: RefCell<Index>,
+    /// All regions of all devices; index entries hold numbers into it.
+    regions: Box<[Region]>,
+    /// By ordinal; `None` where a device of the set is missing.
+    devices: Box<[Option<DeviceState<I::Device>>]>,
     counters: StoreCounters,
+    /// Appended and not on a device yet.
+    pending: RefCell<IdMap<BlockId, Rc<NewBlock>>>,
+    objects: RefCell<Objects>,
+    pinned: RefCell<HashSet<ObjectId>>,
+    ghost: RefCell<Ghost>,
+    policy: Policy,
+    region_pages: u32,
+    partitions: u32,
+    signal: Signal,
+    scratch: Scratch,
+    siblings: Rc<dyn Siblings>,
+    next_stamp: Cell<u64>,
+    next_sequence: Cell<u64>,
+    epoch: Cell<u64>,
+    write_pace: Pace,
+    scrub_pace: Pace,
+    /// Background tasks end when they see it.
+    stopping: Cell<bool>,
     config: StoreConfig,
-    write_limit: Cell<u64>,
+    io: I,
 }
 
 impl<I: Io> Store<I> {
@@ -128,22 +183,19 @@ impl<I: Io> Store<I> {
         scratch: FramePool,
         siblings: Rc<dyn Siblings>,
     ) -> Result<(Self, Recovery), StoreError> {
-        let _ = (io, config, devices, scratch, siblings);
-        unimplemented!()
+        open::open(io, config, devices, scratch, siblings).await
     }
 
     /// Where `id` is, if it is on a device. Does not count as a use.
     #[inline]
     pub fn lookup(&self, id: BlockId) -> Option<BlockEntry> {
-        let _ = id;
-        unimplemented!()
+        self.0.index.borrow().get(id)
     }
 
     /// Counts a use of `id`, so that reclaim keeps it longer.
     #[inline]
     pub fn touch(&self, id: BlockId) {
-        let _ = id;
-        unimplemented!()
+        self.0.index.borrow_mut().touch(id);
     }
 
     /// The stored CRC-32C of page `page` of a block that [`Store::lookup`] just found or
@@ -154,14 +206,13 @@ impl<I: Io> Store<I> {
     /// If the entry reaches past its region.
     #[inline]
     pub fn checksum(&self, entry: &BlockEntry, page: u32) -> u32 {
-        let _ = (entry, page);
-        unimplemented!()
+        let checksums = self.0.regions[entry.region as usize].checksums();
+        checksums[usize::from(entry.first_page) + page as usize]
     }
 
     /// A block that was appended and is not on the device yet.
     pub fn pending(&self, id: BlockId) -> Option<PendingBlock> {
-        let _ = id;
-        unimplemented!()
+        self.0.pending.borrow().get(&id).map(|block| PendingBlock(Rc::clone(block)))
     }
 
     /// Reads as many pages as `lease` has from page `first_page` of a block, checks each against
@@ -176,9 +227,7 @@ impl<I: Io> Store<I> {
         first_page: u32,
         lease: FrameLease,
     ) -> impl Future<Output = Result<Frame, ReadError>> + use<I> + 'static {
-        let _ = (id, entry, first_page, lease);
-        let _store = self.clone();
-        async { Err(ReadError::Gone) }
+        Rc::clone(&self.0).read_block(id, entry, first_page, lease)
     }
 
     /// Queues a block to be written. It is readable by [`Store::pending`] from now on and by
@@ -187,39 +236,35 @@ impl<I: Io> Store<I> {
     /// # Errors
     /// Why it was not taken.
     pub fn append(&self, block: NewBlock) -> Result<(), NotKept> {
-        let _ = block;
-        unimplemented!()
+        self.0.append_block(block)
     }
 
     /// Resolves when everything appended so far is written (or was given up) and durable.
     pub async fn flush(&self) {
-        unimplemented!()
+        self.0.flush_all().await;
     }
 
     /// The object with id `id`, if a block of it is on the devices or waits to be written.
     pub fn object(&self, id: ObjectId) -> Option<Arc<ObjectMeta>> {
-        let _ = id;
-        unimplemented!()
+        self.0.objects.borrow().get(id).cloned()
     }
 
     /// All known versions and block sizes of the object with home half `home`.
     pub fn find_objects(&self, home: u64) -> Vec<Arc<ObjectMeta>> {
-        let _ = home;
-        unimplemented!()
+        self.0.objects.borrow().versions(home)
     }
 
     /// At most `limit` objects whose URI starts with `prefix` and is greater than `after`, in
     /// order of URI, with what is held of each. Versions of one URI come together: the limit may
     /// be exceeded by the last URI's.
     pub fn objects(&self, prefix: &str, after: &str, limit: usize) -> Vec<(Arc<ObjectMeta>, Held)> {
-        let _ = (prefix, after, limit);
-        unimplemented!()
+        let found = self.0.objects.borrow().list(prefix, after, limit);
+        found.into_iter().map(|meta| (Arc::clone(&meta), self.held(meta.id))).collect()
     }
 
     /// What this shard's devices hold of `object`.
     pub fn held(&self, object: ObjectId) -> Held {
-        let _ = object;
-        unimplemented!()
+        Held { pinned: self.is_pinned(object), ..self.0.objects.borrow().held(object) }
     }
 
     /// Drops all blocks of `object` and remembers it over a restart; gives what was dropped.
@@ -228,8 +273,7 @@ impl<I: Io> Store<I> {
     /// # Errors
     /// When the record could not be written.
     pub async fn free(&self, object: ObjectId) -> Result<Held, MarkError> {
-        let _ = object;
-        unimplemented!()
+        self.0.free_object(object).await
     }
 
     /// Exempts the blocks of `object`, present and future, from eviction, or ends that.
@@ -237,44 +281,40 @@ impl<I: Io> Store<I> {
     /// # Errors
     /// When pins would take more of a device than allowed, or the record could not be written.
     pub async fn pin(&self, object: ObjectId, pinned: bool) -> Result<(), MarkError> {
-        let _ = (object, pinned);
-        unimplemented!()
+        self.0.pin_object(object, pinned).await
     }
 
     /// Whether `object` is pinned.
     pub fn is_pinned(&self, object: ObjectId) -> bool {
-        let _ = object;
-        unimplemented!()
+        self.0.pinned.borrow().contains(&object)
     }
 
     /// Gives every entry the mount that covers its object in `mounts`.
     pub async fn remap_mounts(&self, mounts: &MountTable) {
-        let _ = (mounts, MountId::NONE);
-        unimplemented!()
+        self.0.remap(mounts).await;
     }
 
     /// Whether the device that `id` belongs on takes I/O. A block's device follows from its
     /// object's block size by way of the stripe.
     pub fn device_healthy(&self, id: BlockId, block_bytes: u32) -> bool {
-        let _ = (id, block_bytes);
-        unimplemented!()
+        let partition = self.0.partition_of(id, block_bytes);
+        self.0.device(self.0.ordinal_of(partition)).is_some_and(|device| device.healthy.get())
     }
 
     /// The devices.
     pub fn devices(&self) -> Vec<DeviceStatus> {
-        unimplemented!()
+        self.0.devices.iter().flatten().map(DeviceState::status).collect()
     }
 
     /// Lets go of region `region` of the device with ordinal `device`, which a sibling is about
     /// to write again: drops or moves what this shard has there, and waits for its reads.
     pub async fn release_region(&self, device: u16, region: u32, sequence: u64) {
-        let _ = (device, region, sequence);
-        unimplemented!()
+        self.0.release(device, region, sequence).await;
     }
 
     /// Number of partitions of the worker, from the superblocks.
     pub fn partitions(&self) -> u32 {
-        unimplemented!()
+        self.0.partitions
     }
 
     /// What was counted so far.
@@ -284,9 +324,9 @@ impl<I: Io> Store<I> {
 
     /// Replaces the limits that may change at run time; 0 means no limit, and no scrubbing.
     pub fn set_limits(&self, device_write_bytes_per_second: u64, scrub_bytes_per_second: u64) {
-        let _ = scrub_bytes_per_second;
-        self.0.write_limit.set(device_write_bytes_per_second);
-        let _ = (&self.0.io, &self.0.config);
+        self.0.write_pace.bytes_per_second.set(device_write_bytes_per_second);
+        self.0.scrub_pace.bytes_per_second.set(scrub_bytes_per_second);
+        self.0.signal.raise();
     }
 
     /// Keeps `state` on the devices. Shard 0 only.
@@ -294,8 +334,7 @@ impl<I: Io> Store<I> {
     /// # Errors
     /// When no device took it, or it is longer than [`STATE_BYTES_MAX`].
     pub async fn save_state(&self, state: Vec<u8>) -> Result<(), StoreError> {
-        let _ = state;
-        unimplemented!()
+        self.0.save_state(&state).await
     }
 
     /// The state that was kept last, if there is one.
@@ -303,12 +342,18 @@ impl<I: Io> Store<I> {
     /// # Errors
     /// When no device could be read.
     pub async fn load_state(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        unimplemented!()
+        self.0.load_state().await
     }
 
     /// Ends the background tasks after writing what was appended, the footers' worth of wear
     /// counters and all, so that the next start finds everything.
     pub async fn close(&self) {
-        unimplemented!()
+        self.0.stopping.set(true);
+        self.0.signal.raise();
+        self.0.flush_all().await;
+        if self.0.config.shard.0 == 0 {
+            // The error is counted; only the count of written bytes is older then.
+            let _ = self.0.write_superblocks(self.0.epoch.get()).await;
+        }
     }
 }

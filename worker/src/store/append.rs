@@ -1,0 +1,216 @@
+//! Taking blocks and marks into the queues, and the task that empties a queue in extents.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+
+use corelane_io::{Io, PAGE_SIZE, Priority};
+use corelane_rpc_schema::ObjectId;
+use futures::future::{Either, select};
+
+use super::Inner;
+use super::block::NewBlock;
+use super::device::{DeviceState, MarkOrder, Queued, REGIONS_RESERVED};
+use super::entries::page_bytes;
+use super::error::NotKept;
+use super::extent::Written;
+use super::header::Log;
+use super::summary::Draft;
+use crate::cache::index::hash_of;
+
+impl<I: Io> Inner<I> {
+    /// See [`Store::append`](super::Store::append).
+    pub(super) fn append_block(self: &Rc<Self>, block: NewBlock) -> Result<(), NotKept> {
+        let id = block.id;
+        let length = block.length();
+        let pages = length.div_ceil(PAGE_SIZE as u32);
+        assert_eq!(id.object, block.object.id, "a block comes with its own object");
+        assert_eq!(block.checksums.len(), pages as usize, "one checksum a page of {id}");
+        let partition = self.partition_of(id, block.object.block_bytes);
+        assert!(self.is_ours(partition), "{id} belongs to another shard");
+        if self.index.borrow().get(id).is_some() || self.pending.borrow().contains_key(&id) {
+            return Err(NotKept::Present);
+        }
+        let bytes = page_bytes(length);
+        let device = match self.device(self.ordinal_of(partition)) {
+            Some(device) if self.has_room(device, &block) => device,
+            _ => {
+                self.counters.not_kept_no_room.add(1);
+                return Err(NotKept::NoRoom);
+            }
+        };
+        if self.counters.bytes_in_flight.get() + bytes > self.config.flush_bytes_in_flight as u64 {
+            self.counters.not_kept_busy.add(1);
+            return Err(NotKept::Busy);
+        }
+        let remembered = self.ghost.borrow_mut().take(hash_of(id), self.index.borrow().len() as u64);
+        let log = self.policy.admit(remembered);
+        self.counters.bytes_admitted.add(bytes);
+        self.counters.bytes_in_flight.add(bytes);
+        let mut objects = self.objects.borrow_mut();
+        objects.ensure(&block.object, &self.counters);
+        objects.add_pending(id.object);
+        drop(objects);
+        let block = Rc::new(block);
+        self.pending.borrow_mut().insert(id, Rc::clone(&block));
+        self.enqueue(device, log, Queued::Block(block), bytes as usize);
+        Ok(())
+    }
+
+    fn has_room(&self, device: &DeviceState<I::Device>, block: &NewBlock) -> bool {
+        let bytes = page_bytes(block.length());
+        let pinned = block.pinned || self.pinned.borrow().contains(&block.id.object);
+        let pinned_bytes_max = device.pinned_bytes_max(self.config.pin_fraction_max);
+        device.healthy.get()
+            && !device.is_full.get()
+            // A quarter of a region, so that a region is never left half empty for the next block.
+            && bytes <= u64::from(device.superblock.region_bytes) / 4
+            && Draft::can_hold(&block.object)
+            && !(pinned && device.bytes_pinned.get() + bytes > pinned_bytes_max)
+    }
+
+    /// Queues a mark to be written at once; resolves with whether it was, and is durable.
+    pub(super) async fn write_mark(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        object: ObjectId,
+        pin: Option<bool>,
+    ) -> bool {
+        let outcome = Rc::new(Cell::new(None));
+        let order = MarkOrder { object, pin, outcome: Rc::clone(&outcome) };
+        let log = device.log(Log::Small);
+        log.urgent.set(log.queued.get() + 1);
+        self.enqueue(device, Log::Small, Queued::Mark(order), 0);
+        self.signal.wait_until(|| outcome.get().is_some()).await;
+        outcome.get() == Some(true) && self.flush_device(device).await.is_ok()
+    }
+
+    fn enqueue(self: &Rc<Self>, device: &DeviceState<I::Device>, log: Log, item: Queued, bytes: usize) {
+        let open = device.log(log);
+        open.queue.borrow_mut().push_back((self.io.now(), item));
+        open.queued_bytes.set(open.queued_bytes.get() + bytes);
+        open.queued.set(open.queued.get() + 1);
+        if !open.has_flusher.replace(true) {
+            let (store, ordinal) = (Rc::clone(self), device.superblock.ordinal);
+            self.io.spawn(Priority::Flush, async move { store.empty_queue(ordinal, log).await });
+        } else if open.queued_bytes.get() >= self.config.flush_bytes || open.urgent.get() > open.done.get() {
+            self.signal.raise();
+        }
+    }
+
+    /// Writes one extent after the other until the queue is empty.
+    async fn empty_queue(self: Rc<Self>, ordinal: u16, log: Log) {
+        let device = self.device(ordinal).expect("a device with a queue is there");
+        loop {
+            self.wait_for_extent(device, log).await;
+            if device.log(log).queue.borrow().is_empty() {
+                device.log(log).has_flusher.set(false);
+                return;
+            }
+            match self.write_queued(device, log).await {
+                Written::Extent => {}
+                Written::NoRegion => {
+                    self.signal.raise();
+                    self.signal
+                        .wait_until(|| {
+                            device.free.borrow().len() > REGIONS_RESERVED
+                                || device.is_full.get()
+                                || !device.healthy.get()
+                        })
+                        .await;
+                    if device.is_full.get() || !device.healthy.get() {
+                        self.give_up_queue(device, log);
+                    }
+                }
+                Written::Failed => {
+                    if !device.healthy.get() {
+                        self.give_up_queue(device, log);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until an extent is full, or its first item has waited long enough, or is urgent.
+    async fn wait_for_extent(&self, device: &DeviceState<I::Device>, log: Log) {
+        let open = device.log(log);
+        let Some(since) = open.queue.borrow().front().map(|(since, _)| *since) else { return };
+        let ready = || {
+            open.queued_bytes.get() >= self.config.flush_bytes
+                || open.urgent.get() > open.done.get()
+                || self.stopping.get()
+        };
+        let left = self.config.flush_delay.saturating_sub(self.io.now().since(since));
+        if ready() || left.is_zero() {
+            return;
+        }
+        let sleep = pin!(self.io.sleep(left));
+        let wait = pin!(self.signal.wait_until(ready));
+        match select(sleep, wait).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+
+    /// Takes the first item off the queue of `log`.
+    pub(super) fn dequeue(&self, device: &DeviceState<I::Device>, log: Log) -> Option<Queued> {
+        let open = device.log(log);
+        let (_, item) = open.queue.borrow_mut().pop_front()?;
+        if let Queued::Block(block) = &item {
+            open.queued_bytes.set(open.queued_bytes.get() - page_bytes(block.length()) as usize);
+        }
+        Some(item)
+    }
+
+    /// Counts an item that is written, or given up, as done with.
+    pub(super) fn finish(&self, device: &DeviceState<I::Device>, log: Log, item: &Queued, written: bool) {
+        let open = device.log(log);
+        open.done.set(open.done.get() + 1);
+        match item {
+            Queued::Mark(order) => order.outcome.set(Some(written)),
+            Queued::Block(block) => {
+                self.counters.bytes_in_flight.take_off(page_bytes(block.length()));
+                self.forget_pending(block);
+            }
+        }
+    }
+
+    /// Whether `block` is still wanted: not freed since it was appended.
+    pub(super) fn is_pending(&self, block: &Rc<NewBlock>) -> bool {
+        self.pending.borrow().get(&block.id).is_some_and(|pending| Rc::ptr_eq(pending, block))
+    }
+
+    /// Ends the time in which `block` is served from its pending frames.
+    pub(super) fn forget_pending(&self, block: &Rc<NewBlock>) {
+        if self.is_pending(block) {
+            self.pending.borrow_mut().remove(&block.id);
+            self.objects.borrow_mut().remove_pending(block.id.object, &self.counters);
+        }
+    }
+
+    fn give_up_queue(&self, device: &DeviceState<I::Device>, log: Log) {
+        while let Some(item) = self.dequeue(device, log) {
+            if matches!(item, Queued::Block(_)) {
+                self.counters.not_kept_no_room.add(1);
+            }
+            self.finish(device, log, &item, false);
+        }
+        self.signal.raise();
+    }
+
+    /// See [`Store::flush`](super::Store::flush).
+    pub(super) async fn flush_all(&self) {
+        let mut waiting = Vec::new();
+        for device in self.devices.iter().flatten() {
+            for log in &device.logs {
+                log.urgent.set(log.queued.get());
+                waiting.push((log, log.queued.get()));
+            }
+        }
+        self.signal.raise();
+        self.signal.wait_until(|| waiting.iter().all(|(log, ticket)| log.done.get() >= *ticket)).await;
+        for device in self.devices.iter().flatten() {
+            // The error is counted; what is not durable is a miss after a power cut.
+            let _ = self.flush_device(device).await;
+        }
+    }
+}

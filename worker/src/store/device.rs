@@ -1,0 +1,154 @@
+//! One device of the store: its health, its free and sealed regions, its two logs and its marks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use corelane_io::{Device, Nanos, PAGE_SIZE};
+use corelane_rpc_schema::ObjectId;
+use futures::lock::Mutex;
+
+use super::DeviceStatus;
+use super::block::NewBlock;
+use super::header::Log;
+use super::objects::IdMap;
+use super::superblock::{REGIONS_OFFSET, Superblock};
+
+/// Regions that only reclaim may open: one that survivors fill up, and one for what then remains
+/// of them, so that a reclaim always comes to its end and gives a region back.
+pub(super) const REGIONS_RESERVED: usize = 2;
+
+/// Fewest regions of a device that one shard can work with: two open, two in reserve, and as many
+/// sealed ones for eviction to have a choice.
+pub(super) const REGIONS_PER_SHARD_MIN: u32 = 8;
+
+/// What is known of an object beside its blocks, and which region says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Blocks with a smaller stamp are freed.
+    pub(super) freed: Option<(u64, u32)>,
+    /// Stamp, region, and whether the object is pinned.
+    pub(super) pin: Option<(u64, u32, bool)>,
+}
+
+/// A tombstone or a pin that is to be written.
+#[derive(Clone, Debug)]
+pub(super) struct MarkOrder {
+    pub(super) object: ObjectId,
+    /// `None`: a tombstone.
+    pub(super) pin: Option<bool>,
+    /// Whether it was written; `None` while it waits.
+    pub(super) outcome: Rc<Cell<Option<bool>>>,
+}
+
+/// What waits for an extent.
+#[derive(Debug)]
+pub(super) enum Queued {
+    Block(Rc<NewBlock>),
+    Mark(MarkOrder),
+}
+
+/// An open region and how far it is written.
+#[derive(Debug)]
+pub(super) struct OpenRegion {
+    /// Number among all regions.
+    pub(super) region: u32,
+    /// Where the next extent starts.
+    pub(super) next_page: u32,
+    /// The summaries written so far, for the footer.
+    pub(super) copies: Vec<u8>,
+    pub(super) last_stamp: u64,
+}
+
+impl OpenRegion {
+    /// Pages that an extent and the copy of its summary may take together.
+    pub(super) fn pages_left(&self, region_pages: u32) -> u32 {
+        let footer = (self.copies.len() / PAGE_SIZE) as u32 + 1;
+        region_pages.saturating_sub(self.next_page + footer)
+    }
+}
+
+/// One of the two logs.
+#[derive(Debug, Default)]
+pub(super) struct OpenLog {
+    /// Held while an extent is written: extents of a region are written one after the other, so
+    /// that a walk of its summaries meets no hole before the last of them.
+    pub(super) writing: Mutex<Option<OpenRegion>>,
+    pub(super) queue: RefCell<VecDeque<(Nanos, Queued)>>,
+    pub(super) queued_bytes: Cell<usize>,
+    /// Items ever queued, and of them, those that are done with.
+    pub(super) queued: Cell<u64>,
+    pub(super) done: Cell<u64>,
+    /// Items up to this number are written without waiting for an extent to fill.
+    pub(super) urgent: Cell<u64>,
+    /// Whether a task writes this log.
+    pub(super) has_flusher: Cell<bool>,
+}
+
+/// One device.
+pub(super) struct DeviceState<D: Device> {
+    pub(super) device: D,
+    pub(super) path: String,
+    pub(super) superblock: Superblock,
+    /// Sequence and copy of the newest superblock.
+    pub(super) superblock_at: Cell<(u64, usize)>,
+    /// What the CRCs of summaries start from.
+    pub(super) seed: u32,
+    /// Number of its first region among all regions.
+    pub(super) first_region: u32,
+    pub(super) healthy: Cell<bool>,
+    pub(super) errors: Cell<u32>,
+    /// Regions of this shard.
+    pub(super) regions_ours: u32,
+    pub(super) free: RefCell<VecDeque<u32>>,
+    /// Sealed regions of each log, oldest first.
+    pub(super) sealed: [RefCell<VecDeque<u32>>; 2],
+    pub(super) logs: [OpenLog; 2],
+    pub(super) marks: RefCell<IdMap<ObjectId, Mark>>,
+    pub(super) bytes_live: Cell<u64>,
+    pub(super) bytes_pinned: Cell<u64>,
+    pub(super) bytes_written: Cell<u64>,
+    /// Reclaim went round without making room: everything is pinned.
+    pub(super) is_full: Cell<bool>,
+}
+
+impl<D: Device> DeviceState<D> {
+    /// Where page `page` of the region with number `local` on this device is.
+    #[inline]
+    pub(super) fn offset(&self, local: u32, page: u32) -> u64 {
+        REGIONS_OFFSET
+            + u64::from(local) * u64::from(self.superblock.region_bytes)
+            + u64::from(page) * PAGE_SIZE as u64
+    }
+
+    pub(super) fn log(&self, log: Log) -> &OpenLog {
+        &self.logs[log.index()]
+    }
+
+    /// Regions of the sealed queue of `log`.
+    pub(super) fn sealed_regions(&self, log: Log) -> usize {
+        self.sealed[log.index()].borrow().len()
+    }
+
+    /// What an operator wants to know of it.
+    pub(super) fn status(&self) -> DeviceStatus {
+        let region_bytes = u64::from(self.superblock.region_bytes);
+        DeviceStatus {
+            path: self.path.clone(),
+            uuid: self.superblock.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            healthy: self.healthy.get(),
+            bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
+            bytes_used: self.bytes_live.get(),
+            bytes_pinned: self.bytes_pinned.get(),
+            bytes_written: self.superblock.bytes_written + self.bytes_written.get(),
+            regions: self.regions_ours,
+            regions_free: self.free.borrow().len() as u32,
+        }
+    }
+
+    /// Most bytes that may be pinned with a share of `fraction`.
+    pub(super) fn pinned_bytes_max(&self, fraction: f64) -> u64 {
+        let bytes = u64::from(self.regions_ours) * u64::from(self.superblock.region_bytes);
+        (bytes as f64 * fraction) as u64
+    }
+}

@@ -1,0 +1,114 @@
+//! Freeing and pinning objects, and giving entries their mounts: what changes many entries at once.
+
+use std::rc::Rc;
+
+use corelane_io::Io;
+use corelane_rpc_schema::ObjectId;
+
+use super::Inner;
+use super::block::Held;
+use super::error::MarkError;
+use super::objects::IdMap;
+use crate::mount::{MountId, MountTable};
+
+/// Entries looked at between two yields: about 100 µs.
+const ENTRIES_PER_YIELD: u32 = 1024;
+
+impl<I: Io> Inner<I> {
+    /// See [`Store::free`](super::Store::free).
+    pub(super) async fn free_object(self: &Rc<Self>, object: ObjectId) -> Result<Held, MarkError> {
+        let mut freed = Held::default();
+        let Some(meta) = self.objects.borrow().get(object).cloned() else { return Ok(freed) };
+        for index in 0..meta.blocks() {
+            if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+                self.io.yield_now().await;
+            }
+            let id = meta.block(index);
+            let pending = self.pending.borrow().get(&id).cloned();
+            if let Some(pending) = pending {
+                self.forget_pending(&pending);
+            }
+            if let Some(entry) = self.remove_entry(id) {
+                freed.blocks += 1;
+                freed.bytes += u64::from(entry.length);
+                self.counters.blocks_freed.add(1);
+            }
+        }
+        self.write_marks(object, None).await?;
+        Ok(freed)
+    }
+
+    /// See [`Store::pin`](super::Store::pin).
+    pub(super) async fn pin_object(self: &Rc<Self>, object: ObjectId, pinned: bool) -> Result<(), MarkError> {
+        let was_pinned = self.pinned.borrow().contains(&object);
+        if pinned && !was_pinned {
+            self.refuse_beyond_share(object)?;
+        }
+        if pinned {
+            self.pinned.borrow_mut().insert(object);
+        } else {
+            self.pinned.borrow_mut().remove(&object);
+            for device in self.devices.iter().flatten() {
+                device.is_full.set(false);
+            }
+        }
+        let meta = self.objects.borrow().get(object).cloned();
+        for index in 0..meta.as_ref().map_or(0, |meta| meta.blocks()) {
+            if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+                self.io.yield_now().await;
+            }
+            if let Some(meta) = &meta {
+                self.pin_entry(meta.block(index), pinned);
+            }
+        }
+        if pinned == was_pinned {
+            return Ok(());
+        }
+        self.write_marks(object, Some(pinned)).await
+    }
+
+    fn refuse_beyond_share(&self, object: ObjectId) -> Result<(), MarkError> {
+        for (ordinal, bytes) in self.objects.borrow().bytes_by_device(object) {
+            let Some(device) = self.device(ordinal) else { continue };
+            let (pinned, allowed) =
+                (device.bytes_pinned.get(), device.pinned_bytes_max(self.config.pin_fraction_max));
+            if pinned + bytes > allowed {
+                let device = device.path.clone();
+                return Err(MarkError::PinnedOut { bytes, device, pinned, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a mark to every device that takes I/O: each knows for itself what holds for its blocks.
+    async fn write_marks(self: &Rc<Self>, object: ObjectId, pin: Option<bool>) -> Result<(), MarkError> {
+        let mut failed = Vec::new();
+        for device in self.devices.iter().flatten().filter(|device| device.healthy.get()) {
+            if !self.write_mark(device, object, pin).await && device.healthy.get() {
+                failed.push(device.path.as_str());
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(MarkError::NotDurable(format!("could not write the record to {}", failed.join(", "))))
+    }
+
+    /// See [`Store::remap_mounts`](super::Store::remap_mounts).
+    pub(super) async fn remap(&self, mounts: &MountTable) {
+        let mut mount_of: IdMap<ObjectId, MountId> = IdMap::default();
+        let slots = self.index.borrow().slots();
+        for slot in 0..slots {
+            if slot as u32 % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+                self.io.yield_now().await;
+            }
+            let Some((id, _)) = self.index.borrow().slot(slot) else { continue };
+            let mount = *mount_of.entry(id.object).or_insert_with(|| {
+                let objects = self.objects.borrow();
+                let meta = objects.get(id.object).expect("a block in the index has a known object");
+                mounts.of_object(&meta.uri, meta.block_bytes).map_or(MountId::NONE, |mount| mount.id)
+            });
+            self.index.borrow_mut().set_mount_at(slot, mount);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The objects that blocks belong to: one entry an object, for as long as it has blocks here.
+//!
+//! The invariant: the counts of an object are those of its blocks in the index, device by device,
+//! and a device that has blocks of an object has (or will have, before they are durable) a record
+//! of it in the region that is named here.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use corelane_rpc_schema::ObjectId;
+
+use super::block::Held;
+use super::counters::StoreCounters;
+use crate::object::ObjectMeta;
+
+/// No region holds the record yet.
+pub(super) const NOT_RECORDED: u32 = u32::MAX;
+
+/// Ids are hashes already, so the map takes them as they are.
+#[derive(Clone, Copy, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // A multiplication spreads small numbers (a block's index) over the bits that select.
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// A map keyed by ids.
+pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// What one device holds of an object.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    device: u16,
+    /// Region with the object's record; [`NOT_RECORDED`] while there is none.
+    record: u32,
+    blocks: u32,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    meta: Arc<ObjectMeta>,
+    parts: Vec<Part>,
+    /// Blocks that wait to be written.
+    pending: u32,
+}
+
+/// Orders objects by URI, then id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ByUri(Arc<ObjectMeta>);
+
+impl PartialOrd for ByUri {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByUri {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_key().cmp(&other.as_key())
+    }
+}
+
+/// What [`ByUri`] is ordered by, so that a range can start at a borrowed URI.
+trait UriKey {
+    fn as_key(&self) -> (&str, ObjectId);
+}
+
+impl UriKey for ByUri {
+    fn as_key(&self) -> (&str, ObjectId) {
+        (&self.0.uri, self.0.id)
+    }
+}
+
+impl UriKey for (&str, ObjectId) {
+    fn as_key(&self) -> (&str, ObjectId) {
+        *self
+    }
+}
+
+impl<'a> std::borrow::Borrow<dyn UriKey + 'a> for ByUri {
+    fn borrow(&self) -> &(dyn UriKey + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn UriKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_key() == other.as_key()
+    }
+}
+
+impl Eq for dyn UriKey + '_ {}
+
+impl PartialOrd for dyn UriKey + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn UriKey + '_ {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_key().cmp(&other.as_key())
+    }
+}
+
+/// All objects of a store.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    by_id: IdMap<ObjectId, Known>,
+    by_home: IdMap<u64, Vec<ObjectId>>,
+    by_uri: BTreeSet<ByUri>,
+}
+
+/// Memory of an object's entry beside its text: the metadata, a part, and its places in the three maps.
+const ENTRY_BYTES: usize = 320;
+
+fn memory_of(meta: &ObjectMeta) -> u64 {
+    let text = meta.path_key.len() + meta.uri.len() + meta.version.len() + meta.content_type.len();
+    (ENTRY_BYTES + text) as u64
+}
+
+impl Objects {
+    /// The object with id `id`.
+    pub(super) fn get(&self, id: ObjectId) -> Option<&Arc<ObjectMeta>> {
+        self.by_id.get(&id).map(|known| &known.meta)
+    }
+
+    /// Adds the object if it is new; gives its metadata as known here.
+    pub(super) fn ensure(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) {
+        if self.by_id.contains_key(&meta.id) {
+            return;
+        }
+        let known = Known { meta: Arc::clone(meta), parts: Vec::new(), pending: 0 };
+        self.by_id.insert(meta.id, known);
+        self.by_home.entry(meta.id.home).or_default().push(meta.id);
+        self.by_uri.insert(ByUri(Arc::clone(meta)));
+        counters.objects.add(1);
+        counters.object_bytes.add(memory_of(meta));
+    }
+
+    fn part(&mut self, id: ObjectId, device: u16) -> Option<&mut Part> {
+        let known = self.by_id.get_mut(&id)?;
+        let at = known.parts.iter().position(|part| part.device == device).unwrap_or_else(|| {
+            known.parts.push(Part { device, record: NOT_RECORDED, blocks: 0, bytes: 0 });
+            known.parts.len() - 1
+        });
+        Some(&mut known.parts[at])
+    }
+
+    /// Counts a block that entered the index. False when the object is not known.
+    pub(super) fn add_block(&mut self, id: ObjectId, device: u16, bytes: u32) -> bool {
+        let Some(part) = self.part(id, device) else { return false };
+        part.blocks += 1;
+        part.bytes += u64::from(bytes);
+        true
+    }
+
+    /// Counts a block that left the index; forgets the object with its last block.
+    ///
+    /// # Panics
+    /// If the block was never counted.
+    pub(super) fn remove_block(&mut self, id: ObjectId, device: u16, bytes: u32, counters: &StoreCounters) {
+        let part = self.part(id, device).expect("a block in the index has a known object");
+        assert!(part.blocks > 0 && part.bytes >= u64::from(bytes), "blocks of {id} are counted");
+        part.blocks -= 1;
+        part.bytes -= u64::from(bytes);
+        self.forget_if_unused(id, counters);
+    }
+
+    /// Counts a block that waits to be written.
+    pub(super) fn add_pending(&mut self, id: ObjectId) {
+        self.by_id.get_mut(&id).expect("a pending block's object was added").pending += 1;
+    }
+
+    /// Counts a block that waits no longer.
+    pub(super) fn remove_pending(&mut self, id: ObjectId, counters: &StoreCounters) {
+        let known = self.by_id.get_mut(&id).expect("a pending block's object is known");
+        known.pending -= 1;
+        self.forget_if_unused(id, counters);
+    }
+
+    /// Forgets the object if it has neither blocks nor pending ones.
+    pub(super) fn forget_if_unused(&mut self, id: ObjectId, counters: &StoreCounters) {
+        let unused = self
+            .by_id
+            .get(&id)
+            .is_some_and(|known| known.pending == 0 && known.parts.iter().all(|part| part.blocks == 0));
+        if !unused {
+            return;
+        }
+        let known = self.by_id.remove(&id).expect("just found");
+        if let Some(versions) = self.by_home.get_mut(&id.home) {
+            versions.retain(|version| *version != id);
+            if versions.is_empty() {
+                self.by_home.remove(&id.home);
+            }
+        }
+        counters.objects.take_off(1);
+        counters.object_bytes.take_off(memory_of(&known.meta));
+        self.by_uri.remove(&ByUri(known.meta));
+    }
+
+    /// The region of `device` that holds the object's record, if one does.
+    pub(super) fn record_of(&self, id: ObjectId, device: u16) -> Option<u32> {
+        let parts = &self.by_id.get(&id)?.parts;
+        let part = parts.iter().find(|part| part.device == device)?;
+        (part.record != NOT_RECORDED).then_some(part.record)
+    }
+
+    /// Whether `device` has blocks of the object.
+    pub(super) fn has_blocks_on(&self, id: ObjectId, device: u16) -> bool {
+        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
+        parts.iter().any(|part| part.device == device && part.blocks > 0)
+    }
+
+    /// Notes which region holds the object's record.
+    pub(super) fn set_record(&mut self, id: ObjectId, device: u16, region: u32) {
+        if let Some(part) = self.part(id, device) {
+            part.record = region;
+        }
+    }
+
+    /// Objects whose record is in `region` of `device`. Walks all objects.
+    pub(super) fn recorded_in(&self, device: u16, region: u32) -> Vec<ObjectId> {
+        let recorded = |known: &&Known| {
+            known.parts.iter().any(|part| part.device == device && part.record == region)
+        };
+        self.by_id.values().filter(recorded).map(|known| known.meta.id).collect()
+    }
+
+    /// Blocks and bytes of an object; `pinned` is left false.
+    pub(super) fn held(&self, id: ObjectId) -> Held {
+        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
+        Held {
+            blocks: parts.iter().map(|part| u64::from(part.blocks)).sum(),
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            pinned: false,
+        }
+    }
+
+    /// Bytes of an object, device by device.
+    pub(super) fn bytes_by_device(&self, id: ObjectId) -> Vec<(u16, u64)> {
+        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
+        parts.iter().map(|part| (part.device, part.bytes)).collect()
+    }
+
+    /// All versions of the object with home half `home`.
+    pub(super) fn versions(&self, home: u64) -> Vec<Arc<ObjectMeta>> {
+        let ids = self.by_home.get(&home).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| self.get(*id).cloned()).collect()
+    }
+
+    /// Objects whose URI starts with `prefix` and is greater than `after`, in order; ends after the
+    /// URI with which `limit` is reached.
+    pub(super) fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Arc<ObjectMeta>> {
+        let last = ObjectId { home: u64::MAX, version: u64::MAX };
+        let start: (&str, ObjectId) =
+            if after >= prefix { (after, last) } else { (prefix, ObjectId::default()) };
+        let range = (Bound::Included(&start as &dyn UriKey), Bound::Unbounded);
+        let mut found: Vec<Arc<ObjectMeta>> = Vec::new();
+        for ByUri(meta) in self.by_uri.range::<dyn UriKey, _>(range) {
+            let full = found.len() >= limit && found.last().is_none_or(|last| last.uri != meta.uri);
+            if full || !meta.uri.starts_with(prefix) {
+                break;
+            }
+            if meta.uri.as_str() > after {
+                found.push(Arc::clone(meta));
+            }
+        }
+        found
+    }
+
+    /// Ids of all objects.
+    pub(super) fn ids(&self) -> Vec<ObjectId> {
+        self.by_id.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(uri: &str, version: &str) -> Arc<ObjectMeta> {
+        Arc::new(ObjectMeta {
+            id: ObjectId::new(uri, version, 1 << 20),
+            path_key: uri.to_owned(),
+            uri: uri.to_owned(),
+            version: version.to_owned(),
+            length: 1,
+            last_modified_ms: 0,
+            block_bytes: 1 << 20,
+            content_type: String::new(),
+        })
+    }
+
+    #[test]
+    fn an_object_is_known_as_long_as_it_has_blocks() {
+        let (mut objects, counters) = (Objects::default(), StoreCounters::default());
+        let a = meta("a", "1");
+        objects.ensure(&a, &counters);
+        objects.add_pending(a.id);
+        assert!(objects.add_block(a.id, 0, 10) && objects.add_block(a.id, 1, 20));
+        objects.remove_pending(a.id, &counters);
+        assert_eq!(objects.held(a.id), Held { blocks: 2, bytes: 30, pinned: false });
+        objects.remove_block(a.id, 0, 10, &counters);
+        assert!(objects.get(a.id).is_some() && !objects.has_blocks_on(a.id, 0));
+        objects.remove_block(a.id, 1, 20, &counters);
+        assert!(objects.get(a.id).is_none() && objects.versions(a.id.home).is_empty());
+        assert_eq!((counters.objects.get(), counters.object_bytes.get()), (0, 0));
+    }
+
+    #[test]
+    fn listing_goes_by_uri_and_keeps_versions_together() {
+        let (mut objects, counters) = (Objects::default(), StoreCounters::default());
+        for (uri, version) in [("s/b", "1"), ("s/a", "1"), ("s/a", "2"), ("s/c", "1"), ("t", "1")] {
+            objects.ensure(&meta(uri, version), &counters);
+        }
+        let uris = |list: Vec<Arc<ObjectMeta>>| -> Vec<String> {
+            list.iter().map(|meta| meta.uri.clone()).collect()
+        };
+        assert_eq!(uris(objects.list("s/", "", 1)), ["s/a", "s/a"]);
+        assert_eq!(uris(objects.list("s/", "s/a", 10)), ["s/b", "s/c"]);
+        assert_eq!(uris(objects.list("", "s/c", 10)), ["t"]);
+        assert!(objects.list("s/", "s/c", 10).is_empty());
+    }
+}

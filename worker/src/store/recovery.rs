@@ -1,0 +1,321 @@
+//! Rebuilding the index from the records of all regions, in time proportional to the records.
+//!
+//! Regions are read several at a time, in any order. Of two records of a block the one with the
+//! larger stamp counts; what a tombstone, a missing object or a wrong length takes away is taken
+//! away at the end, in one walk over the index.
+
+use std::sync::Arc;
+
+use corelane_io::{Io, PAGE_SIZE};
+use corelane_rpc_schema::{BlockId, ObjectId};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::block::BlockEntry;
+use super::device::DeviceState;
+use super::objects::IdMap;
+use super::region::RegionState;
+use super::region_records::{Head, RegionRecords};
+use super::{Inner, Recovery};
+use crate::mount::MountId;
+use crate::object::ObjectMeta;
+
+/// Entries looked at between two yields.
+const ENTRIES_PER_YIELD: usize = 4096;
+
+/// What was gathered besides the index.
+#[derive(Default)]
+struct Gathered {
+    recovery: Recovery,
+    objects: IdMap<ObjectId, FoundObject>,
+    /// Stamps of the extents of each region, by first page, to order records of one block.
+    extents: IdMap<u32, Vec<(u32, u64)>>,
+}
+
+struct FoundObject {
+    meta: Arc<ObjectMeta>,
+    /// Device and region of its records.
+    records: Vec<(u16, u32)>,
+}
+
+impl Gathered {
+    /// The stamp of the extent that page `first_page` of `region` is in.
+    fn stamp_of(&self, entry: &BlockEntry) -> u64 {
+        let extents = &self.extents[&entry.region];
+        let after = extents.partition_point(|(page, _)| *page <= u32::from(entry.first_page));
+        extents[after - 1].1
+    }
+}
+
+/// What one region turned out to be.
+enum Found {
+    Vacant,
+    Failed,
+    /// Written under the present number of shards by another one: none of ours is in it.
+    NotOurs,
+    Torn,
+    Records(Box<RegionRecords>),
+}
+
+impl<I: Io> Inner<I> {
+    /// Reads all regions and fills the index, the objects, the marks and the queues of regions.
+    pub(super) async fn recover(&self) -> Recovery {
+        let started = self.io.now();
+        let mut gathered = Gathered::default();
+        let mut waiting = (0..self.regions.len() as u32).filter(|number| self.is_there(*number));
+        let mut reading = FuturesUnordered::new();
+        loop {
+            while reading.len() < self.config.reads_in_flight
+                && let Some(number) = waiting.next()
+            {
+                reading.push(async move { (number, self.look_at(number).await) });
+            }
+            let Some((number, found)) = reading.next().await else { break };
+            self.take_region(number, found, &mut gathered);
+        }
+        self.collect_pins();
+        self.settle_entries(&mut gathered).await;
+        self.queue_regions();
+        let mut recovery = gathered.recovery;
+        recovery.blocks = self.index.borrow().len() as u64;
+        recovery.bytes = self.counters.bytes_live.get();
+        recovery.objects = self.counters.objects.get();
+        recovery.nanoseconds = self.io.now().since(started).as_nanos() as u64;
+        recovery
+    }
+
+    fn is_there(&self, number: u32) -> bool {
+        self.device(self.regions[number as usize].device).is_some()
+    }
+
+    async fn look_at(&self, number: u32) -> Found {
+        let region = &self.regions[number as usize];
+        let device = self.device(region.device).expect("only devices that are there are looked at");
+        let header = match self.read_head(device, region.local).await {
+            Err(_) => return Found::Failed,
+            Ok(Head::Vacant) => return Found::Vacant,
+            Ok(Head::Summary(header)) => header,
+        };
+        if header.shards == self.config.shards && header.shard != self.config.shard.0 {
+            return Found::NotOurs;
+        }
+        match self.read_records(device, region.local, header).await {
+            Err(_) => Found::Failed,
+            Ok(None) => Found::Torn,
+            Ok(Some(records)) => Found::Records(Box::new(records)),
+        }
+    }
+
+    fn take_region(&self, number: u32, found: Found, gathered: &mut Gathered) {
+        let region = &self.regions[number as usize];
+        let ours = region.is_ours();
+        let state = |state| if ours { state } else { RegionState::Sibling };
+        gathered.recovery.bytes_read += PAGE_SIZE as u64;
+        match found {
+            // Its bytes may be there and readable next time: it is left alone.
+            Found::Failed => region.state.set(state(RegionState::Unusable)),
+            // A region of ours is never written by another shard of the same number of shards:
+            // such a header is of an earlier life of the device.
+            Found::Vacant | Found::Torn | Found::NotOurs => region.state.set(state(RegionState::Free)),
+            Found::Records(records) => {
+                region.state.set(state(RegionState::Sealed));
+                self.take_records(number, &records, gathered);
+            }
+        }
+    }
+
+    /// Later sequences and stamps of ours are larger than all that were seen.
+    fn see_sequence(&self, sequence: u64, stamp: u64) {
+        self.next_sequence.set(self.next_sequence.get().max(sequence.saturating_add(1)));
+        self.next_stamp.set(self.next_stamp.get().max(stamp.saturating_add(1)));
+    }
+
+    fn take_records(&self, number: u32, records: &RegionRecords, gathered: &mut Gathered) {
+        let region = &self.regions[number as usize];
+        let device = self.device(region.device).expect("its records were just read");
+        self.see_sequence(records.head.sequence, records.last_stamp);
+        region.sequence.set(records.head.sequence);
+        region.first_stamp.set(records.head.stamp);
+        region.shards.set(records.head.shards);
+        region.log.set(records.head.log);
+        gathered.recovery.regions += 1;
+        gathered.recovery.regions_walked += u64::from(records.walked);
+        gathered.recovery.bytes_read += records.bytes() as u64;
+        let extents = records.summaries().map(|summary| (summary.header.first_page, summary.header.stamp));
+        gathered.extents.insert(number, extents.collect());
+        for summary in records.summaries() {
+            let (first_page, checksums) = summary.checksums();
+            region.set_checksums(self.region_pages, first_page, checksums);
+            for mark in summary.tombstones() {
+                note_freed(device, mark.object, mark.stamp, number);
+            }
+            for mark in summary.pins() {
+                note_pin(device, mark.object, mark.stamp, number, mark.pinned);
+            }
+            let fresh = summary.objects(|id| {
+                !gathered.objects.get(&id).is_some_and(|found| found.has_record(region.device, number))
+            });
+            for meta in fresh.collect::<Vec<_>>() {
+                let found = gathered
+                    .objects
+                    .entry(meta.id)
+                    .or_insert_with(|| FoundObject { meta, records: Vec::new() });
+                found.records.push((region.device, number));
+            }
+            for block in summary.blocks() {
+                if !self.is_ours(block.partition) || self.ordinal_of(block.partition) != region.device {
+                    continue;
+                }
+                let entry = BlockEntry {
+                    region: number,
+                    first_page: block.first_page as u16,
+                    mount: MountId::NONE,
+                    length: block.length,
+                    frequency: 0,
+                    pinned: false,
+                };
+                self.take_block(block.id, entry, summary.header.stamp, gathered);
+            }
+        }
+    }
+
+    fn take_block(&self, id: BlockId, entry: BlockEntry, stamp: u64, gathered: &mut Gathered) {
+        let mut index = self.index.borrow_mut();
+        match index.get(id) {
+            Some(other) if gathered.stamp_of(&other) >= stamp => {}
+            _ => {
+                if index.insert(id, entry).is_err() {
+                    gathered.recovery.blocks_not_fitting += 1;
+                }
+            }
+        }
+    }
+
+    /// Objects whose latest pin record says so, on any device.
+    fn collect_pins(&self) {
+        let mut latest: IdMap<ObjectId, (u64, bool)> = IdMap::default();
+        for device in self.devices.iter().flatten() {
+            for (object, mark) in device.marks.borrow().iter() {
+                let Some((stamp, _, pinned)) = mark.pin else { continue };
+                let known = latest.entry(*object).or_default();
+                if stamp >= known.0 {
+                    *known = (stamp, pinned);
+                }
+            }
+        }
+        let pinned = latest.into_iter().filter(|(_, (_, pinned))| *pinned).map(|(object, _)| object);
+        self.pinned.borrow_mut().extend(pinned);
+    }
+
+    /// Takes out what does not count and counts what does.
+    async fn settle_entries(&self, gathered: &mut Gathered) {
+        let mut dropped = Vec::new();
+        let slots = self.index.borrow().slots();
+        let mut objects_known: Option<ObjectId> = None;
+        for slot in 0..slots {
+            if slot % ENTRIES_PER_YIELD == 0 {
+                self.io.yield_now().await;
+            }
+            let Some((id, entry)) = self.index.borrow().slot(slot) else { continue };
+            if !self.counts(id, &entry, gathered) {
+                dropped.push(id);
+                continue;
+            }
+            let found = &gathered.objects[&id.object];
+            let mut objects = self.objects.borrow_mut();
+            if objects_known != Some(id.object) {
+                objects.ensure(&found.meta, &self.counters);
+                objects_known = Some(id.object);
+            }
+            let device = self.regions[entry.region as usize].device;
+            objects.add_block(id.object, device, entry.length);
+            drop(objects);
+            self.count_in(id, &entry);
+            if self.pinned.borrow().contains(&id.object) {
+                self.pin_entry(id, true);
+            }
+        }
+        for (id, found) in &gathered.objects {
+            let mut objects = self.objects.borrow_mut();
+            if objects.get(*id).is_some() {
+                for (device, region) in &found.records {
+                    objects.set_record(*id, *device, *region);
+                }
+            }
+        }
+        for id in dropped {
+            self.index.borrow_mut().remove(id);
+        }
+    }
+
+    /// Whether a recovered entry has an object that it fits, and was not freed.
+    fn counts(&self, id: BlockId, entry: &BlockEntry, gathered: &mut Gathered) -> bool {
+        let region = &self.regions[entry.region as usize];
+        let device = self.device(region.device).expect("its records were just read");
+        let freed = device.marks.borrow().get(&id.object).and_then(|mark| mark.freed);
+        if freed.is_some_and(|(stamp, _)| gathered.stamp_of(entry) < stamp) {
+            return false;
+        }
+        let fits = gathered.objects.get(&id.object).is_some_and(|found| {
+            id.index < found.meta.blocks()
+                && found.meta.block_length(id.index) == entry.length
+                && found.has_device(region.device)
+        });
+        if !fits {
+            gathered.recovery.blocks_orphaned += 1;
+        }
+        fits
+    }
+
+    /// Fills the queues of free and of sealed regions, the latter in the order of their opening.
+    fn queue_regions(&self) {
+        let mut numbers: Vec<u32> = (0..self.regions.len() as u32).collect();
+        numbers.sort_by_key(|number| self.regions[*number as usize].sequence.get());
+        for number in numbers {
+            let region = &self.regions[number as usize];
+            let Some(device) = self.device(region.device) else { continue };
+            match region.state.get() {
+                RegionState::Free => {
+                    device.free.borrow_mut().push_back(number);
+                    self.counters.regions_free.add(1);
+                }
+                RegionState::Sealed => {
+                    device.sealed[region.log.get().index()].borrow_mut().push_back(number);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl FoundObject {
+    fn has_record(&self, device: u16, region: u32) -> bool {
+        self.records.contains(&(device, region))
+    }
+
+    /// A device that fails must not take the names of another's blocks with it.
+    fn has_device(&self, device: u16) -> bool {
+        self.records.iter().any(|(with_record, _)| *with_record == device)
+    }
+}
+
+fn note_freed<D: corelane_io::Device>(device: &DeviceState<D>, object: ObjectId, stamp: u64, region: u32) {
+    let mut marks = device.marks.borrow_mut();
+    let mark = marks.entry(object).or_default();
+    if mark.freed.is_none_or(|(known, _)| known <= stamp) {
+        mark.freed = Some((stamp, region));
+    }
+}
+
+fn note_pin<D: corelane_io::Device>(
+    device: &DeviceState<D>,
+    object: ObjectId,
+    stamp: u64,
+    region: u32,
+    pinned: bool,
+) {
+    let mut marks = device.marks.borrow_mut();
+    let mark = marks.entry(object).or_default();
+    if mark.pin.is_none_or(|(known, _, _)| known <= stamp) {
+        mark.pin = Some((stamp, region, pinned));
+    }
+}
