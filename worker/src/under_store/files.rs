@@ -10,7 +10,9 @@
 //! clock share a modification time, and one long write sets it only at its start. So the bytes of
 //! a file that was modified within the settle time (2 s by default, none on `immutable` mounts)
 //! are not read before that time has passed. What is not detected: stores through a shared memory
-//! map into pages that are already dirty, and writers that set the modification time back.
+//! map into pages that are already dirty, one write that lasts longer than the settle time, writers
+//! that set the modification time back, and on network file systems what other machines change
+//! while this one believes its cached attributes.
 //!
 //! Symbolic links are followed as long as they lead to a place below the mount's directory. A
 //! link out of it is refused unless the mount has `follow_symlinks = true`. The check looks at
@@ -61,6 +63,7 @@ impl FileTree {
         limiter: &Limiter<'_>,
         tries: &mut Tries,
     ) -> (Fill, Result<(), Failure>) {
+        let mut pass = limiter.enter(tries).await;
         let (tree, opened_key) = (self.clone(), key.to_owned());
         let (file, metadata) = match blocking(move || tree.open(&opened_key)).await {
             Ok(opened) => opened,
@@ -71,11 +74,13 @@ impl FileTree {
             return (fill, Err(Failure::changed(&found)));
         }
         if let Some(wait) = self.unsettled_for(&metadata) {
+            // Others may read meanwhile.
+            drop(pass);
             tries.excuse(wait);
             tokio::time::sleep(wait).await;
+            pass = limiter.enter(tries).await;
         }
         let file = Arc::new(file);
-        let _pass = limiter.enter(tries).await;
         while !fill.missing().is_empty() {
             let missing = fill.missing();
             let visit = (missing.end - missing.start).min(VISIT_BYTES);
@@ -93,6 +98,7 @@ impl FileTree {
             }
             fill.post_ready().await;
         }
+        drop(pass);
         fill.confirm().await;
         (fill, Ok(()))
     }

@@ -89,10 +89,7 @@ impl Fill {
             if self.position == self.end {
                 return Err(Failure::passing(
                     UnderStoreErrorKind::Malformed,
-                    format!(
-                        "the store sent more bytes than the {} that were asked for",
-                        self.end
-                    ),
+                    "the store sent more bytes than were asked for",
                 ));
             }
             let taken = self.copy_within_page(bytes);
@@ -167,14 +164,13 @@ impl Fill {
         self.lease_start = self.position;
     }
 
-    /// Takes the next event that may be posted now.
-    fn ready(&mut self) -> Option<Event> {
-        let kept = if self.is_held {
+    /// Leases at the end of `held` that may not be posted yet.
+    fn kept(&self) -> usize {
+        if self.is_held {
             self.held.len()
         } else {
             usize::from(self.position == self.end)
-        };
-        (self.held.len() > kept).then(|| self.pop_held())
+        }
     }
 
     fn pop_held(&mut self) -> Event {
@@ -188,19 +184,15 @@ impl Fill {
 
     /// Posts what may be posted, waiting for room.
     pub async fn post_ready(&mut self) {
-        while let Some(event) = self.ready() {
+        while self.held.len() > self.kept() {
+            let event = self.pop_held();
             self.sink.send(event).await;
         }
     }
 
     /// Posts what may be posted without waiting; false when the inbox is full.
     pub fn try_post_ready(&mut self) -> bool {
-        let kept = if self.is_held {
-            self.held.len()
-        } else {
-            usize::from(self.position == self.end)
-        };
-        while self.held.len() > kept {
+        while self.held.len() > self.kept() {
             let start = self.held.front().expect("a full lease").start;
             let event = self.pop_held();
             if let Err(Event::Filled {

@@ -9,7 +9,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -23,8 +24,6 @@ use object_store::{
     Attribute, BackoffConfig, ClientConfigKey, ClientOptions, GetOptions, GetRange, GetResult,
     ObjectStore, RetryConfig,
 };
-use std::sync::Arc;
-use std::time::Instant;
 
 use super::UnderStoreErrorKind::{
     Denied, Invalid, Malformed, NotFound, Unavailable, VersionChanged,

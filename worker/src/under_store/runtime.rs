@@ -23,6 +23,7 @@ use super::stores::Stores;
 use super::threads::Placement;
 use super::{Event, Job, Request, UnderStore};
 use crate::inbox::{Inbox, inbox};
+use crate::mount::MountTable;
 
 /// How long a thread for blocking file reads stays without work.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
@@ -52,7 +53,8 @@ pub struct Timeouts {
 pub struct FetchOptions {
     /// Threads for requests; at least one.
     pub threads: usize,
-    /// Threads for reads of local files, started as needed; at least one.
+    /// Threads for reads of local files, started as needed; at least one. A mount of files uses
+    /// half of them at most unless its options set another limit on requests in flight.
     pub file_threads_max: usize,
     /// CPUs for all of these threads, away from the data cores; empty leaves them to the kernel.
     pub cpus: Vec<usize>,
@@ -161,6 +163,12 @@ impl FetchRuntime {
         let runtime = self.runtime_handle();
         let _inside = runtime.enter();
         self.stores.set_limits(limits);
+    }
+
+    /// Drops the clients and counts of mounts that are not in `table`. To be called after mounts
+    /// were removed.
+    pub fn retain_mounts(&self, table: &MountTable) {
+        self.stores.retain(table);
     }
 
     /// The counts of every mount that was used, by path.

@@ -1,6 +1,6 @@
 //! The stores behind the mounts, made at first use and kept.
 //!
-//! The invariant: a store is used only for the URI, options and freshness that it was made of. A
+//! The invariant: a store is used only for the URI, options and policy that it was made of. A
 //! mount that changed gets a new one; its counts go on.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchLimits, FetchOptions};
 use super::{UnderStoreError, UnderStoreErrorKind};
-use crate::mount::{MOUNTS_MAX, Mount};
+use crate::mount::{MOUNTS_MAX, Mount, MountTable};
 use crate::object::{CONTENT_TYPE_BYTES_MAX, ObjectMeta, VERSION_BYTES_MAX};
 use corelane_rpc_schema::ObjectId;
 
@@ -136,6 +136,7 @@ impl Stores {
             && store.mount.uri == mount.uri
             && store.mount.options == mount.options
             && store.mount.freshness == mount.freshness
+            && store.mount.block_bytes == mount.block_bytes
         {
             return Ok(Arc::clone(store));
         }
@@ -144,17 +145,21 @@ impl Stores {
             |store| Arc::clone(&store.counters),
         );
         let store = Arc::new(
-            MountStore::new(mount, &self.options, Arc::clone(&counters)).map_err(|cause| {
-                counters.error(UnderStoreErrorKind::Invalid);
-                Failure::lasting(UnderStoreErrorKind::Invalid, cause).into_error(&mount.uri, 0)
-            })?,
+            MountStore::new(mount, &self.options, counters)
+                .map_err(|cause| invalid(cause, &mount.uri))?,
         );
-        if stores.len() >= MOUNTS_MAX {
-            // Mounts that were removed; those in use hold their store or make it again.
+        if stores.len() >= 2 * MOUNTS_MAX {
+            // Half of them at least are of mounts that were removed and never forgotten; those in
+            // use hold their store or make it again, with their counts at zero.
             stores.clear();
         }
         stores.insert(mount.path.clone(), Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Drops the stores of mounts that are not in `table`.
+    pub fn retain(&self, table: &MountTable) {
+        lock(&self.stores).retain(|path, _| table.iter().any(|mount| mount.path == *path));
     }
 
     /// The counts of every mount that was used, by path.
@@ -304,13 +309,17 @@ impl MountStore {
             _ => Backend::Remote(RemoteStore::new(&location, mount, &own, options)?),
         };
         let limits = options.mount_limits;
+        let in_flight_max = match location.kind {
+            // A file server that hangs holds its threads: half of them stay for other mounts.
+            StoreKind::File => limits
+                .requests_in_flight_max
+                .min(options.file_threads_max / 2),
+            _ => limits.requests_in_flight_max,
+        };
         Ok(MountStore {
             mount: Arc::clone(mount),
             backend,
-            gate: Gate::new(
-                own.requests_in_flight_max
-                    .unwrap_or(limits.requests_in_flight_max),
-            ),
+            gate: Gate::new(own.requests_in_flight_max.unwrap_or(in_flight_max)),
             bucket: Bucket::new(own.bytes_per_second.unwrap_or(limits.bytes_per_second)),
             location,
             counters,

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use corelane_io::PAGE_SIZE;
+use corelane_io::{Doorbell, PAGE_SIZE};
 use corelane_worker::mount::Freshness;
-use corelane_worker::under_store::UnderStoreErrorKind;
 use corelane_worker::under_store::runtime::FetchRuntime;
+use corelane_worker::under_store::{UnderStore, UnderStoreErrorKind};
 use tempfile::TempDir;
 
 use crate::harness::{Shard, assert_brought, content, mount, quick_options};
@@ -104,5 +107,31 @@ fn what_is_no_object_is_refused_with_the_reason() {
     assert_eq!(
         shard.describe(&open, "/m/escape").expect("allowed").length,
         6
+    );
+}
+
+struct Bell(Mutex<Sender<()>>);
+
+impl Doorbell for Bell {
+    fn ring(&self) {
+        // Nobody listens any more when the test is over.
+        let _ = self.0.lock().expect("no panic").send(());
+    }
+}
+
+#[test]
+fn an_event_rings_the_doorbell_of_its_core() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join("object"), b"x").expect("written");
+    let runtime = FetchRuntime::start(quick_options()).expect("threads");
+    let mut shard = Shard::new(&runtime);
+    let (sender, rings) = channel();
+    shard.store.connect(Arc::new(Bell(Mutex::new(sender))));
+    let mount = mount(&uri(&folder), Freshness::Immutable, &[]);
+    shard.submit_describe(&mount, "/m/object");
+    rings.recv_timeout(Duration::from_secs(30)).expect("rung");
+    assert!(
+        shard.store.next_event().is_some(),
+        "there is an event once it rang"
     );
 }

@@ -68,8 +68,6 @@ pub struct Fetched {
     pub result: Result<(), UnderStoreError>,
     /// The bytes of the filled leases, in order, padding included.
     pub bytes: Vec<u8>,
-    /// When each lease came.
-    pub filled_at: Vec<Instant>,
 }
 
 /// One shard.
@@ -77,7 +75,7 @@ pub struct Shard {
     pub store: ShardUnderStore,
     pool: FramePool,
     next_id: u64,
-    early: BTreeMap<JobId, Vec<(Event, Instant)>>,
+    early: BTreeMap<JobId, Vec<Event>>,
 }
 
 impl Shard {
@@ -158,7 +156,7 @@ impl Shard {
     }
 
     /// The next event of job `id`.
-    fn event_of(&mut self, id: JobId) -> (Event, Instant) {
+    fn event_of(&mut self, id: JobId) -> Event {
         let give_up = Instant::now() + PATIENCE;
         loop {
             if let Some(events) = self.early.get_mut(&id)
@@ -173,10 +171,7 @@ impl Shard {
                         | Event::Filled { id, .. }
                         | Event::Finished { id, .. } => *id,
                     };
-                    self.early
-                        .entry(of)
-                        .or_default()
-                        .push((event, Instant::now()));
+                    self.early.entry(of).or_default().push(event);
                 }
                 None => {
                     assert!(Instant::now() < give_up, "no event of {id:?}");
@@ -193,7 +188,7 @@ impl Shard {
     }
 
     pub fn described(&mut self, id: JobId) -> Result<Arc<ObjectMeta>, UnderStoreError> {
-        match self.event_of(id).0 {
+        match self.event_of(id) {
             Event::Described { result, .. } => result,
             other => panic!("not the answer to a describe: {other:?}"),
         }
@@ -201,10 +196,9 @@ impl Shard {
 
     /// Collects a fetch to its end and checks the checksum of every page.
     pub fn fetched(&mut self, id: JobId) -> Fetched {
-        let (mut bytes, mut filled_at) = (Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
         loop {
-            let (event, at) = self.event_of(id);
-            match event {
+            match self.event_of(id) {
                 Event::Filled {
                     lease, checksums, ..
                 } => {
@@ -213,17 +207,12 @@ impl Shard {
                         assert_eq!(crc32c::crc32c(page), checksum, "checksum of a page");
                     }
                     bytes.extend_from_slice(lease.bytes());
-                    filled_at.push(at);
                 }
                 Event::Finished { result, unused, .. } => {
                     for lease in unused {
                         self.take_back(lease);
                     }
-                    return Fetched {
-                        result,
-                        bytes,
-                        filled_at,
-                    };
+                    return Fetched { result, bytes };
                 }
                 Event::Described { .. } => panic!("a describe's answer to a fetch"),
             }

@@ -12,7 +12,7 @@ use crate::under_store::limits::lock;
 use crate::under_store::stores::MountStore;
 
 /// Entries that a run counts as at least, for its own keys and nodes; bounds the number of runs.
-pub const RUN_COST_MIN: usize = 64;
+const RUN_COST_MIN: usize = 64;
 
 /// Names a run: of which listing, and behind which key it starts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -67,7 +67,7 @@ pub struct Page {
 /// Bounds of the cache of listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListingBounds {
-    /// Most entries in the cache. A run counts as at least [`cache::RUN_COST_MIN`].
+    /// Most entries in the cache. A run counts as 64 at least, for its own cost.
     pub entries_max: usize,
     /// Most bytes in the cache.
     pub bytes_max: usize,

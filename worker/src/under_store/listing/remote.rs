@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures::{FutureExt, TryStreamExt};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
-use object_store::{ListResult, ObjectStore};
+use object_store::{ListResult, ObjectMeta, ObjectStore};
 
 use super::{Depth, Item, Run, Wanted};
+use crate::under_store::location::StoreKind;
 use crate::under_store::remote::RemoteStore;
 use crate::under_store::retry::Failure;
 use crate::under_store::stores::{MountStore, Stores};
@@ -126,6 +127,17 @@ async fn unsorted(
     })
 }
 
+/// The version in the form that a description has: Azure's listings leave out the quotes.
+fn listed_version(remote: &RemoteStore, object: &ObjectMeta) -> String {
+    let version = remote.version(object).unwrap_or_default();
+    let is_bare = object.e_tag.is_some() && !version.contains('"');
+    if is_bare && remote.location.kind == StoreKind::Azure {
+        format!("\"{version}\"")
+    } else {
+        version
+    }
+}
+
 /// Appends what was wanted of an answer, by keys below the mount.
 fn append(remote: &RemoteStore, wanted: Wanted<'_>, result: ListResult, items: &mut Vec<Item>) {
     let below = |path: &Path| {
@@ -145,7 +157,7 @@ fn append(remote: &RemoteStore, wanted: Wanted<'_>, result: ListResult, items: &
             key,
             length: object.size,
             last_modified_ms: u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0),
-            version: remote.version(&object).unwrap_or_default(),
+            version: listed_version(remote, &object),
         })
     }));
     items.extend(result.common_prefixes.iter().filter_map(|path| {
