@@ -1,1 +1,25 @@
-//! .
+//! Load generator, ceilings and the gate.
+//!
+//! A figure means something only beside what the same machine gives to a loop that does nothing
+//! but move the bytes. So everything here comes in pairs: a measure of the worker, and the same
+//! measure of a bare loop ([`ceiling`]), taken in turns by one generator ([`load`]) with the same
+//! sizes, depth, checksum mode and spin. See `docs/performance.md`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`ceiling`] | the bare loops: device, network, both joined |
+//! | [`load`] | the closed-loop generator |
+//! | [`commands`] | the command line |
+//! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
+//! | [`process`] | CPU, memory, threads and steal, from /proc |
+//! | [`ring`], [`memory`], [`random`] | what the loops stand on |
+
+pub mod ceiling;
+pub mod commands;
+pub mod load;
+pub mod memory;
+pub mod process;
+pub mod random;
+pub mod ring;
+pub mod sample;
+pub mod server_process;

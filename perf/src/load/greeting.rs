@@ -1,0 +1,80 @@
+//! Hello and open, with blocking calls: everything that happens before the clock runs.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use corelane_rpc_schema::frame::{DecodedHead, Head, decode_head};
+use corelane_rpc_schema::messages::{Hello, HelloAnswer, Message, Open, OpenAnswer};
+
+use super::keys::Target;
+
+/// How long a server may take to answer one of these.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A connection that said hello, and what the server answered.
+///
+/// # Errors
+/// When the server cannot be reached or refuses; the text says why.
+pub fn connect(address: SocketAddr, token: &str) -> io::Result<(TcpStream, HelloAnswer)> {
+    let stream = TcpStream::connect(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}")))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let hello = Message::Hello(Hello { token: token.to_owned(), client_name: "corelane-perf".to_owned() });
+    match ask(&stream, &hello)? {
+        Message::HelloAnswer(answer) => Ok((stream, answer)),
+        other => Err(refused("hello", &other)),
+    }
+}
+
+/// Opens `path`.
+///
+/// # Errors
+/// When the server refuses; the text says why.
+pub fn open(stream: &TcpStream, path: &str) -> io::Result<OpenAnswer> {
+    match ask(stream, &Message::Open(Open { path: path.to_owned() }))? {
+        Message::OpenAnswer(answer) => Ok(answer),
+        other => Err(refused(path, &other)),
+    }
+}
+
+/// Opens all of `paths`.
+///
+/// # Errors
+/// When the server refuses one; the text says which and why.
+pub fn open_all(stream: &TcpStream, paths: &[String]) -> io::Result<Vec<Target>> {
+    paths
+        .iter()
+        .map(|path| open(stream, path).map(|answer| Target { object: answer.object, length: answer.length }))
+        .collect()
+}
+
+fn refused(what: &str, answer: &Message) -> io::Error {
+    let text = match answer {
+        Message::Error(error) => format!("{what}: {}", error.message),
+        other => format!("{what}: an answer that does not belong to it: {other:?}"),
+    };
+    io::Error::other(text)
+}
+
+/// Sends `message` as the only request in flight and waits for its answer.
+fn ask(mut stream: &TcpStream, message: &Message) -> io::Result<Message> {
+    let mut bytes = Vec::new();
+    message.to_frame(1, &mut bytes).map_err(io::Error::other)?;
+    stream.write_all(&bytes)?;
+    bytes.clear();
+    loop {
+        // Never more than the frame needs, so that nothing of what follows is swallowed.
+        let needed = match decode_head(&bytes).map_err(io::Error::other)? {
+            DecodedHead::Incomplete { needed } => needed,
+            DecodedHead::Head { head: Head::Message(header), .. } => {
+                return Message::from_header(header).map(|(_, message)| message).map_err(io::Error::other);
+            }
+            DecodedHead::Head { .. } => return Err(io::Error::other("a READ where a message was expected")),
+        };
+        let start = bytes.len();
+        bytes.resize(needed, 0);
+        stream.read_exact(&mut bytes[start..])?;
+    }
+}

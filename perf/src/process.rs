@@ -1,0 +1,179 @@
+//! What the kernel says of a process and of the machine: CPU time, memory, threads, stolen time.
+//!
+//! CPU is that of the whole process (`/proc/PID/stat`, which sums over its threads, also those
+//! that ended and the `iou-wrk` threads that the kernel starts on its behalf).
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// CPU time of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// In user mode.
+    pub user: Duration,
+    /// In the kernel.
+    pub system: Duration,
+}
+
+impl CpuTime {
+    /// CPU time of process `pid` so far, in steps of the kernel's clock tick (usually 10 ms).
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: u32) -> io::Result<CpuTime> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        parse_stat(&text).ok_or_else(|| unreadable("/proc/PID/stat"))
+    }
+
+    /// Both together.
+    pub fn total(&self) -> Duration {
+        self.user + self.system
+    }
+
+    /// What was used since `earlier`.
+    pub fn since(&self, earlier: CpuTime) -> CpuTime {
+        CpuTime {
+            user: self.user.saturating_sub(earlier.user),
+            system: self.system.saturating_sub(earlier.system),
+        }
+    }
+}
+
+fn unreadable(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} has a form that this program does not know"))
+}
+
+fn ticks(count: u64) -> Duration {
+    // SAFETY: asks for a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    Duration::from_nanos(count * 1_000_000_000 / per_second)
+}
+
+fn parse_stat(text: &str) -> Option<CpuTime> {
+    // The name in parentheses may hold anything, spaces and parentheses too.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user = fields.next()?.parse().ok()?;
+    let system = fields.next()?.parse().ok()?;
+    Some(CpuTime { user: ticks(user), system: ticks(system) })
+}
+
+/// Time of all CPUs together, as the kernel counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineTime {
+    total: u64,
+    stolen: u64,
+}
+
+impl MachineTime {
+    /// Now.
+    ///
+    /// # Errors
+    /// When `/proc/stat` cannot be read.
+    pub fn now() -> io::Result<MachineTime> {
+        parse_machine(&fs::read_to_string("/proc/stat")?).ok_or_else(|| unreadable("/proc/stat"))
+    }
+
+    /// Share of the time since `earlier` that the hypervisor gave to somebody else, in percent.
+    pub fn steal_percent_since(&self, earlier: MachineTime) -> f64 {
+        let total = self.total.saturating_sub(earlier.total);
+        let stolen = self.stolen.saturating_sub(earlier.stolen);
+        if total == 0 { 0.0 } else { 100.0 * stolen as f64 / total as f64 }
+    }
+}
+
+fn parse_machine(text: &str) -> Option<MachineTime> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; guest time is within user time.
+    Some(MachineTime { total: fields.get(..8)?.iter().sum(), stolen: fields[7] })
+}
+
+/// Resident memory of process `pid` in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = status_field(&status, "VmRSS:").and_then(|field| field.trim_end_matches(" kB").parse::<u64>().ok());
+    Ok(kib.ok_or_else(|| unreadable("/proc/PID/status"))? * 1024)
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// A thread of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its name; those of the kernel's ring workers start with `iou-wrk`.
+    pub name: String,
+    /// CPUs that it may run on, as the kernel writes lists.
+    pub affinity: String,
+}
+
+/// The threads of process `pid`.
+///
+/// # Errors
+/// When there is no such process.
+pub fn threads(pid: u32) -> io::Result<Vec<ThreadInfo>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A thread may end between the listing and the look at it.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let field = |name| status_field(&status, name).unwrap_or_default().to_owned();
+        threads.push(ThreadInfo { id, name: field("Name:"), affinity: field("Cpus_allowed_list:") });
+    }
+    threads.sort_by_key(|thread| thread.id);
+    Ok(threads)
+}
+
+/// Ring workers among `threads`: where there are any, CPU was used that no loop accounts for.
+pub fn ring_workers(threads: &[ThreadInfo]) -> usize {
+    threads.iter().filter(|thread| thread.name.starts_with("iou-wrk")).count()
+}
+
+/// Pins the calling thread to `core`.
+///
+/// # Errors
+/// A sentence when this process may not run there.
+pub fn pin(core: usize) -> Result<(), String> {
+    affinity::set_thread_affinity([core])
+        .map_err(|error| format!("cannot run on core {core}: {error}; choose among those of `taskset -p $$`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
+        let line = "42 (a) b (c) S 1 1 1 0 -1 0 0 0 0 0 250 50 0 0 20 0 1 0 5";
+        let time = parse_stat(line).expect("a stat line");
+        assert_eq!(time, CpuTime { user: ticks(250), system: ticks(50) });
+        assert_eq!(time.total(), ticks(300));
+    }
+
+    #[test]
+    fn steal_is_a_share_of_all_time() {
+        let earlier = parse_machine("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1\n").expect("a line");
+        let later = parse_machine("cpu  150 0 100 840 0 0 0 10 0 0\n").expect("a line");
+        assert!((later.steal_percent_since(earlier) - 10.0).abs() < 1e-9);
+        assert_eq!(earlier.steal_percent_since(earlier), 0.0);
+    }
+
+    #[test]
+    fn this_process_has_threads_memory_and_time() {
+        let pid = std::process::id();
+        assert!(resident_bytes(pid).expect("our own status") > 1 << 20);
+        assert!(!threads(pid).expect("our own threads").is_empty());
+        CpuTime::of(pid).expect("our own time");
+    }
+}

@@ -1,0 +1,86 @@
+//! One run of the generator and what the server's process and the machine did meanwhile.
+
+use std::io;
+
+use serde_json::{Value, json};
+
+use crate::load::generator::{self, Mark};
+use crate::load::{LoadResult, LoadSpec};
+use crate::process::{self, CpuTime, MachineTime, ThreadInfo};
+
+/// One measured part.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What the generator saw.
+    pub load: LoadResult,
+    /// CPU of the server's process, all threads.
+    pub cpu: CpuTime,
+    /// Resident memory of the server's process at the end of the measured part, in bytes.
+    pub resident_bytes: u64,
+    /// Threads of the server's process at the end of the measured part.
+    pub threads: Vec<ThreadInfo>,
+    /// Time that the hypervisor took from this machine, in percent.
+    pub steal_percent: f64,
+}
+
+/// Runs the generator against the server with process id `pid`.
+///
+/// # Errors
+/// When the generator fails or the server is gone.
+pub fn take(spec: &LoadSpec, pid: u32) -> io::Result<Sample> {
+    let mut begin = None;
+    let mut end = None;
+    let load = generator::run(spec, |mark| match mark {
+        Mark::Begin => begin = Some(look(pid)),
+        Mark::End => end = Some(look(pid)),
+    })?;
+    let (Some(begin), Some(end)) = (begin, end) else { unreachable!("both marks were passed") };
+    let ((cpu_begin, machine_begin), (cpu_end, machine_end)) = (begin?, end?);
+    Ok(Sample {
+        load,
+        cpu: cpu_end.since(cpu_begin),
+        resident_bytes: process::resident_bytes(pid)?,
+        threads: process::threads(pid)?,
+        steal_percent: machine_end.steal_percent_since(machine_begin),
+    })
+}
+
+fn look(pid: u32) -> io::Result<(CpuTime, MachineTime)> {
+    Ok((CpuTime::of(pid)?, MachineTime::now()?))
+}
+
+impl Sample {
+    /// Server CPU a read, in microseconds.
+    pub fn cpu_us_per_operation(&self) -> f64 {
+        self.cpu.total().as_secs_f64() * 1e6 / self.load.operations.max(1) as f64
+    }
+
+    /// Server CPU as a share of one core.
+    pub fn busy_percent(&self) -> f64 {
+        100.0 * self.cpu.total().as_secs_f64() / self.load.elapsed.as_secs_f64()
+    }
+
+    /// Kernel workers in the server's process.
+    pub fn ring_workers(&self) -> usize {
+        process::ring_workers(&self.threads)
+    }
+
+    /// The figures by name.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "reads_per_second": self.load.rate(),
+            "cpu_us_per_read": self.cpu_us_per_operation(),
+            "cpu_user_us_per_read": self.cpu.user.as_secs_f64() * 1e6 / self.load.operations.max(1) as f64,
+            "busy_percent": self.busy_percent(),
+            "p50_us": self.load.latency_us(0.5),
+            "p99_us": self.load.latency_us(0.99),
+            "steal_percent": self.steal_percent,
+            "ring_workers": self.ring_workers(),
+            "resident_bytes": self.resident_bytes,
+            "errors": self.load.errors,
+            "wrong": self.load.wrong,
+            "verified": self.load.verified,
+            "threads": self.threads,
+        })
+    }
+}
