@@ -344,3 +344,15 @@ impl std::fmt::Debug for Client {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_can_run_on_a_runtime_of_many_threads() {
+        fn sendable<F: Future + Send>(_: impl Fn(Client, Object) -> F) {}
+        sendable(|client, object| async move { client.read_with_sources(&object, 0..1).await });
+        sendable(|client, object| async move { client.read_file(&object.path).await });
+    }
+}

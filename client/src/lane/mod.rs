@@ -205,7 +205,7 @@ impl Lane {
     pub(crate) async fn read(
         &self,
         mut request: ReadRequest,
-        what: &dyn Fn() -> String,
+        what: &(dyn Fn() -> String + Sync),
         patience: Duration,
     ) -> Result<ReadPayload, Error> {
         let length = request.length;
@@ -226,7 +226,7 @@ impl Lane {
     pub(crate) async fn call(
         &self,
         message: &Message,
-        what: &dyn Fn() -> String,
+        what: &(dyn Fn() -> String + Sync),
         patience: Duration,
     ) -> Result<Message, Error> {
         let answer = self
@@ -246,7 +246,7 @@ impl Lane {
     async fn ask(
         &self,
         read_bytes: Option<u32>,
-        what: &dyn Fn() -> String,
+        what: &(dyn Fn() -> String + Sync),
         patience: Duration,
         encode: impl FnOnce(u64, &mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
