@@ -31,6 +31,22 @@ pub(super) struct Mark {
     pub(super) pin: Option<(u64, u32, bool)>,
 }
 
+impl Mark {
+    /// Notes that the records of region `from` were copied to region `to`.
+    pub(super) fn move_from(&mut self, from: u32, to: u32) {
+        if let Some((_, region)) = &mut self.freed
+            && *region == from
+        {
+            *region = to;
+        }
+        if let Some((_, region, _)) = &mut self.pin
+            && *region == from
+        {
+            *region = to;
+        }
+    }
+}
+
 /// A tombstone or a pin that is to be written.
 #[derive(Clone, Debug)]
 pub(super) struct MarkOrder {
@@ -123,11 +139,6 @@ impl<D: Device> DeviceState<D> {
 
     pub(super) fn log(&self, log: Log) -> &OpenLog {
         &self.logs[log.index()]
-    }
-
-    /// Regions of the sealed queue of `log`.
-    pub(super) fn sealed_regions(&self, log: Log) -> usize {
-        self.sealed[log.index()].borrow().len()
     }
 
     /// What an operator wants to know of it.

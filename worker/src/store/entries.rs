@@ -87,11 +87,11 @@ impl<I: Io> Inner<I> {
         let device = self.device(region.device).expect("entries point at devices that are there");
         let bytes = page_bytes(entry.length);
         if pinned {
-            region.pinned_blocks.set(region.pinned_blocks.get() + 1);
+            region.pinned_bytes.set(region.pinned_bytes.get() + bytes);
             device.bytes_pinned.set(device.bytes_pinned.get() + bytes);
             self.counters.bytes_pinned.add(bytes);
         } else {
-            region.pinned_blocks.set(region.pinned_blocks.get() - 1);
+            region.pinned_bytes.set(region.pinned_bytes.get() - bytes);
             device.bytes_pinned.set(device.bytes_pinned.get() - bytes);
             self.counters.bytes_pinned.take_off(bytes);
         }

@@ -34,6 +34,7 @@ impl<I: Io> Inner<I> {
                 self.counters.blocks_freed.add(1);
             }
         }
+        self.may_have_room();
         self.write_marks(object, None).await?;
         Ok(freed)
     }
@@ -48,9 +49,7 @@ impl<I: Io> Inner<I> {
             self.pinned.borrow_mut().insert(object);
         } else {
             self.pinned.borrow_mut().remove(&object);
-            for device in self.devices.iter().flatten() {
-                device.is_full.set(false);
-            }
+            self.may_have_room();
         }
         let meta = self.objects.borrow().get(object).cloned();
         for index in 0..meta.as_ref().map_or(0, |meta| meta.blocks()) {
@@ -65,6 +64,14 @@ impl<I: Io> Inner<I> {
             return Ok(());
         }
         self.write_marks(object, Some(pinned)).await
+    }
+
+    /// Lets reclaim try again on devices where everything was pinned.
+    fn may_have_room(&self) {
+        for device in self.devices.iter().flatten() {
+            device.is_full.set(false);
+        }
+        self.signal.raise();
     }
 
     fn refuse_beyond_share(&self, object: ObjectId) -> Result<(), MarkError> {

@@ -30,6 +30,7 @@ mod record;
 mod recovery;
 mod region;
 mod region_records;
+mod rescue;
 mod scrub;
 mod signal;
 mod state;

@@ -240,6 +240,13 @@ impl Objects {
         }
     }
 
+    /// Notes that a record was copied, if the one in `from` is still the one that counts.
+    pub(super) fn move_record(&mut self, id: ObjectId, device: u16, from: u32, to: u32) {
+        if self.record_of(id, device) == Some(from) {
+            self.set_record(id, device, to);
+        }
+    }
+
     /// Objects whose record is in `region` of `device`. Walks all objects.
     pub(super) fn recorded_in(&self, device: u16, region: u32) -> Vec<ObjectId> {
         let recorded = |known: &&Known| {
@@ -288,11 +295,6 @@ impl Objects {
             }
         }
         found
-    }
-
-    /// Ids of all objects.
-    pub(super) fn ids(&self) -> Vec<ObjectId> {
-        self.by_id.keys().copied().collect()
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Region {
     /// Blocks of ours in it, by the index.
     pub(super) live_blocks: Cell<u32>,
     pub(super) live_bytes: Cell<u64>,
-    pub(super) pinned_blocks: Cell<u32>,
+    pub(super) pinned_bytes: Cell<u64>,
 }
 
 impl Region {
@@ -60,7 +60,7 @@ impl Region {
             shards: Cell::new(0),
             live_blocks: Cell::new(0),
             live_bytes: Cell::new(0),
-            pinned_blocks: Cell::new(0),
+            pinned_bytes: Cell::new(0),
         }
     }
 

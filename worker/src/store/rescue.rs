@@ -1,0 +1,275 @@
+//! Writing what survives a reclaim into the main log: pages go from region to region through
+//! scratch frames and are checked on the way, so that an error at rest does not spread.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use corelane_io::{Io, IoError, PAGE_SIZE};
+use corelane_rpc_schema::ObjectId;
+use futures::stream::{self, StreamExt};
+
+use super::Inner;
+use super::device::{DeviceState, OpenRegion};
+use super::entries::page_bytes;
+use super::extent::Placed;
+use super::header::Log;
+use super::read::check_pages;
+use super::reclaim::{Rescue, Survivor};
+use super::summary::{Draft, SUMMARY_BYTES_MAX};
+use crate::object::ObjectMeta;
+use std::sync::Arc;
+
+/// Records that go into one extent before blocks do: keeps its summary within bounds.
+const RECORDS_PER_EXTENT_MAX: usize = 256;
+
+/// What one extent of survivors holds.
+#[derive(Default)]
+struct Batch {
+    draft: Draft,
+    /// Survivors with their first page relative to the extent's data.
+    blocks: Vec<(Survivor, u32)>,
+    objects: Vec<ObjectId>,
+    marks: Vec<ObjectId>,
+}
+
+/// A run of pages to copy.
+struct Piece {
+    survivor: Survivor,
+    from_page: u32,
+    to_page: u32,
+    pages: u32,
+}
+
+impl<I: Io> Inner<I> {
+    /// Writes everything in `rescue`, extent by extent. Where no region is free or a write fails,
+    /// what is left is dropped: a reclaim always comes to its end.
+    pub(super) async fn rescue(self: &Rc<Self>, device: &DeviceState<I::Device>, number: u32, rescue: Rescue) {
+        let mut blocks = VecDeque::from(rescue.blocks);
+        let mut objects = VecDeque::from(rescue.objects);
+        let mut marks = VecDeque::from(rescue.marks);
+        while !(blocks.is_empty() && objects.is_empty() && marks.is_empty()) {
+            let mut open = device.log(Log::Main).writing.lock().await;
+            let pages = self.pages_needed(&blocks);
+            if !self.ensure_room(device, Log::Main, &mut open, pages, true).await {
+                tracing::warn!(
+                    device = %device.path, blocks = blocks.len(),
+                    "no region is free for what should survive a reclaim: it is dropped"
+                );
+                return;
+            }
+            let room = open.as_ref().expect("room was made").pages_left(self.region_pages);
+            let stamp = self.take_stamp();
+            let batch = self.fill(device, number, room, (&mut blocks, &mut objects, &mut marks));
+            if batch.draft.is_empty() {
+                continue;
+            }
+            self.write_batch(device, number, &mut open, batch, stamp).await;
+        }
+    }
+
+    /// Pages of an extent that makes progress: all records that may go first, and a block.
+    fn pages_needed(&self, blocks: &VecDeque<Survivor>) -> u32 {
+        let block = blocks.front().map_or(0, |block| block.entry.length);
+        let summary = Draft::default().bytes_with(1, block, 1).div_ceil(PAGE_SIZE) as u32;
+        // One more page of summary for the text of an object, which is below a page.
+        2 * (summary + 2) + block.div_ceil(PAGE_SIZE as u32)
+    }
+
+    fn fill(
+        &self,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        room: u32,
+        (blocks, objects, marks): (&mut VecDeque<Survivor>, &mut VecDeque<ObjectId>, &mut VecDeque<ObjectId>),
+    ) -> Batch {
+        let ordinal = device.superblock.ordinal;
+        let mut batch = Batch::default();
+        let summary_fits = |draft: &Draft, blocks: usize, length: u32, text: usize| {
+            let bytes = draft.bytes_with(blocks, length, text);
+            let pages = draft.data_pages() + length.div_ceil(PAGE_SIZE as u32);
+            bytes <= SUMMARY_BYTES_MAX && 2 * bytes.div_ceil(PAGE_SIZE) as u32 + pages <= room
+        };
+        while batch.objects.len() < RECORDS_PER_EXTENT_MAX
+            && let Some(id) = objects.front().copied()
+        {
+            let Some(meta) = self.still_recorded_in(id, ordinal, number) else {
+                objects.pop_front();
+                continue;
+            };
+            if !summary_fits(&batch.draft, 0, 0, Draft::text_bytes(&meta)) {
+                return batch;
+            }
+            batch.draft.push_object(&meta);
+            batch.objects.push(id);
+            objects.pop_front();
+        }
+        while batch.marks.len() < RECORDS_PER_EXTENT_MAX
+            && let Some(id) = marks.front().copied()
+        {
+            if !summary_fits(&batch.draft, 0, 0, 0) {
+                return batch;
+            }
+            self.push_marks_of(device, number, id, &mut batch.draft);
+            batch.marks.push(id);
+            marks.pop_front();
+        }
+        while let Some(survivor) = blocks.front().copied() {
+            let length = survivor.entry.length;
+            let bytes = u64::from(batch.draft.data_pages()) * PAGE_SIZE as u64 + page_bytes(length);
+            let is_large = bytes > self.config.flush_bytes as u64 && !batch.blocks.is_empty();
+            if is_large || !summary_fits(&batch.draft, 1, length, 0) {
+                break;
+            }
+            blocks.pop_front();
+            self.push_survivor(survivor, &mut batch);
+        }
+        batch
+    }
+
+    /// The object, if its record is still in region `number` and blocks of it are on the device.
+    fn still_recorded_in(&self, id: ObjectId, ordinal: u16, number: u32) -> Option<Arc<ObjectMeta>> {
+        let objects = self.objects.borrow();
+        let needed = objects.record_of(id, ordinal) == Some(number) && objects.has_blocks_on(id, ordinal);
+        needed.then(|| objects.get(id).cloned()).flatten()
+    }
+
+    fn push_marks_of(&self, device: &DeviceState<I::Device>, number: u32, id: ObjectId, draft: &mut Draft) {
+        let marks = device.marks.borrow();
+        let Some(mark) = marks.get(&id) else { return };
+        if let Some((stamp, region)) = mark.freed
+            && region == number
+        {
+            draft.push_tombstone(id, stamp);
+        }
+        if let Some((stamp, region, pinned)) = mark.pin
+            && region == number
+        {
+            draft.push_pin(id, stamp, pinned);
+        }
+    }
+
+    /// Adds a block to the batch, unless it was freed or dropped since it was chosen.
+    fn push_survivor(&self, survivor: Survivor, batch: &mut Batch) {
+        let Survivor { id, entry, .. } = survivor;
+        let now = self.index.borrow().get(id);
+        if !now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+            return;
+        }
+        let block_bytes = self.objects.borrow().get(id.object).map(|meta| meta.block_bytes);
+        let partition = self.partition_of(id, block_bytes.expect("a block in the index has a known object"));
+        let checksums = self.regions[entry.region as usize].checksums();
+        let first = usize::from(entry.first_page);
+        let pages = entry.length.div_ceil(PAGE_SIZE as u32) as usize;
+        let of_block = checksums[first..first + pages].iter().copied();
+        let at = batch.draft.push_block(id, entry.length, partition, of_block);
+        batch.blocks.push((survivor, at));
+    }
+
+    async fn write_batch(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        open: &mut Option<OpenRegion>,
+        batch: Batch,
+        stamp: u64,
+    ) {
+        let data_bytes = batch.draft.data_pages() as usize * PAGE_SIZE;
+        let opened = open.as_mut().expect("room was made");
+        let placed = self.place(device, Log::Main, opened, batch.draft, stamp);
+        self.write_pace.wait(&self.io, placed.summary.len() + data_bytes).await;
+        let to_local = self.regions[placed.region as usize].local;
+        let summary = self.write_bytes(device, device.offset(to_local, placed.first_page), &placed.summary);
+        let pieces = pieces_of(&batch.blocks, placed.data_page, self.scratch.frame_pages() as u32);
+        let copies = stream::iter(pieces)
+            .map(|piece| self.copy(device, to_local, piece))
+            .buffer_unordered(self.config.reads_in_flight)
+            .fold(Ok(()), |result, copied| async move { Result::and(result, copied) });
+        let (summary, copies): (Result<(), IoError>, Result<(), IoError>) = futures::join!(summary, copies);
+        self.counters.flushes.add(1);
+        if summary.and(copies).is_err() {
+            // Entries still point at the region that is being emptied: they go with it.
+            self.abandon(device, Log::Main, open);
+            return;
+        }
+        self.settle(device, number, &placed, &batch.blocks, &batch.objects, &batch.marks);
+    }
+
+    /// Copies a run of pages. Wrong or unreadable ones drop their block and are not an error of
+    /// the extent; a failed write is.
+    async fn copy(&self, device: &DeviceState<I::Device>, to_local: u32, piece: Piece) -> Result<(), IoError> {
+        let Survivor { id, entry, .. } = piece.survivor;
+        let from = &self.regions[entry.region as usize];
+        let permit = self.scratch.for_reading(&self.signal).await;
+        let lease = permit.frame().lease(0..piece.pages as usize).expect("a fresh frame is vacant");
+        let lease = match self.read_device(device, device.offset(from.local, piece.from_page), lease).await {
+            Ok(lease) => lease,
+            Err(_) => {
+                self.remove_entry_at(id, entry.region, entry.first_page);
+                return Ok(());
+            }
+        };
+        if let Err(wrong) = check_pages(from, piece.from_page, lease.bytes()) {
+            self.heal(id, &entry, piece.from_page + wrong);
+            return Ok(());
+        }
+        let frame = lease.seal();
+        let slice = frame.slice(0..piece.pages as usize * PAGE_SIZE);
+        drop(frame);
+        self.counters.bytes_rewritten.add(u64::from(piece.pages) * PAGE_SIZE as u64);
+        self.write_device(device, device.offset(to_local, piece.to_page), slice).await
+    }
+
+    /// Lets the index, the objects and the marks point at the new places.
+    fn settle(
+        &self,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        placed: &Placed,
+        blocks: &[(Survivor, u32)],
+        objects: &[ObjectId],
+        marks: &[ObjectId],
+    ) {
+        let (from, to) = (&self.regions[number as usize], &self.regions[placed.region as usize]);
+        for (survivor, at) in blocks {
+            let Survivor { id, entry, frequency } = *survivor;
+            let pages = entry.length.div_ceil(PAGE_SIZE as u32) as usize;
+            let first = usize::from(entry.first_page);
+            let first_page = placed.data_page + at;
+            to.set_checksums(
+                self.region_pages,
+                first_page,
+                from.checksums()[first..first + pages].iter().copied(),
+            );
+            let now = self.index.borrow().get(id);
+            if now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+                self.move_entry(id, placed.region, first_page as u16, frequency);
+                self.counters.blocks_survived.add(1);
+            }
+        }
+        for id in objects {
+            self.objects.borrow_mut().move_record(*id, device.superblock.ordinal, number, placed.region);
+        }
+        for id in marks {
+            if let Some(mark) = device.marks.borrow_mut().get_mut(id) {
+                mark.move_from(number, placed.region);
+            }
+        }
+    }
+}
+
+/// Runs of at most `pages_max` pages, with their places in the region that is written.
+fn pieces_of(blocks: &[(Survivor, u32)], data_page: u32, pages_max: u32) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (survivor, at) in blocks {
+        let pages = survivor.entry.length.div_ceil(PAGE_SIZE as u32);
+        for start in (0..pages).step_by(pages_max as usize) {
+            pieces.push(Piece {
+                survivor: *survivor,
+                from_page: u32::from(survivor.entry.first_page) + start,
+                to_page: data_page + at + start,
+                pages: (pages - start).min(pages_max),
+            });
+        }
+    }
+    pieces
+}
