@@ -11,7 +11,7 @@ use corelane_worker::under_store::UnderStoreErrorKind;
 use corelane_worker::under_store::runtime::FetchRuntime;
 use tempfile::TempDir;
 
-use crate::harness::{Shard, assert_brought, content, mount, quick_options};
+use crate::harness::{Fetched, Shard, assert_brought, content, mount, quick_options};
 
 /// Not a multiple of the page, and more than one visit to a reading thread.
 const LENGTH: usize = (3 << 20) + 77;
@@ -128,4 +128,48 @@ fn a_young_file_is_read_only_after_it_settled() {
         "{:?}",
         written.elapsed()
     );
+}
+
+/// Starts a fetch that stops after a few leases, since nobody empties the shard's inbox; lets
+/// `change` happen to the file, and collects the rest.
+fn fetch_around(change: fn(&Path, &[u8])) -> (Vec<u8>, Fetched) {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("object");
+    let old = content(1, LENGTH);
+    fs::write(&path, &old).expect("written");
+    let runtime = FetchRuntime::start(quick_options()).expect("threads");
+    let mut shard = Shard::with_inbox(&runtime, 1);
+    let uri = format!("file://{}", folder.path().display());
+    let mount = mount(&uri, Freshness::AlwaysCheck, &[("settle_ms", "0")]);
+    let object = shard.describe(&mount, "/m/object").expect("described");
+    let id = shard.submit_fetch(&mount, &object, 0..LENGTH as u64);
+    shard.await_event(id);
+    // Past the tick of the file system's clock in which the file was written.
+    std::thread::sleep(Duration::from_millis(50));
+    change(&path, &content(2, LENGTH));
+    let fetched = shard.fetched(id);
+    assert_eq!(
+        shard.frames_available(),
+        shard.frames(),
+        "all memory came back"
+    );
+    (old, fetched)
+}
+
+#[test]
+fn a_rewrite_in_the_middle_of_a_fetch_ends_it_before_the_first_byte_of_the_new_version() {
+    let (old, fetched) = fetch_around(|path, bytes| fs::write(path, bytes).expect("written"));
+    let error = fetched.result.expect_err("changed");
+    assert_eq!(error.kind, UnderStoreErrorKind::VersionChanged, "{error}");
+    assert!(!fetched.bytes.is_empty() && fetched.bytes[..] == old[..fetched.bytes.len()]);
+}
+
+#[test]
+fn a_fetch_under_way_goes_on_with_the_old_file_when_another_takes_its_name() {
+    let (old, fetched) = fetch_around(|path, bytes| {
+        let spare = path.with_extension("spare");
+        fs::write(&spare, bytes).expect("written");
+        fs::rename(&spare, path).expect("renamed");
+    });
+    assert_brought(&fetched, &old);
 }
