@@ -2,8 +2,7 @@
 //!
 //! A [`Fill`] is one block on its way. There is at most one a block (single-flight); everyone who
 //! wants the block waits on the same one and goes on as soon as the pages that it needs are there.
-//! The dispatcher collects the fills that were asked for in one turn, joins neighbours of a stripe
-//! into one ranged request, and bounds the memory that fills hold.
+//! [`dispatch`](super::dispatch) turns them into requests.
 //!
 //! The invariant: a page of a fill is readable only when its bytes have come and its checksum was
 //! taken from exactly them.
@@ -13,8 +12,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use corelane_io::{Frame, Io, PAGE_SIZE};
+use corelane_rpc_schema::BlockId;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{BlockId, Stripe};
 
 use super::metadata::Known;
 use super::read::error;
@@ -22,18 +21,22 @@ use super::signal::{Signal, WaitList};
 use super::{Shard, Tuning};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::cache::hashing::IdMap;
-use crate::mount::Admission;
+use crate::mount::{Admission, MountId};
 use crate::store::{NewBlock, NotKept};
 use crate::under_store::{
-    Event, Job, JobId, LEASE_PAGES_MAX, Request, UnderStore, UnderStoreError, UnderStoreErrorKind,
+    Event, JobId, LEASE_PAGES_MAX, UnderStore, UnderStoreError, UnderStoreErrorKind,
 };
 
 /// Pages a lease of a fill has: a waiting read goes on at this granularity. A quarter of a frame
 /// keeps the first bytes early and the events few (64 a block of 1 MiB).
-const LEASE_PAGES: usize = 4;
+pub(super) const LEASE_PAGES: usize = 4;
 
-/// Most blocks that wait for memory; beyond it reads are answered "busy".
+/// Most blocks of one mount that wait for memory; beyond it reads are answered "busy".
 const QUEUE_BLOCKS_MAX: usize = 4096;
+
+/// Share of the fills' memory that one mount may hold, in percent. An under-store that hangs keeps
+/// its fills until they time out; the rest stays for the other mounts.
+const MOUNT_PERCENT_MAX: usize = 50;
 
 /// Why a fill failed.
 #[derive(Clone, Debug)]
@@ -83,10 +86,12 @@ enum Progress {
 /// One block on its way in.
 #[derive(Debug)]
 pub struct Fill {
-    known: Rc<Known>,
-    index: u32,
+    pub(super) known: Rc<Known>,
+    pub(super) index: u32,
+    /// The mount whose share it counts in, as it was when the fill was queued.
+    pub(super) mount: MountId,
     /// Set when the fill is dispatched.
-    frames: OnceCell<Vec<Frame>>,
+    pub(super) frames: OnceCell<Vec<Frame>>,
     checksums: RefCell<Vec<u32>>,
     progress: RefCell<Progress>,
     waiters: WaitList,
@@ -99,6 +104,7 @@ pub struct Fill {
 impl Fill {
     fn new(known: Rc<Known>, index: u32) -> Self {
         Fill {
+            mount: known.mount.get(),
             known,
             index,
             frames: OnceCell::new(),
@@ -114,11 +120,11 @@ impl Fill {
         self.known.meta.block(self.index)
     }
 
-    fn length(&self) -> u32 {
+    pub(super) fn length(&self) -> u32 {
         self.known.meta.block_length(self.index)
     }
 
-    fn pages(&self) -> usize {
+    pub(super) fn pages(&self) -> usize {
         (self.length() as usize).div_ceil(PAGE_SIZE)
     }
 
@@ -186,22 +192,31 @@ impl Fill {
 }
 
 /// One ranged request: the fills that it serves, in order, and where it is.
-struct FetchJob {
-    fills: Vec<Rc<Fill>>,
+pub(super) struct FetchJob {
+    pub fills: Vec<Rc<Fill>>,
     /// Number of the fill that the next lease is of.
-    current: usize,
+    pub current: usize,
+}
+
+/// What one mount takes of the fills' bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MountShare {
+    pub queued: usize,
+    pub frames_held: usize,
 }
 
 /// The fills of a shard.
 pub struct Fills {
     by_block: RefCell<IdMap<BlockId, Rc<Fill>>>,
-    queue: RefCell<VecDeque<Rc<Fill>>>,
-    has_queued: Signal,
-    jobs: RefCell<HashMap<JobId, FetchJob>>,
+    pub(super) queue: RefCell<VecDeque<Rc<Fill>>>,
+    /// Set when a fill is queued, and when one ends and leaves room for others.
+    pub(super) has_queued: Signal,
+    pub(super) jobs: RefCell<HashMap<JobId, FetchJob>>,
     next_job: Cell<u64>,
-    frames_held: Cell<usize>,
-    frames_held_max: usize,
-    frames_released: WaitList,
+    pub(super) frames_held: Cell<usize>,
+    pub(super) frames_held_max: usize,
+    /// What each mount holds and has queued.
+    by_mount: RefCell<HashMap<MountId, MountShare>>,
     /// Fingerprints of blocks that were fetched and not admitted, for `second-touch`.
     touched_once: RefCell<Vec<u32>>,
 }
@@ -217,7 +232,7 @@ impl Fills {
             next_job: Cell::new(1),
             frames_held: Cell::new(0),
             frames_held_max: (tier_frames * tuning.fill_percent_max / 100).max(1),
-            frames_released: WaitList::default(),
+            by_mount: RefCell::default(),
             touched_once: RefCell::new(vec![0; tuning.index_blocks.next_power_of_two()]),
         }
     }
@@ -241,13 +256,33 @@ impl Fills {
 
     /// Whether fills hold or wait for half of what they may: no time for guesses.
     pub fn is_crowded(&self) -> bool {
-        self.frames_held.get() * 2 > self.frames_held_max
-            || self.queue.borrow().len() * 2 > QUEUE_BLOCKS_MAX
+        self.frames_held.get() * 2 > self.frames_held_max || !self.queue.borrow().is_empty()
     }
 
     /// Whether the block is on its way.
     pub fn is_under_way(&self, block: BlockId) -> bool {
         self.by_block.borrow().contains_key(&block)
+    }
+
+    pub(super) fn share(&self, mount: MountId) -> MountShare {
+        self.by_mount
+            .borrow()
+            .get(&mount)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(super) fn change_share(&self, mount: MountId, change: impl FnOnce(&mut MountShare)) {
+        change(self.by_mount.borrow_mut().entry(mount).or_default());
+    }
+
+    /// Whether a mount with `share` may hold `frames` more.
+    pub(super) fn fits(&self, share: MountShare, frames: usize) -> bool {
+        let fits_all = self.frames_held.get() + frames <= self.frames_held_max;
+        let of_mount_max = self.frames_held_max * MOUNT_PERCENT_MAX / 100;
+        // Whoever holds nothing may always go on, or a block larger than its share never could.
+        let fits_mount = share.frames_held + frames <= of_mount_max || share.frames_held == 0;
+        (fits_all && fits_mount) || self.frames_held.get() == 0
     }
 
     /// Whether the block was fetched before, not long ago; notes that it was now.
@@ -272,13 +307,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             return Rc::clone(fill);
         }
         let fill = Rc::new(Fill::new(Rc::clone(known), index));
-        let mut queue = self.fills.queue.borrow_mut();
-        if queue.len() >= QUEUE_BLOCKS_MAX {
+        let mount = known.mount.get();
+        if self.fills.share(mount).queued >= QUEUE_BLOCKS_MAX {
             let busy =
                 FillFailure::Busy("too many blocks wait for memory to be fetched into; retry");
             fill.end(Progress::Failed(busy));
             return fill;
         }
+        self.fills.change_share(mount, |share| share.queued += 1);
+        let mut queue = self.fills.queue.borrow_mut();
         queue.push_back(Rc::clone(&fill));
         self.fills
             .by_block
@@ -288,150 +325,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         fill
     }
 
-    /// Turns queued fills into requests, for as long as the shard lives.
-    pub(crate) async fn dispatch_fills(self: Rc<Self>) {
-        loop {
-            self.fills.has_queued.wait().await;
-            // Whoever else misses in this turn may be a neighbour.
-            self.io.yield_now().await;
-            loop {
-                let run = self.next_run();
-                if run.is_empty() {
-                    break;
-                }
-                self.dispatch(run).await;
-            }
-        }
-    }
-
-    /// The first queued fill and its queued neighbours that fit one request.
-    fn next_run(&self) -> Vec<Rc<Fill>> {
-        let mut queue = self.fills.queue.borrow_mut();
-        let Some(first) = queue.pop_front() else {
-            return Vec::new();
-        };
-        let block_bytes = first.known.meta.block_bytes;
-        let stripe = Stripe::of_block(first.index, block_bytes);
-        let bytes_max = self.under_store.fetch_bytes_max().min(
-            // A request never needs more memory than fills may hold.
-            (self.fills.frames_held_max * FRAME_BYTES) as u64,
-        );
-        let blocks_max = (bytes_max / u64::from(block_bytes)).max(1) as usize;
-        let mut neighbours: Vec<Rc<Fill>> = Vec::new();
-        queue.retain(|fill| {
-            let is_neighbour = fill.known.meta.id == first.known.meta.id
-                && Stripe::of_block(fill.index, block_bytes) == stripe;
-            if is_neighbour {
-                neighbours.push(Rc::clone(fill));
-            }
-            !is_neighbour
-        });
-        neighbours.push(first);
-        neighbours.sort_unstable_by_key(|fill| fill.index);
-        let run_length = neighbours
-            .windows(2)
-            .take(blocks_max - 1)
-            .take_while(|pair| pair[1].index == pair[0].index + 1)
-            .count()
-            + 1;
-        for fill in neighbours.split_off(run_length).into_iter().rev() {
-            queue.push_front(fill);
-        }
-        neighbours
-    }
-
-    async fn dispatch(&self, run: Vec<Rc<Fill>>) {
-        let frames: usize = run
-            .iter()
-            .map(|fill| fill.pages().div_ceil(FRAME_PAGES))
-            .sum();
-        let fills = &self.fills;
-        if !fills.is_empty() && fills.frames_held.get() + frames > fills.frames_held_max {
-            fills
-                .frames_released
-                .until(|| {
-                    let held = fills.frames_held.get();
-                    (held == 0 || held + frames <= fills.frames_held_max).then_some(())
-                })
-                .await;
-        }
-        let mut leases = Vec::with_capacity(frames * FRAME_PAGES / LEASE_PAGES);
-        for (number, fill) in run.iter().enumerate() {
-            let mut of_block = Vec::with_capacity(fill.pages().div_ceil(FRAME_PAGES));
-            for first_page in (0..fill.pages()).step_by(FRAME_PAGES) {
-                let taken = self.until_memory(|| self.tier.borrow_mut().take()).await;
-                let Some(frame) = taken else {
-                    let busy =
-                        FillFailure::Busy("no memory to fetch into came free in time; retry");
-                    self.fail(&run[number..], &busy);
-                    self.fail(&run[..number], &busy);
-                    return;
-                };
-                let pages = (fill.pages() - first_page).min(FRAME_PAGES);
-                for start in (0..pages).step_by(LEASE_PAGES) {
-                    let end = (start + LEASE_PAGES).min(pages);
-                    leases.push(
-                        frame
-                            .lease(start..end)
-                            .expect("a fresh frame is vacant")
-                            .into_remote(),
-                    );
-                }
-                of_block.push(frame);
-            }
-            fills
-                .frames_held
-                .set(fills.frames_held.get() + of_block.len());
-            fill.frames
-                .set(of_block)
-                .expect("a fill is dispatched once");
-        }
-        self.submit(run, leases);
-    }
-
-    fn submit(&self, run: Vec<Rc<Fill>>, leases: Vec<corelane_io::RemoteLease>) {
-        let (first, last) = (&run[0], &run[run.len() - 1]);
-        let meta = &first.known.meta;
-        let start = u64::from(first.index) * u64::from(meta.block_bytes);
-        let end = u64::from(last.index) * u64::from(meta.block_bytes) + u64::from(last.length());
-        let mount = self.mounts.borrow().get(first.known.mount.get()).cloned();
-        let Some(mount) = mount else {
-            self.take_back_all(leases);
-            self.fail(&run, &FillFailure::NoMount(meta.uri.clone()));
-            return;
-        };
-        let id = self.fills.next_job_id();
-        let request = Request::Fetch {
-            object: std::sync::Arc::clone(meta),
-            range: start..end,
-            leases,
-        };
-        self.fills.jobs.borrow_mut().insert(
-            id,
-            FetchJob {
-                fills: run,
-                current: 0,
-            },
-        );
-        self.counters.fetches.increase();
-        if let Err(job) = self.under_store.submit(Job { id, mount, request }) {
-            let FetchJob { fills, .. } = self
-                .fills
-                .jobs
-                .borrow_mut()
-                .remove(&id)
-                .expect("just put in");
-            if let Request::Fetch { leases, .. } = job.request {
-                self.take_back_all(leases);
-            }
-            self.fail(
-                &fills,
-                &FillFailure::Busy("too many requests to the under-store are waiting; retry"),
-            );
-        }
-    }
-
-    fn take_back_all(&self, leases: Vec<corelane_io::RemoteLease>) {
+    /// Takes leases back that were lent or meant to be. A lease that is dropped elsewhere is lost.
+    pub(super) fn take_back_all(&self, leases: Vec<corelane_io::RemoteLease>) {
         let pool = self.tier.borrow().pool().clone();
         for lease in leases {
             drop(pool.take_back(lease));
@@ -513,7 +408,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    fn fail(&self, fills: &[Rc<Fill>], failure: &FillFailure) {
+    pub(super) fn fail(&self, fills: &[Rc<Fill>], failure: &FillFailure) {
         for fill in fills {
             self.fills.by_block.borrow_mut().remove(&fill.block());
             self.release_frames(fill);
@@ -526,7 +421,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self.fills
             .frames_held
             .set(self.fills.frames_held.get() - frames);
-        self.fills.frames_released.wake_all();
+        self.fills
+            .change_share(fill.mount, |share| share.frames_held -= frames);
+        self.fills.has_queued.set();
     }
 
     /// Puts a whole block into the tier and, where it is admitted, on its way to the device.

@@ -7,7 +7,8 @@
 //! | file | does |
 //! |---|---|
 //! | [`read`] | a read, from the hit in DRAM down to the wait for a fill |
-//! | [`fill`] | misses: single-flight, joining of neighbours, memory, what is kept |
+//! | [`fill`] | misses: single-flight, who waits for what, what is kept |
+//! | [`dispatch`] | from fills to requests |
 //! | [`read_ahead`] | fills before they are asked for |
 //! | [`metadata`] | path to object, as fresh as the mount demands |
 //! | [`asking`] | questions to and from the other shards |
@@ -19,6 +20,7 @@
 
 pub mod asking;
 pub mod counters;
+pub mod dispatch;
 pub mod fill;
 pub mod lanes;
 pub mod letters;
