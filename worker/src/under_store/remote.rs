@@ -82,7 +82,14 @@ impl RemoteStore {
         };
         let container = &location.container;
         let refused = |error: object_store::Error| {
-            format!("the options do not make a client: {}", text_of(&error))
+            let names: Vec<&str> = own.client.keys().map(String::as_str).collect();
+            // The client quotes what it could not read, which may be a secret in the wrong place.
+            let values = own.client.values().filter(|value| !value.is_empty());
+            let cause = values.fold(text_of(&error), |text, value| text.replace(value, "…"));
+            format!(
+                "the options ({}) do not make a client: {cause}",
+                names.join(", ")
+            )
         };
         let (client, pages): (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>) =
             match location.kind {

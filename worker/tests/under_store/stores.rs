@@ -487,6 +487,7 @@ fn an_unusable_mount_is_refused_by_the_name_of_the_option_without_its_value() {
         ("gs://bucket", vec![("colour", "hunter2")], "colour"),
         ("az://box", vec![("colour", "hunter2")], "colour"),
         ("https://host/x", vec![("colour", "hunter2")], "colour"),
+        ("s3://bucket", vec![("allow_http", "hunter2")], "allow_http"),
         ("ftp://host", vec![], "ftp"),
     ] {
         let error = check_mount(&mount(uri, Freshness::Immutable, &options)).expect_err(uri);
