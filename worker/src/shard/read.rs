@@ -114,8 +114,8 @@ fn checksum_mode(request: &ReadRequest, ends_with_object: bool) -> ChecksumMode 
         return ChecksumMode::None;
     }
     let page = PAGE_SIZE as u64;
-    let is_aligned =
-        request.offset % page == 0 && (u64::from(request.length) % page == 0 || ends_with_object);
+    let is_aligned = request.offset.is_multiple_of(page)
+        && (u64::from(request.length).is_multiple_of(page) || ends_with_object);
     if is_aligned {
         ChecksumMode::Pages
     } else {
