@@ -12,6 +12,7 @@ use super::DeviceStatus;
 use super::block::NewBlock;
 use super::header::Log;
 use super::objects::IdMap;
+use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
 
 /// Regions that only reclaim may open: one that survivors fill up, and one for what then remains
@@ -23,27 +24,60 @@ pub(super) const REGIONS_RESERVED: usize = 2;
 pub(super) const REGIONS_PER_SHARD_MIN: u32 = 8;
 
 /// What is known of an object beside its blocks, and which region says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Blocks with a smaller stamp are freed.
-    pub(super) freed: Option<(u64, u32)>,
-    /// Stamp, region, and whether the object is pinned.
-    pub(super) pin: Option<(u64, u32, bool)>,
+    /// The latest tombstone of each writer: one, or a few after changes of the number of shards.
+    pub(super) freed: Vec<Freed>,
+    pub(super) pin: Option<Pin>,
+}
+
+/// A tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Freed {
+    /// Blocks of the writer's partitions with a smaller stamp are freed.
+    pub(super) stamp: u64,
+    pub(super) writer: Writer,
+    /// Where the record is.
+    pub(super) region: u32,
+}
+
+/// A pin, or its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    pub(super) stamp: u64,
+    pub(super) writer: Writer,
+    pub(super) region: u32,
+    pub(super) pinned: bool,
 }
 
 impl Mark {
     /// Notes that the records of region `from` were copied to region `to`.
     pub(super) fn move_from(&mut self, from: u32, to: u32) {
-        if let Some((_, region)) = &mut self.freed
-            && *region == from
-        {
-            *region = to;
+        let freed = self.freed.iter_mut().map(|freed| &mut freed.region);
+        let pin = self.pin.iter_mut().map(|pin| &mut pin.region);
+        freed.chain(pin).filter(|region| **region == from).for_each(|region| *region = to);
+    }
+
+    /// Notes a tombstone, unless a later one of its writer is known.
+    pub(super) fn note_freed(&mut self, new: Freed) {
+        match self.freed.iter_mut().find(|known| known.writer == new.writer) {
+            Some(known) if known.stamp <= new.stamp => *known = new,
+            Some(_) => {}
+            None => self.freed.push(new),
         }
-        if let Some((_, region, _)) = &mut self.pin
-            && *region == from
-        {
-            *region = to;
+    }
+
+    /// Notes a pin or its end, unless a later one is known.
+    pub(super) fn note_pin(&mut self, new: Pin) {
+        if self.pin.is_none_or(|known| known.stamp <= new.stamp) {
+            self.pin = Some(new);
         }
+    }
+
+    /// Whether one of the records is in `region`.
+    pub(super) fn is_in(&self, region: u32) -> bool {
+        self.freed.iter().any(|freed| freed.region == region)
+            || self.pin.is_some_and(|pin| pin.region == region)
     }
 }
 

@@ -11,10 +11,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Inner;
 use super::block::{BlockEntry, NewBlock};
-use super::device::{DeviceState, OpenRegion, Queued, REGIONS_RESERVED};
+use super::device::{DeviceState, Freed, OpenRegion, Pin, Queued, REGIONS_RESERVED};
 use super::header::{Header, Kind, Log};
 use super::region::RegionState;
-use super::summary::{Draft, SUMMARY_BYTES_MAX};
+use super::summary::{Draft, SUMMARY_BYTES_MAX, Writer};
 
 /// How the writing of an extent ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,10 @@ impl<I: Io> Inner<I> {
         let stamp = self.next_stamp.get();
         self.next_stamp.set(stamp + 1);
         stamp
+    }
+
+    fn writer(&self) -> Writer {
+        Writer { shard: self.config.shard.0, shards: self.config.shards }
     }
 
     fn header_of(&self, local: u32, sequence: u64, stamp: u64, first_page: u32, log: Log) -> Header {
@@ -274,8 +278,8 @@ impl<I: Io> Inner<I> {
                     }
                 }
                 Queued::Mark(order) => match order.pin {
-                    None => draft.push_tombstone(order.object, stamp),
-                    Some(pinned) => draft.push_pin(order.object, stamp, pinned),
+                    None => draft.push_tombstone(order.object, stamp, self.writer()),
+                    Some(pinned) => draft.push_pin(order.object, stamp, pinned, self.writer()),
                 },
             }
             items.push(item);
@@ -344,9 +348,10 @@ impl<I: Io> Inner<I> {
             Queued::Mark(order) => {
                 let mut marks = device.marks.borrow_mut();
                 let mark = marks.entry(order.object).or_default();
+                let (writer, region) = (self.writer(), placed.region);
                 match order.pin {
-                    None => mark.freed = Some((stamp, placed.region)),
-                    Some(pinned) => mark.pin = Some((stamp, placed.region, pinned)),
+                    None => mark.note_freed(Freed { stamp, writer, region }),
+                    Some(pinned) => mark.note_pin(Pin { stamp, writer, region, pinned }),
                 }
             }
         }

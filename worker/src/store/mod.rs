@@ -20,6 +20,7 @@ mod error;
 mod extent;
 mod format;
 mod header;
+mod identity;
 mod marks;
 mod objects;
 mod open;
@@ -54,6 +55,7 @@ pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
 pub use format::{DeviceLock, format_devices, format_paths};
 pub use header::{FORMAT_VERSION, Log};
+pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
 
 use device::DeviceState;

@@ -119,9 +119,25 @@ impl<I: Io> Inner<I> {
         self.regions[number as usize].pinned_bytes.get() * 8 <= region_bytes * PINNED_EIGHTHS_MAX
     }
 
+    /// Ends the use of the open regions, so that they can be emptied: the index may be full while
+    /// no region is.
+    async fn seal_open_regions(&self, device: &DeviceState<I::Device>) {
+        for log in Log::ALL {
+            let mut open = device.log(log).writing.lock().await;
+            if let Some(open) = open.take() {
+                self.seal_region(device, log, open).await;
+            }
+        }
+    }
+
     /// Empties one region. False when there is none to empty.
     async fn reclaim_oldest(self: &Rc<Self>, device: &DeviceState<I::Device>) -> bool {
-        let Some((number, log)) = self.choose_victim(device) else { return false };
+        let mut victim = self.choose_victim(device);
+        if victim.is_none() {
+            self.seal_open_regions(device).await;
+            victim = self.choose_victim(device);
+        }
+        let Some((number, log)) = victim else { return false };
         let region = &self.regions[number as usize];
         assert_eq!(region.state.get(), RegionState::Sealed, "region {number} was in the queue of sealed ones");
         region.state.set(RegionState::Reclaiming);
@@ -276,15 +292,12 @@ impl<I: Io> Inner<I> {
     fn find_marks(&self, device: &DeviceState<I::Device>, number: u32, rescue: &mut Rescue) {
         let oldest = self.oldest_stamp_beside(device, number);
         device.marks.borrow_mut().retain(|object, mark| {
-            mark.freed = mark.freed.filter(|(stamp, region)| *region != number || oldest < *stamp);
-            mark.pin =
-                mark.pin.filter(|(stamp, region, pinned)| *region != number || *pinned || oldest < *stamp);
-            let freed_here = mark.freed.is_some_and(|(_, region)| region == number);
-            let pin_here = mark.pin.is_some_and(|(_, region, _)| region == number);
-            if freed_here || pin_here {
+            mark.freed.retain(|freed| freed.region != number || oldest < freed.stamp);
+            mark.pin = mark.pin.filter(|pin| pin.region != number || pin.pinned || oldest < pin.stamp);
+            if mark.is_in(number) {
                 rescue.marks.push(*object);
             }
-            mark.freed.is_some() || mark.pin.is_some()
+            !mark.freed.is_empty() || mark.pin.is_some()
         });
     }
 

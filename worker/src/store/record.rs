@@ -110,8 +110,11 @@ pub(super) struct MarkRecord {
     pub(super) stamp: u64,
     /// 1: pinned. 0: unpinned, or a tombstone.
     pub(super) pinned: u32,
-    /// Zero.
-    pub(super) reserved: u32,
+    /// The shard that wrote it first: a tombstone frees blocks of its partitions only, because
+    /// stamps of different shards of one run do not compare.
+    pub(super) shard: u16,
+    /// Number of shards then.
+    pub(super) shards: u16,
 }
 
 const _: () = assert!(size_of::<ArchivedBlockRecord>() == 32);
@@ -242,12 +245,12 @@ mod tests {
 
     #[test]
     fn mark_records_are_the_bytes_that_devices_hold() {
-        let record = MarkRecord { home: 1, version: 2, stamp: 3, pinned: 1, reserved: 0 };
+        let record = MarkRecord { home: 1, version: 2, stamp: 3, pinned: 1, shard: 4, shards: 5 };
         let mut body = Vec::new();
         push_marks(&mut body, Section::Pins, &vec![record]);
         let mut golden = vec![6, 0, 0, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         golden.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-        golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 5, 0]);
         golden.extend([0xe0, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(body, golden);
         assert!(access_marks(sections(&aligned(&body)).next().expect("one section").2).is_some());

@@ -11,10 +11,11 @@ use corelane_rpc_schema::{BlockId, ObjectId};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::block::BlockEntry;
-use super::device::DeviceState;
+use super::device::{Freed, Pin};
 use super::objects::IdMap;
 use super::region::RegionState;
 use super::region_records::{Head, RegionRecords};
+use super::summary::{FoundMark, Writer};
 use super::{Inner, Recovery};
 use crate::mount::MountId;
 use crate::object::ObjectMeta;
@@ -145,12 +146,14 @@ impl<I: Io> Inner<I> {
         for summary in records.summaries() {
             let (first_page, checksums) = summary.checksums();
             region.set_checksums(self.region_pages, first_page, checksums);
-            for mark in summary.tombstones() {
-                note_freed(device, mark.object, mark.stamp, number);
+            let mut marks = device.marks.borrow_mut();
+            for FoundMark { object, stamp, writer, .. } in summary.tombstones() {
+                marks.entry(object).or_default().note_freed(Freed { stamp, writer, region: number });
             }
-            for mark in summary.pins() {
-                note_pin(device, mark.object, mark.stamp, number, mark.pinned);
+            for FoundMark { object, stamp, writer, pinned } in summary.pins() {
+                marks.entry(object).or_default().note_pin(Pin { stamp, writer, region: number, pinned });
             }
+            drop(marks);
             let fresh = summary.objects(|id| {
                 !gathered.objects.get(&id).is_some_and(|found| found.has_record(region.device, number))
             });
@@ -195,10 +198,10 @@ impl<I: Io> Inner<I> {
         let mut latest: IdMap<ObjectId, (u64, bool)> = IdMap::default();
         for device in self.devices.iter().flatten() {
             for (object, mark) in device.marks.borrow().iter() {
-                let Some((stamp, _, pinned)) = mark.pin else { continue };
+                let Some(pin) = mark.pin else { continue };
                 let known = latest.entry(*object).or_default();
-                if stamp >= known.0 {
-                    *known = (stamp, pinned);
+                if pin.stamp >= known.0 {
+                    *known = (pin.stamp, pin.pinned);
                 }
             }
         }
@@ -251,19 +254,27 @@ impl<I: Io> Inner<I> {
     fn counts(&self, id: BlockId, entry: &BlockEntry, gathered: &mut Gathered) -> bool {
         let region = &self.regions[entry.region as usize];
         let device = self.device(region.device).expect("its records were just read");
-        let freed = device.marks.borrow().get(&id.object).and_then(|mark| mark.freed);
-        if freed.is_some_and(|(stamp, _)| gathered.stamp_of(entry) < stamp) {
-            return false;
-        }
-        let fits = gathered.objects.get(&id.object).is_some_and(|found| {
+        let object = gathered.objects.get(&id.object);
+        let fits = object.is_some_and(|found| {
             id.index < found.meta.blocks()
                 && found.meta.block_length(id.index) == entry.length
                 && found.has_device(region.device)
         });
-        if !fits {
+        let Some(found) = object.filter(|_| fits) else {
             gathered.recovery.blocks_orphaned += 1;
+            return false;
+        };
+        let marks = device.marks.borrow();
+        let freed = marks.get(&id.object).map(|mark| mark.freed.as_slice()).unwrap_or_default();
+        freed.is_empty() || {
+            let partition = self.partition_of(id, found.meta.block_bytes);
+            let stamp = gathered.stamp_of(entry);
+            !freed.iter().any(|freed| {
+                let Writer { shard, shards } = freed.writer;
+                let owner = corelane_placement::shard_of(partition, self.partitions, shards.max(1));
+                owner == shard && stamp < freed.stamp
+            })
         }
-        fits
     }
 
     /// Fills the queues of free and of sealed regions, the latter in the order of their opening.
@@ -295,27 +306,5 @@ impl FoundObject {
     /// A device that fails must not take the names of another's blocks with it.
     fn has_device(&self, device: u16) -> bool {
         self.records.iter().any(|(with_record, _)| *with_record == device)
-    }
-}
-
-fn note_freed<D: corelane_io::Device>(device: &DeviceState<D>, object: ObjectId, stamp: u64, region: u32) {
-    let mut marks = device.marks.borrow_mut();
-    let mark = marks.entry(object).or_default();
-    if mark.freed.is_none_or(|(known, _)| known <= stamp) {
-        mark.freed = Some((stamp, region));
-    }
-}
-
-fn note_pin<D: corelane_io::Device>(
-    device: &DeviceState<D>,
-    object: ObjectId,
-    stamp: u64,
-    region: u32,
-    pinned: bool,
-) {
-    let mut marks = device.marks.borrow_mut();
-    let mark = marks.entry(object).or_default();
-    if mark.pin.is_none_or(|(known, _, _)| known <= stamp) {
-        mark.pin = Some((stamp, region, pinned));
     }
 }

@@ -136,15 +136,11 @@ impl<I: Io> Inner<I> {
     fn push_marks_of(&self, device: &DeviceState<I::Device>, number: u32, id: ObjectId, draft: &mut Draft) {
         let marks = device.marks.borrow();
         let Some(mark) = marks.get(&id) else { return };
-        if let Some((stamp, region)) = mark.freed
-            && region == number
-        {
-            draft.push_tombstone(id, stamp);
+        for freed in mark.freed.iter().filter(|freed| freed.region == number) {
+            draft.push_tombstone(id, freed.stamp, freed.writer);
         }
-        if let Some((stamp, region, pinned)) = mark.pin
-            && region == number
-        {
-            draft.push_pin(id, stamp, pinned);
+        if let Some(pin) = mark.pin.filter(|pin| pin.region == number) {
+            draft.push_pin(id, pin.stamp, pin.pinned, pin.writer);
         }
     }
 

@@ -94,13 +94,13 @@ impl Draft {
     }
 
     /// Appends a tombstone.
-    pub(super) fn push_tombstone(&mut self, object: ObjectId, stamp: u64) {
-        self.tombstones.push(mark_record(object, stamp, false));
+    pub(super) fn push_tombstone(&mut self, object: ObjectId, stamp: u64, writer: Writer) {
+        self.tombstones.push(mark_record(object, stamp, false, writer));
     }
 
     /// Appends a pin or its end.
-    pub(super) fn push_pin(&mut self, object: ObjectId, stamp: u64, pinned: bool) {
-        self.pins.push(mark_record(object, stamp, pinned));
+    pub(super) fn push_pin(&mut self, object: ObjectId, stamp: u64, pinned: bool, writer: Writer) {
+        self.pins.push(mark_record(object, stamp, pinned, writer));
     }
 
     /// Whether nothing was pushed.
@@ -164,13 +164,14 @@ impl Draft {
     }
 }
 
-fn mark_record(object: ObjectId, stamp: u64, pinned: bool) -> MarkRecord {
+fn mark_record(object: ObjectId, stamp: u64, pinned: bool, writer: Writer) -> MarkRecord {
     MarkRecord {
         home: object.home,
         version: object.version,
         stamp,
         pinned: u32::from(pinned),
-        reserved: 0,
+        shard: writer.shard,
+        shards: writer.shards,
     }
 }
 
@@ -204,6 +205,14 @@ pub(super) struct FoundMark {
     pub(super) object: ObjectId,
     pub(super) stamp: u64,
     pub(super) pinned: bool,
+    pub(super) writer: Writer,
+}
+
+/// A shard, and of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Writer {
+    pub(super) shard: u16,
+    pub(super) shards: u16,
 }
 
 /// Pages that the summary at the start of a page takes and that its extent takes, going by its
@@ -361,6 +370,7 @@ fn mark_of(record: &ArchivedMarkRecord) -> FoundMark {
         object: ObjectId { home: record.home.to_native(), version: record.version.to_native() },
         stamp: record.stamp.to_native(),
         pinned: record.pinned.to_native() == 1,
+        writer: Writer { shard: record.shard.to_native(), shards: record.shards.to_native() },
     }
 }
 
@@ -389,8 +399,8 @@ mod tests {
         draft.push_block(object("key").block(1), 34_464, 3, 200..209);
         draft.push_object(&object("key"));
         draft.push_object(&object("s3://b/key"));
-        draft.push_tombstone(ObjectId { home: 1, version: 2 }, 77);
-        draft.push_pin(ObjectId { home: 3, version: 4 }, 78, true);
+        draft.push_tombstone(ObjectId { home: 1, version: 2 }, 77, Writer { shard: 0, shards: 1 });
+        draft.push_pin(ObjectId { home: 3, version: 4 }, 78, true, Writer { shard: 0, shards: 1 });
         let header = Header {
             kind: Kind::Summary,
             body: 0,

@@ -1,0 +1,9 @@
+//! The store on simulated devices: what it promises about reading back, crashes, damage and room.
+
+mod bed;
+mod damage;
+mod marks;
+mod oracle;
+mod room;
+mod round_trip;
+mod shards;
