@@ -1,12 +1,15 @@
 //! The storage worker.
 
-pub mod cache;
-pub mod data_plane;
-pub mod config;
 pub mod access;
+pub mod cache;
+pub mod config;
+pub mod control_plane;
+pub mod data_plane;
 pub mod inbox;
 pub mod mount;
 pub mod object;
+pub mod operations;
 pub mod shard;
+pub mod start;
 pub mod store;
 pub mod under_store;

@@ -1,0 +1,319 @@
+//! From fields to a [`Config`]: what keys mean together, and the rules between them.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fields::{Document, Fields};
+use super::kind::{Value, show_cpus};
+use super::mistake::Mistakes;
+use super::{Config, Limits, LogFormat, Token};
+use crate::mount::{MOUNTS_MAX, Mount, MountId};
+
+/// Shortest token: 16 bytes of randomness cannot be guessed over a network.
+pub const TOKEN_BYTES_MIN: usize = 16;
+
+/// Longest token. It has to fit a hello frame; comparisons always run over this length.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// Most shards: their ports have to fit the answer to hello.
+const SHARDS_MAX: usize = 256;
+
+/// Makes a configuration of what was read. After a mistake the result is not to be used.
+pub(super) fn config(document: Document, cpus_allowed: &[usize], mistakes: &mut Mistakes) -> Config {
+    let top = &document.top;
+    let cores = cores(top, cpus_allowed, mistakes);
+    let spare: Vec<usize> = cpus_allowed.iter().copied().filter(|cpu| !cores.contains(cpu)).collect();
+    let elsewhere = if spare.is_empty() { cpus_allowed.to_vec() } else { spare };
+    let tokens = tokens(&document.tokens, mistakes);
+    let mounts = mounts(&document.mounts, &tokens, mistakes);
+    let config = Config {
+        worker_id: top.text("worker_id"),
+        control_cpus: cpus(top, "control_cpus", cpus_allowed, mistakes).unwrap_or_else(|| elsewhere.clone()),
+        fetch_cpus: cpus(top, "fetch_cpus", cpus_allowed, mistakes).unwrap_or(elsewhere),
+        cores,
+        fetch_threads: number(top, "fetch_threads") as usize,
+        devices: top.texts("devices").into_iter().map(PathBuf::from).collect(),
+        device_bytes: top.number("device_size"),
+        region_bytes: number(top, "region_size"),
+        partitions: number(top, "partitions") as u32,
+        dram_bytes: number(top, "dram"),
+        listen: address(top, "listen"),
+        control: address(top, "control"),
+        operations: address(top, "operations"),
+        insecure: top.is_set("insecure"),
+        spin: duration(top, "spin"),
+        send_zero_copy_above: top.number("send_zero_copy_above"),
+        limits: limits(&document.limits),
+        tokens,
+        mounts,
+        log_level: document.log.text("level").expect("has a default"),
+        log_format: match document.log.text("format").as_deref() {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+        document: document.clone(),
+    };
+    check_devices(&config, top, mistakes);
+    check_listeners(&config, top, mistakes);
+    config
+}
+
+fn number(fields: &Fields, name: &str) -> u64 {
+    fields.number(name).expect("a number with a default")
+}
+
+fn duration(fields: &Fields, name: &str) -> Duration {
+    match fields.get(name) {
+        Value::Duration(duration) => *duration,
+        other => unreachable!("a duration with a default, not {other:?}"),
+    }
+}
+
+fn address(fields: &Fields, name: &str) -> SocketAddr {
+    match fields.get(name) {
+        Value::Address(address) => *address,
+        other => unreachable!("an address with a default, not {other:?}"),
+    }
+}
+
+fn limits(fields: &Fields) -> Limits {
+    Limits {
+        device_write_bytes_per_second: number(fields, "device_writes"),
+        scrub_bytes_per_second: number(fields, "scrub_reads"),
+        under_store_bytes_per_second: number(fields, "under_store_reads"),
+        under_store_requests: number(fields, "under_store_requests") as usize,
+        load_objects: number(fields, "load_objects") as usize,
+        control_connections: number(fields, "control_connections") as usize,
+        control_calls: number(fields, "control_calls") as usize,
+        operations_connections: number(fields, "operations_connections") as usize,
+    }
+}
+
+/// The CPUs under `name`, checked against those that the process may use.
+fn cpus(fields: &Fields, name: &str, allowed: &[usize], mistakes: &mut Mistakes) -> Option<Vec<usize>> {
+    let cpus = fields.cpus(name)?;
+    let foreign: Vec<usize> = cpus.iter().copied().filter(|cpu| !allowed.contains(cpu)).collect();
+    if !foreign.is_empty() {
+        let (foreign, allowed) = (show_cpus(&foreign), show_cpus(allowed));
+        mistakes.add(
+            fields.origin(name),
+            format!("`{name}`: CPU {foreign} is not among those that the process may use: {allowed}"),
+        );
+    }
+    if cpus.is_empty() {
+        mistakes.add(fields.origin(name), format!("`{name}`: expected at least one CPU"));
+    }
+    Some(cpus)
+}
+
+fn cores(top: &Fields, allowed: &[usize], mistakes: &mut Mistakes) -> Vec<usize> {
+    let cores = cpus(top, "cores", allowed, mistakes).unwrap_or_else(|| match allowed {
+        [_, others @ ..] if !others.is_empty() => others.iter().copied().take(SHARDS_MAX).collect(),
+        _ => allowed.to_vec(),
+    });
+    if cores.len() > SHARDS_MAX {
+        let message = format!("`cores`: {} shards are more than the limit of {SHARDS_MAX}", cores.len());
+        mistakes.add(top.origin("cores"), message);
+    }
+    let partitions = number(top, "partitions");
+    if cores.len() as u64 > partitions {
+        let message = format!(
+            "`partitions`: {partitions} are fewer than the {} cores; expected at least {}",
+            cores.len(),
+            (cores.len() as u64).next_power_of_two()
+        );
+        mistakes.add(top.origin("partitions"), message);
+    }
+    cores
+}
+
+fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
+    let mut names = BTreeSet::new();
+    let mut tokens = Vec::new();
+    for fields in list {
+        let secret = secret(fields, mistakes);
+        let Some(name) = fields.text("name") else {
+            missing(fields, "name", mistakes);
+            continue;
+        };
+        if !names.insert(name.clone()) {
+            mistakes.add(fields.origin("name"), format!("`name`: a second token named {name}; expected each name once"));
+        }
+        if let Some(secret) = secret {
+            tokens.push(Token { name, secret, is_operator: fields.is_set("operator") });
+        }
+    }
+    tokens
+}
+
+fn missing(fields: &Fields, name: &str, mistakes: &mut Mistakes) {
+    // With an origin of its own, the value was there but wrong, and is reported already.
+    if fields.origin(name) == fields.place() {
+        mistakes.add(fields.place(), format!("`{name}` is missing; expected {}", {
+            let key = fields.key(name).expect("a key of the section");
+            key.kind.expected()
+        }));
+    }
+}
+
+fn secret(fields: &Fields, mistakes: &mut Mistakes) -> Option<String> {
+    let (origin, secret) = match (fields.text("secret"), fields.text("secret_file")) {
+        (Some(secret), None) => (fields.origin("secret"), secret),
+        (None, Some(path)) => match std::fs::read_to_string(&path) {
+            Ok(text) => (fields.origin("secret_file"), text.trim().to_owned()),
+            Err(error) => {
+                let message = format!("`secret_file`: cannot read {path}: {error}");
+                mistakes.add(fields.origin("secret_file"), message);
+                return None;
+            }
+        },
+        _ => {
+            let message = "expected one of `secret` and `secret_file` in each [[token]]";
+            mistakes.add(fields.place(), message);
+            return None;
+        }
+    };
+    if !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&secret.len()) {
+        mistakes.add(
+            origin,
+            format!(
+                "`secret`: expected {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} bytes, found {}; \
+                 `openssl rand -hex 16` makes one",
+                secret.len()
+            ),
+        );
+        return None;
+    }
+    Some(secret)
+}
+
+fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mount> {
+    let mut paths = BTreeSet::new();
+    let mut mounts = Vec::new();
+    for fields in list {
+        let (path, uri) = (fields.text("path"), fields.text("uri"));
+        for (name, value) in [("path", &path), ("uri", &uri)] {
+            if value.is_none() {
+                missing(fields, name, mistakes);
+            }
+        }
+        let readers = fields.texts("readers");
+        for reader in &readers {
+            if !tokens.iter().any(|token| token.name == *reader) {
+                let message = format!("`readers`: no [[token]] is named {reader}");
+                mistakes.add(fields.origin("readers"), message);
+            }
+        }
+        let (Some(path), Some(uri)) = (path, uri) else { continue };
+        let path = normal_path(&path);
+        if !paths.insert(path.clone()) {
+            let message = format!("`path`: a second mount at {path}; expected each path once");
+            mistakes.add(fields.origin("path"), message);
+        }
+        mounts.push(Mount {
+            id: MountId(mounts.len() as u16),
+            path,
+            uri: normal_uri(&uri),
+            block_bytes: number(fields, "block_size") as u32,
+            freshness: fields.text("freshness").and_then(|text| text.parse().ok()).expect("checked"),
+            admission: fields.text("admission").and_then(|text| text.parse().ok()).expect("checked"),
+            readers,
+            options: match fields.get("options") {
+                Value::Options(options) => options.clone(),
+                _ => Default::default(),
+            },
+            is_runtime: false,
+        });
+    }
+    if mounts.len() > MOUNTS_MAX {
+        let message = format!("{} mounts are more than the limit of {MOUNTS_MAX}", mounts.len());
+        mistakes.add(list[MOUNTS_MAX].place(), message);
+    }
+    mounts
+}
+
+/// `path` without a trailing slash, the root aside.
+pub(crate) fn normal_path(path: &str) -> String {
+    match path.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+/// `uri` without trailing slashes.
+pub(crate) fn normal_uri(uri: &str) -> String {
+    let trimmed = uri.trim_end_matches('/');
+    // The root of the file system is the one place whose name is a slash.
+    if trimmed == "file:" { "file://".to_owned() } else { trimmed.to_owned() }
+}
+
+fn check_devices(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
+    let origin = top.origin("devices");
+    if config.devices.is_empty() {
+        mistakes.add(origin, "`devices`: expected at least one device, such as --device ./cache.img --size 8G");
+    }
+    let mut seen = BTreeSet::new();
+    for device in &config.devices {
+        if !seen.insert(device) {
+            let message = format!("`devices`: {} is named twice; expected each once", device.display());
+            mistakes.add(origin, message);
+        }
+    }
+    let Some(bytes) = config.device_bytes else {
+        for device in config.devices.iter().filter(|device| !device.exists()) {
+            let path = device.display();
+            mistakes.add(
+                origin,
+                format!("`devices`: {path} does not exist; --size SIZE (or `device_size`) creates and formats it"),
+            );
+        }
+        return;
+    };
+    let least = config.region_bytes * u64::from(REGIONS_MIN);
+    if bytes < least {
+        let (regions, least) = (REGIONS_MIN, super::quantity::show_size(least));
+        mistakes.add(
+            top.origin("device_size"),
+            format!("`device_size`: expected at least {least}, which is {regions} regions of `region_size`"),
+        );
+    }
+}
+
+/// A device of fewer regions has too little room for its logs and the reserve.
+const REGIONS_MIN: u32 = 32;
+
+fn check_listeners(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
+    let listeners =
+        [("listen", config.listen), ("control", config.control), ("operations", config.operations)];
+    for (name, address) in listeners {
+        if !address.ip().is_loopback() && config.tokens.is_empty() && !config.insecure {
+            mistakes.add(
+                top.origin(name),
+                format!(
+                    "`{name}`: {address} is reachable from other machines and there is no [[token]]; \
+                     expected tokens, a loopback address, or `insecure = true`"
+                ),
+            );
+        }
+    }
+    let last_port = usize::from(config.listen.port()) + config.cores.len() - 1;
+    if config.listen.port() != 0 && last_port > usize::from(u16::MAX) {
+        let message = format!("`listen`: {} shards from port {} on need ports up to {last_port}; expected a lower port", config.cores.len(), config.listen.port());
+        mistakes.add(top.origin("listen"), message);
+    }
+    for (name, address) in &listeners[1..] {
+        let first_port = usize::from(config.listen.port());
+        let is_taken = address.port() != 0
+            && (first_port..=last_port).contains(&usize::from(address.port()))
+            && (address.ip() == config.listen.ip() || address.ip().is_unspecified() || config.listen.ip().is_unspecified());
+        if is_taken {
+            let message = format!("`{name}`: port {} is one of the data plane's ports {first_port} to {last_port}; expected another", address.port());
+            mistakes.add(top.origin(name), message);
+        }
+    }
+    if config.control.port() != 0 && config.control == config.operations {
+        mistakes.add(top.origin("operations"), format!("`operations`: {} is the control plane's address; expected another", config.control));
+    }
+}

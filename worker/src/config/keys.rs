@@ -1,0 +1,450 @@
+//! Every key of the configuration, once: its type, default and meaning. The reader, the flags,
+//! `docs/configuration.md` and the comparison at a reload all follow this table.
+
+use std::time::Duration;
+
+use corelane_rpc_schema::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, PARTITIONS_MAX};
+
+use super::kind::Kind;
+use crate::mount::{Admission, Freshness};
+
+/// One key.
+pub struct Key {
+    /// Its name in the section.
+    pub name: &'static str,
+    /// Its type and bounds.
+    pub kind: Kind,
+    /// Its default as text, read like a value of the file; empty: none.
+    pub default: &'static str,
+    /// Whether SIGHUP applies a change.
+    pub is_reloadable: bool,
+    /// What it means, in Markdown.
+    pub doc: &'static str,
+}
+
+/// A table of keys.
+pub struct Section {
+    /// Its name; empty for the top level.
+    pub name: &'static str,
+    /// Whether it is an array of tables (`[[name]]`).
+    pub is_list: bool,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Its keys, in the order of the documentation.
+    pub keys: &'static [Key],
+}
+
+const ANY_SIZE: Kind = Kind::Size { min: 0, max: u64::MAX, is_power_of_two: false };
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max, is_power_of_two: false }
+}
+
+/// The top level.
+pub const TOP: &Section = &Section {
+    name: "",
+    is_list: false,
+    doc: "The worker itself: where it runs, what it stores on, where it listens.",
+    keys: &[
+        Key {
+            name: "worker_id",
+            kind: Kind::Formed {
+                expected: "1 to 64 letters, digits, `-`, `_` or `.`",
+                check: check_name,
+            },
+            default: "",
+            is_reloadable: false,
+            doc: "Name of this worker to clients and, later, to a master. Without it the uuid of the \
+                  device set is used, so that it moves with the devices.",
+        },
+        Key {
+            name: "cores",
+            kind: Kind::Cpus,
+            default: "",
+            is_reloadable: false,
+            doc: "CPUs that run shards, one shard each. Without it: all CPUs that the process may use \
+                  except the first, which is left to control and fetch threads; on a machine of one \
+                  CPU, that one.",
+        },
+        Key {
+            name: "control_cpus",
+            kind: Kind::Cpus,
+            default: "",
+            is_reloadable: false,
+            doc: "CPUs of the control thread (control plane and operations port). Without it: those \
+                  that run no shard.",
+        },
+        Key {
+            name: "fetch_cpus",
+            kind: Kind::Cpus,
+            default: "",
+            is_reloadable: false,
+            doc: "CPUs of the threads that fetch from under-stores. Without it: those that run no shard.",
+        },
+        Key {
+            name: "fetch_threads",
+            kind: count(1, 256),
+            default: "2",
+            is_reloadable: false,
+            doc: "Threads that fetch from under-stores. Each copies and checksums some GiB a second.",
+        },
+        Key {
+            name: "devices",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: false,
+            doc: "Raw block devices or preallocated files, formatted by `corelane device format`. They \
+                  may come in any order and under other paths than before: the superblocks say what \
+                  they are.",
+        },
+        Key {
+            name: "device_size",
+            kind: Kind::Size { min: 1 << 20, max: u64::MAX, is_power_of_two: false },
+            default: "",
+            is_reloadable: false,
+            doc: "With it, devices that do not exist are created as files of this size and formatted. \
+                  What exists is never created or formatted anew.",
+        },
+        Key {
+            name: "region_size",
+            kind: Kind::Size { min: 1 << 20, max: 1 << 30, is_power_of_two: true },
+            default: "64M",
+            is_reloadable: false,
+            doc: "Region size for devices that are created by `device_size`; existing ones keep theirs. \
+                  A device needs at least 32 regions.",
+        },
+        Key {
+            name: "partitions",
+            kind: Kind::Count { min: 1, max: PARTITIONS_MAX as u64, is_power_of_two: true },
+            default: "256",
+            is_reloadable: false,
+            doc: "Partitions for devices that are created by `device_size`; existing ones keep theirs. \
+                  At least the number of cores.",
+        },
+        Key {
+            name: "dram",
+            kind: Kind::Size { min: 32 << 20, max: 1 << 44, is_power_of_two: false },
+            default: "1G",
+            is_reloadable: false,
+            doc: "Memory of all shards together: index, checksums, and with the rest the DRAM tier. \
+                  Taken at start; what does not fit the devices is refused with the number needed. \
+                  All of it is registered with the kernel (`LimitMEMLOCK`).",
+        },
+        Key {
+            name: "listen",
+            kind: Kind::Address,
+            default: "127.0.0.1:7410",
+            is_reloadable: false,
+            doc: "Data plane. Shard 0 has this port, shard 1 the next, and so on; port 0 takes free ones. \
+                  Clients learn the ports of all shards from any of them.",
+        },
+        Key {
+            name: "control",
+            kind: Kind::Address,
+            default: "127.0.0.1:7400",
+            is_reloadable: false,
+            doc: "Control plane (Cap'n Proto RPC), the address that the command line takes.",
+        },
+        Key {
+            name: "operations",
+            kind: Kind::Address,
+            default: "127.0.0.1:7401",
+            is_reloadable: false,
+            doc: "HTTP port for `/metrics`, `/healthz`, `/readyz`, `/slow`. Beyond loopback, all but \
+                  health and readiness want `Authorization: Bearer SECRET` of a token, unless \
+                  `insecure` is set.",
+        },
+        Key {
+            name: "insecure",
+            kind: Kind::Flag,
+            default: "false",
+            is_reloadable: false,
+            doc: "Lets anyone who can connect in, as an operator. Needed for a listener beyond loopback \
+                  when there are no tokens.",
+        },
+        Key {
+            name: "spin",
+            kind: Kind::Duration { max: Duration::from_secs(1) },
+            default: "50us",
+            is_reloadable: false,
+            doc: "How long a core polls for work before it sleeps. Longer spares a wake-up of some \
+                  microseconds a read, and costs CPU.",
+        },
+        Key {
+            name: "send_zero_copy_above",
+            kind: ANY_SIZE,
+            default: "",
+            is_reloadable: false,
+            doc: "Answers of at least this size leave by `SEND_ZC`. Off without it: on many network \
+                  cards, and always on loopback, a copy is cheaper.",
+        },
+    ],
+};
+
+/// Limits.
+pub const LIMITS: &Section = &Section {
+    name: "limits",
+    is_list: false,
+    doc: "Bounds of the whole worker. Sizes are a second where that is said; 0 is no limit there.",
+    keys: &[
+        Key {
+            name: "device_writes",
+            kind: ANY_SIZE,
+            default: "0",
+            is_reloadable: true,
+            doc: "Bytes a second that all shards together write to devices, to spare drives. Above it, \
+                  fetched blocks are served but not kept.",
+        },
+        Key {
+            name: "scrub_reads",
+            kind: ANY_SIZE,
+            default: "8M",
+            is_reloadable: true,
+            doc: "Bytes a second that the scrubber reads and checks in the background; 0: off.",
+        },
+        Key {
+            name: "under_store_reads",
+            kind: ANY_SIZE,
+            default: "0",
+            is_reloadable: true,
+            doc: "Bytes a second that are fetched from all under-stores together.",
+        },
+        Key {
+            name: "under_store_requests",
+            kind: count(1, 4096),
+            default: "64",
+            is_reloadable: true,
+            doc: "Requests to under-stores in flight at a time. More wait.",
+        },
+        Key {
+            name: "load_objects",
+            kind: count(1, 1024),
+            default: "16",
+            is_reloadable: true,
+            doc: "Objects that one load job brings in at a time.",
+        },
+        Key {
+            name: "control_connections",
+            kind: count(1, 65_536),
+            default: "64",
+            is_reloadable: true,
+            doc: "Connections to the control plane. One more is closed at once.",
+        },
+        Key {
+            name: "control_calls",
+            kind: count(1, 65_536),
+            default: "64",
+            is_reloadable: true,
+            doc: "Calls in flight of one control connection. One more is answered \"overloaded\".",
+        },
+        Key {
+            name: "operations_connections",
+            kind: count(1, 65_536),
+            default: "32",
+            is_reloadable: false,
+            doc: "Connections to the operations port. More wait to be accepted.",
+        },
+    ],
+};
+
+/// Log.
+pub const LOG: &Section = &Section {
+    name: "log",
+    is_list: false,
+    doc: "The log goes to standard error.",
+    keys: &[
+        Key {
+            name: "level",
+            kind: Kind::Formed {
+                expected: "error, warn, info, debug, trace, or directives such as info,corelane_worker=debug",
+                check: check_log_level,
+            },
+            default: "info",
+            is_reloadable: true,
+            doc: "What is logged.",
+        },
+        Key {
+            name: "format",
+            kind: Kind::Word(&["text", "json"]),
+            default: "text",
+            is_reloadable: false,
+            doc: "For people or for machines (one JSON object a line).",
+        },
+    ],
+};
+
+/// Tokens.
+pub const TOKEN: &Section = &Section {
+    name: "token",
+    is_list: true,
+    doc: "Who may connect. With at least one token, every connection needs one (unless `insecure` is set).",
+    keys: &[
+        Key {
+            name: "name",
+            kind: Kind::Formed {
+                expected: "1 to 64 letters, digits, `-`, `_` or `.`",
+                check: check_name,
+            },
+            default: "",
+            is_reloadable: true,
+            doc: "What mounts call its bearer in `readers`. Required.",
+        },
+        Key {
+            name: "secret",
+            kind: Kind::Secret,
+            default: "",
+            is_reloadable: true,
+            doc: "The token, 16 to 256 bytes. It or `secret_file` is required.",
+        },
+        Key {
+            name: "secret_file",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: true,
+            doc: "A file with the token; white space around it is ignored.",
+        },
+        Key {
+            name: "operator",
+            kind: Kind::Flag,
+            default: "false",
+            is_reloadable: true,
+            doc: "Whether the bearer may also mount, unmount, free, pin, verify and cancel.",
+        },
+    ],
+};
+
+/// Mounts.
+pub const MOUNT: &Section = &Section {
+    name: "mount",
+    is_list: true,
+    doc: "What appears where. The longest path that covers an object decides.",
+    keys: &[
+        Key {
+            name: "path",
+            kind: Kind::Formed {
+                expected: "an absolute path such as /data, without `.`, `..` or empty parts",
+                check: check_mount_path,
+            },
+            default: "",
+            is_reloadable: true,
+            doc: "Prefix in the worker's namespace. Required.",
+        },
+        Key {
+            name: "uri",
+            kind: Kind::Formed {
+                expected: "s3://, gs://, az://, abfs://, http://, https:// or file:/// and a place",
+                check: check_mount_uri,
+            },
+            default: "",
+            is_reloadable: true,
+            doc: "Where the objects are, such as `s3://bucket/prefix` or `file:///directory`. Required.",
+        },
+        Key {
+            name: "block_size",
+            kind: Kind::Size {
+                min: BLOCK_BYTES_MIN as u64,
+                max: BLOCK_BYTES_MAX as u64,
+                is_power_of_two: true,
+            },
+            default: "1M",
+            is_reloadable: true,
+            doc: "Unit of fetch, eviction and metadata. Another block size is another object: what was \
+                  cached before is not found any more.",
+        },
+        Key {
+            name: "freshness",
+            kind: Kind::Formed {
+                expected: "immutable, always-check or max-age=SECONDS",
+                check: check_freshness,
+            },
+            default: "max-age=60",
+            is_reloadable: true,
+            doc: "How long metadata and listings are believed before the under-store is asked again.",
+        },
+        Key {
+            name: "admission",
+            kind: Kind::Formed { expected: "always or second-touch", check: check_admission },
+            default: "always",
+            is_reloadable: true,
+            doc: "Which fetched blocks go to the device: all, or those that are asked for twice.",
+        },
+        Key {
+            name: "readers",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "Names of the tokens that may read; empty: everyone who may connect.",
+        },
+        Key {
+            name: "options",
+            kind: Kind::Options,
+            default: "",
+            is_reloadable: true,
+            doc: "Options of the under-store, as the `object_store` crate names them: `endpoint`, \
+                  `region`, `access_key_id`, `secret_access_key`, `allow_http`, … Never logged or returned.",
+        },
+    ],
+};
+
+/// All sections.
+pub const SECTIONS: [&Section; 5] = [TOP, LIMITS, LOG, TOKEN, MOUNT];
+
+/// Schemes of under-stores.
+const SCHEMES: [&str; 8] = ["file", "s3", "gs", "az", "abfs", "abfss", "http", "https"];
+
+fn check_name(text: &str) -> Result<(), String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if (1..=64).contains(&text.len()) && text.chars().all(is_fine) {
+        return Ok(());
+    }
+    Err(format!("expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"))
+}
+
+fn check_log_level(text: &str) -> Result<(), String> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| ()).map_err(|error| {
+        format!("expected error, warn, info, debug, trace or directives such as info,corelane_worker=debug, found `{text}` ({error})")
+    })
+}
+
+pub(crate) fn check_mount_path(text: &str) -> Result<(), String> {
+    let parts = text.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let is_fine = parts.is_some_and(|rest| {
+        rest.is_empty() || rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    });
+    if is_fine {
+        return Ok(());
+    }
+    Err(format!("expected an absolute path such as /data, without `.`, `..` or empty parts, found `{text}`"))
+}
+
+pub(crate) fn check_mount_uri(text: &str) -> Result<(), String> {
+    let wrong = |why: &str| {
+        Err(format!(
+            "expected s3://, gs://, az://, abfs://, http://, https:// or file:/// and a place, found `{text}`{why}"
+        ))
+    };
+    let Ok(uri) = url::Url::parse(text) else { return wrong("") };
+    if !SCHEMES.contains(&uri.scheme()) {
+        return wrong(&format!(" with the scheme `{}`", uri.scheme()));
+    }
+    if uri.query().is_some() || uri.fragment().is_some() {
+        return wrong(": options belong into `options`");
+    }
+    if uri.password().is_some() {
+        return wrong(": credentials belong into `options`");
+    }
+    match uri.scheme() {
+        "file" if uri.host_str().is_some() => wrong(": a file URI has three slashes"),
+        "file" => Ok(()),
+        _ if uri.host_str().is_none_or(str::is_empty) => wrong(": no host or bucket"),
+        _ => Ok(()),
+    }
+}
+
+fn check_freshness(text: &str) -> Result<(), String> {
+    text.parse::<Freshness>().map(|_| ())
+}
+
+fn check_admission(text: &str) -> Result<(), String> {
+    text.parse::<Admission>().map(|_| ())
+}

@@ -1,0 +1,500 @@
+//! Jobs: loads and verifications, which take longer than a call may.
+//!
+//! The invariant: the number of objects a job has under way is bounded, and everything up to
+//! `done_to` is done, so that a load goes on from there after a restart.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::task::AbortHandle;
+
+use super::catalogue::Listed;
+use super::error::CallError;
+use super::listing::{self, Query};
+use super::rights::Rights;
+use super::shards::WORK_DEADLINE;
+use super::state::SavedJob;
+use super::{Control, objects};
+use crate::shard::request::{Loaded, ShardRequest};
+
+/// Jobs that run at a time: each holds its objects in flight.
+const RUNNING_MAX: usize = 16;
+
+/// Ended jobs whose outcome can still be asked for.
+const ENDED_KEPT: usize = 128;
+
+/// Entries that a load lists at a time.
+const LIST_ENTRIES: usize = 1000;
+
+/// Objects that a verification has under way: it shares the drives with reads.
+const VERIFY_OBJECTS: usize = 4;
+
+/// Tries of one object while shards are busy.
+const BUSY_TRIES: u32 = 8;
+
+/// Pause after the first busy answer; doubles.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Brings objects onto the device.
+    Load,
+    /// Reads and checks what is on the device.
+    Verify,
+}
+
+impl JobKind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobKind::Load => "load",
+            JobKind::Verify => "verify",
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// Under way.
+    Running,
+    /// Ended, and all was well.
+    Done,
+    /// Ended, and something failed.
+    Failed,
+    /// Ended because someone said so.
+    Cancelled,
+}
+
+/// What a job has done so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its number.
+    pub job: u64,
+    /// What it does.
+    pub kind: JobKind,
+    /// Where.
+    pub path: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// Objects done.
+    pub objects_done: u64,
+    /// Objects found so far.
+    pub objects_total: u64,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes found so far.
+    pub bytes_total: u64,
+    /// Of the bytes done, those that were cached already.
+    pub bytes_skipped: u64,
+    /// Objects that failed.
+    pub failures: u64,
+    /// The first of them.
+    pub first_failure: String,
+    /// Blocks found wrong.
+    pub blocks_wrong: u64,
+}
+
+/// Why a job could not be made or found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// No such job.
+    #[error("there is no job {0}; ended jobs are remembered until the restart, at most {ENDED_KEPT} of them")]
+    Missing(u64),
+    /// Too many run.
+    #[error("{RUNNING_MAX} jobs are running already; wait for one to end, or cancel one")]
+    TooMany,
+}
+
+struct Job {
+    recursive: bool,
+    progress: RefCell<Progress>,
+    done_to: RefCell<String>,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+/// All jobs of a worker.
+pub struct Jobs {
+    jobs: RefCell<BTreeMap<u64, Rc<Job>>>,
+    next: Cell<u64>,
+    has_moved: Cell<bool>,
+}
+
+impl Jobs {
+    /// No jobs. Numbers start anew with each `epoch`, so that they are never used twice.
+    pub fn new(epoch: u64) -> Self {
+        Jobs { jobs: RefCell::default(), next: Cell::new((epoch << 20) + 1), has_moved: Cell::new(false) }
+    }
+
+    /// Where a job stands.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn progress(&self, job: u64) -> Result<Progress, JobError> {
+        self.jobs.borrow().get(&job).map(|job| job.progress.borrow().clone()).ok_or(JobError::Missing(job))
+    }
+
+    /// All jobs, oldest first.
+    pub fn all(&self) -> Vec<Progress> {
+        self.jobs.borrow().values().map(|job| job.progress.borrow().clone()).collect()
+    }
+
+    /// Ends a job. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub fn cancel(&self, job: u64) -> Result<(), JobError> {
+        let job = self.jobs.borrow().get(&job).cloned().ok_or(JobError::Missing(job))?;
+        if job.progress.borrow().state == JobState::Running {
+            job.abort();
+            self.end(&job, JobState::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Stops all jobs where they are; they stay unfinished.
+    pub fn pause(&self) {
+        for job in self.jobs.borrow().values() {
+            job.abort();
+        }
+    }
+
+    /// Loads that have not ended, to be kept.
+    pub fn unfinished(&self) -> Vec<SavedJob> {
+        self.has_moved.set(false);
+        let jobs = self.jobs.borrow();
+        let unfinished = jobs.values().filter(|job| {
+            let progress = job.progress.borrow();
+            progress.state == JobState::Running && progress.kind == JobKind::Load
+        });
+        unfinished.map(|job| job.saved()).collect()
+    }
+
+    /// Whether anything changed since [`Jobs::unfinished`] was asked last.
+    pub fn has_moved(&self) -> bool {
+        self.has_moved.get()
+    }
+
+    /// How many run.
+    pub fn running(&self) -> usize {
+        self.jobs.borrow().values().filter(|job| job.progress.borrow().state == JobState::Running).count()
+    }
+
+    fn add(&self, job: Job) -> Result<Rc<Job>, JobError> {
+        if self.running() >= RUNNING_MAX {
+            return Err(JobError::TooMany);
+        }
+        let number = job.progress.borrow().job;
+        let job = Rc::new(job);
+        let mut jobs = self.jobs.borrow_mut();
+        jobs.insert(number, Rc::clone(&job));
+        let ended: Vec<u64> = jobs
+            .iter()
+            .filter(|(_, job)| job.progress.borrow().state != JobState::Running)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in ended.iter().take(ended.len().saturating_sub(ENDED_KEPT)) {
+            jobs.remove(number);
+        }
+        self.has_moved.set(true);
+        Ok(job)
+    }
+
+    fn end(&self, job: &Job, state: JobState) {
+        job.progress.borrow_mut().state = state;
+        self.has_moved.set(true);
+        let progress = job.progress.borrow();
+        tracing::info!(
+            job = progress.job,
+            kind = progress.kind.name(),
+            path = progress.path,
+            objects = progress.objects_done,
+            bytes = progress.bytes_done,
+            failures = progress.failures,
+            "job ended: {state:?}"
+        );
+    }
+}
+
+impl Job {
+    fn new(number: u64, kind: JobKind, path: &str, recursive: bool) -> Self {
+        Job {
+            recursive,
+            progress: RefCell::new(Progress {
+                job: number,
+                kind,
+                path: path.to_owned(),
+                state: JobState::Running,
+                objects_done: 0,
+                objects_total: 0,
+                bytes_done: 0,
+                bytes_total: 0,
+                bytes_skipped: 0,
+                failures: 0,
+                first_failure: String::new(),
+                blocks_wrong: 0,
+            }),
+            done_to: RefCell::default(),
+            task: RefCell::default(),
+        }
+    }
+
+    fn saved(&self) -> SavedJob {
+        let progress = self.progress.borrow();
+        SavedJob {
+            job: progress.job,
+            kind: progress.kind.name().to_owned(),
+            path: progress.path.clone(),
+            recursive: self.recursive,
+            done_to: self.done_to.borrow().clone(),
+            objects_done: progress.objects_done,
+            bytes_done: progress.bytes_done,
+            bytes_skipped: progress.bytes_skipped,
+            failures: progress.failures,
+            first_failure: progress.first_failure.clone(),
+            blocks_wrong: progress.blocks_wrong,
+        }
+    }
+
+    fn restore(saved: &SavedJob) -> Self {
+        let job = Job::new(saved.job, JobKind::Load, &saved.path, saved.recursive);
+        {
+            let mut progress = job.progress.borrow_mut();
+            // What was under way when the state was kept is counted again when it is done again.
+            progress.objects_done = saved.objects_done;
+            progress.objects_total = saved.objects_done;
+            progress.bytes_done = saved.bytes_done;
+            progress.bytes_total = saved.bytes_done;
+            progress.bytes_skipped = saved.bytes_skipped;
+            progress.failures = saved.failures;
+            progress.first_failure.clone_from(&saved.first_failure);
+        }
+        job.done_to.borrow_mut().clone_from(&saved.done_to);
+        job
+    }
+
+    fn abort(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+    }
+
+    fn fail(&self, sentence: String) {
+        let mut progress = self.progress.borrow_mut();
+        progress.failures += 1;
+        if progress.first_failure.is_empty() {
+            progress.first_failure = sentence;
+        }
+    }
+}
+
+/// Starts a job; its number.
+///
+/// # Errors
+/// When too many run.
+pub fn start(control: &Rc<Control>, kind: JobKind, rights: Rights, path: &str, recursive: bool) -> Result<u64, JobError> {
+    let number = control.jobs.next.get();
+    let job = control.jobs.add(Job::new(number, kind, path, recursive))?;
+    control.jobs.next.set(number + 1);
+    run(control, job, rights);
+    Ok(number)
+}
+
+/// Goes on with a job that was kept.
+pub(super) fn resume(control: &Rc<Control>, saved: SavedJob) {
+    if saved.kind != JobKind::Load.name() {
+        tracing::warn!(job = saved.job, kind = saved.kind, "a kept job of this kind is not known; it is dropped");
+        return;
+    }
+    match control.jobs.add(Job::restore(&saved)) {
+        Ok(job) => {
+            tracing::info!(job = saved.job, path = saved.path, after = saved.done_to, "a load goes on");
+            run(control, job, Rights::own(control.mounts()));
+        }
+        Err(error) => tracing::warn!(job = saved.job, %error, "a kept job is dropped"),
+    }
+}
+
+fn run(control: &Rc<Control>, job: Rc<Job>, rights: Rights) {
+    let (held, task_job) = (Rc::clone(control), Rc::clone(&job));
+    let task = tokio::task::spawn_local(async move {
+        let kind = task_job.progress.borrow().kind;
+        let result = match kind {
+            JobKind::Load => load(&held, &task_job, &rights).await,
+            JobKind::Verify => verify(&held, &task_job, &rights).await,
+        };
+        if let Err(error) = result {
+            task_job.fail(error.to_string());
+        }
+        let progress = task_job.progress.borrow().clone();
+        let is_well = progress.failures == 0 && progress.blocks_wrong == 0;
+        held.jobs.end(&task_job, if is_well { JobState::Done } else { JobState::Failed });
+    });
+    job.task.borrow_mut().replace(task.abort_handle());
+}
+
+/// Objects under way, in the order of the listing.
+#[derive(Default)]
+struct Watermark(VecDeque<(String, bool)>);
+
+impl Watermark {
+    fn begin(&mut self, path: &str) {
+        self.0.push_back((path.to_owned(), false));
+    }
+
+    /// Notes that `path` is done; the last path up to which all are.
+    fn finish(&mut self, path: &str) -> Option<String> {
+        if let Some(entry) = self.0.iter_mut().find(|(under_way, _)| under_way == path) {
+            entry.1 = true;
+        }
+        let mut last = None;
+        while self.0.front().is_some_and(|(_, is_done)| *is_done) {
+            last = self.0.pop_front().map(|(path, _)| path);
+        }
+        last
+    }
+}
+
+async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(), CallError> {
+    let path = job.progress.borrow().path.clone();
+    let mut query = Query {
+        path,
+        recursive: job.recursive,
+        limit: LIST_ENTRIES,
+        after: job.done_to.borrow().clone(),
+        cached_only: false,
+    };
+    let mut watermark = Watermark::default();
+    let mut under_way: FuturesUnordered<_> = FuturesUnordered::new();
+    loop {
+        let (entries, more) = listing::list(control, rights, &query).await?;
+        let files: Vec<Listed> =
+            entries.iter().filter(|entry| !entry.listed.is_directory).map(|entry| entry.listed.clone()).collect();
+        {
+            let mut progress = job.progress.borrow_mut();
+            progress.objects_total += files.len() as u64;
+            progress.bytes_total += files.iter().map(|file| file.length).sum::<u64>();
+        }
+        for file in files {
+            while under_way.len() >= control.limits().load_objects {
+                if let Some((path, result)) = under_way.next().await {
+                    account(control, job, &mut watermark, path, result);
+                }
+            }
+            watermark.begin(&file.path);
+            under_way.push(named_load(control, file.path));
+        }
+        match entries.last() {
+            Some(last) if more => query.after.clone_from(&last.listed.path),
+            _ => break,
+        }
+    }
+    while let Some((path, result)) = under_way.next().await {
+        account(control, job, &mut watermark, path, result);
+    }
+    Ok(())
+}
+
+async fn named_load(control: &Control, path: String) -> (String, Result<Loaded, CallError>) {
+    let result = load_object(control, &path).await;
+    (path, result)
+}
+
+fn account(control: &Control, job: &Job, watermark: &mut Watermark, path: String, result: Result<Loaded, CallError>) {
+    if let Some(done_to) = watermark.finish(&path) {
+        *job.done_to.borrow_mut() = done_to;
+    }
+    match result {
+        Ok(loaded) => {
+            let mut progress = job.progress.borrow_mut();
+            progress.objects_done += 1;
+            progress.bytes_done += loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept;
+            progress.bytes_skipped += loaded.bytes_skipped;
+            drop(progress);
+            if loaded.bytes_not_kept > 0 {
+                job.fail(format!(
+                    "{path}: {} bytes found no room on the device; free or unpin something, or use a larger device",
+                    loaded.bytes_not_kept
+                ));
+            }
+        }
+        Err(error) => job.fail(format!("{path}: {error}")),
+    }
+    control.jobs.has_moved.set(true);
+}
+
+/// Loads one object on all shards that own a part of it, again while they are busy.
+async fn load_object(control: &Control, path: &str) -> Result<Loaded, CallError> {
+    let mut pause = BUSY_PAUSE;
+    for _ in 1..BUSY_TRIES {
+        match try_load(control, path).await {
+            Err(CallError::Busy(_)) => tokio::time::sleep(pause).await,
+            result => return result,
+        }
+        pause *= 2;
+    }
+    try_load(control, path).await
+}
+
+async fn try_load(control: &Control, path: &str) -> Result<Loaded, CallError> {
+    let object = objects::describe(control, path).await?;
+    let parts = objects::owners(control, &object).into_iter().map(|owner| {
+        let object = std::sync::Arc::clone(&object);
+        control.shards.ask(owner, WORK_DEADLINE, |answer| ShardRequest::Load { object, answer })
+    });
+    let mut total = Loaded::default();
+    for part in futures::future::join_all(parts).await {
+        let part = part??;
+        total.bytes_fetched += part.bytes_fetched;
+        total.bytes_skipped += part.bytes_skipped;
+        total.bytes_not_kept += part.bytes_not_kept;
+    }
+    Ok(total)
+}
+
+async fn verify(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(), CallError> {
+    let path = job.progress.borrow().path.clone();
+    let found = objects::to_verify(control, rights, &path).await?;
+    {
+        let mut progress = job.progress.borrow_mut();
+        progress.objects_total = found.len() as u64;
+        progress.bytes_total = found.iter().map(|object| object.cached.bytes).sum();
+    }
+    let checks = futures::stream::iter(found).map(|object| async move {
+        let result = objects::verify(control, &object.meta).await;
+        (object.meta.uri.clone(), result)
+    });
+    let mut checks = checks.buffer_unordered(VERIFY_OBJECTS);
+    while let Some((uri, result)) = checks.next().await {
+        match result {
+            Ok((_, wrong, bytes)) => {
+                let mut progress = job.progress.borrow_mut();
+                progress.objects_done += 1;
+                progress.bytes_done += bytes;
+                progress.blocks_wrong += wrong;
+            }
+            Err(error) => job.fail(format!("{uri}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_stands_before_the_first_object_that_is_not_done() {
+        let mut watermark = Watermark::default();
+        for path in ["/a", "/b", "/c"] {
+            watermark.begin(path);
+        }
+        assert_eq!(watermark.finish("/b"), None);
+        assert_eq!(watermark.finish("/a"), Some("/b".to_owned()));
+        assert_eq!(watermark.finish("/c"), Some("/c".to_owned()));
+    }
+}

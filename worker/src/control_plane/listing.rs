@@ -1,0 +1,329 @@
+//! Lists folders: what the under-stores have, and how much of it is cached; or what is cached,
+//! which needs no under-store. Mounts show as folders, and hide what lies under them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cached::CachedWalk;
+use super::catalogue::{ListRequest, Listed};
+use super::error::CallError;
+use super::rights::{Rights, is_below};
+use super::{Control, objects};
+use crate::mount::Mount;
+
+/// Entries where the caller names no limit.
+const ENTRIES_DEFAULT: usize = 1000;
+
+/// Most entries in one answer: with paths of 1 KiB it stays below 16 MiB.
+pub const ENTRIES_MAX: usize = 10_000;
+
+/// Most pages of cached objects that one call looks through (a million objects); what lies beyond
+/// is listed without its cached bytes.
+const CACHED_PAGES_MAX: usize = 1000;
+
+/// A folder is listed with at most so many names directly in it, when only what is cached is asked for.
+const FOLDER_NAMES_MAX: usize = 100_000;
+
+/// What is to be listed.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The folder.
+    pub path: String,
+    /// Everything below it.
+    pub recursive: bool,
+    /// Only what is cached.
+    pub cached_only: bool,
+    /// At most so many; 0: the default.
+    pub limit: usize,
+    /// Only what comes after this path.
+    pub after: String,
+}
+
+/// A name with what is cached of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub listed: Listed,
+    /// Bytes on devices, of this version or below this folder.
+    pub bytes_cached: u64,
+}
+
+/// Entries in byte order of their paths, and whether there may be more.
+///
+/// # Errors
+/// When nothing is mounted there, nothing is there, or an under-store fails.
+pub async fn list(control: &Control, rights: &Rights, query: &Query) -> Result<(Vec<Entry>, bool), CallError> {
+    let limit = match query.limit {
+        0 => ENTRIES_DEFAULT,
+        limit => limit.min(ENTRIES_MAX),
+    };
+    let sources = rights.mounts_at(&query.path);
+    if sources.is_empty() {
+        rights.mount_of(&query.path)?;
+    }
+    let mut merged = Merged::default();
+    for mount in &sources {
+        if is_below(&mount.path, &query.path) && !query.recursive {
+            merged.add_folder(child(&format!("{}/", mount.path), &query.path), &query.after);
+            continue;
+        }
+        let (entries, more) = if query.cached_only {
+            cached_entries(control, rights, mount, query, limit).await?
+        } else {
+            store_entries(control, rights, mount, query, limit).await?
+        };
+        merged.add(entries, more);
+    }
+    let (entries, more) = merged.into_page(limit);
+    if entries.is_empty() && query.after.is_empty() && sources.iter().all(|mount| mount.path != query.path) {
+        return lone_object(control, rights, query).await;
+    }
+    Ok((entries, more))
+}
+
+/// The folder directly in `folder` on the way to `path`; `path` itself when it lies directly in it.
+fn child(path: &str, folder: &str) -> String {
+    let start = folder.trim_end_matches('/').len() + 1;
+    match path[start..].find('/') {
+        Some(length) => path[..=start + length].to_owned(),
+        None => path.to_owned(),
+    }
+}
+
+fn folder(path: String) -> Listed {
+    Listed { path, is_directory: true, length: 0, last_modified_ms: 0, version: String::new() }
+}
+
+/// Entries of several mounts on their way into one page.
+#[derive(Default)]
+struct Merged {
+    entries: BTreeMap<String, Entry>,
+    /// Behind this path, a mount may have entries that were not asked for yet.
+    horizon: Option<String>,
+}
+
+impl Merged {
+    fn add_folder(&mut self, path: String, after: &str) {
+        if path.as_str() > after {
+            self.entries.entry(path.clone()).or_insert(Entry { listed: folder(path), bytes_cached: 0 });
+        }
+    }
+
+    fn add(&mut self, entries: Vec<Entry>, more: bool) {
+        if let Some(last) = entries.last().filter(|_| more) {
+            let last = &last.listed.path;
+            if self.horizon.as_ref().is_none_or(|horizon| last < horizon) {
+                self.horizon = Some(last.clone());
+            }
+        }
+        for entry in entries {
+            self.entries.insert(entry.listed.path.clone(), entry);
+        }
+    }
+
+    fn into_page(self, limit: usize) -> (Vec<Entry>, bool) {
+        let Merged { entries, horizon } = self;
+        let total = entries.len();
+        let complete = entries.into_values().filter(|entry| {
+            horizon.as_ref().is_none_or(|horizon| entry.listed.path <= *horizon)
+        });
+        let page: Vec<Entry> = complete.take(limit).collect();
+        let more = horizon.is_some() || page.len() < total;
+        (page, more)
+    }
+}
+
+/// Where the part of `query` in `mount` begins: its folder, and what entries come after.
+fn start_in(mount: &Mount, query: &Query) -> String {
+    if is_below(&mount.path, &query.path) { mount.path.clone() } else { query.path.clone() }
+}
+
+/// The part of `after` that concerns `mount`: empty when all of it comes later, `None` when none.
+fn after_in(mount: &Mount, after: &str) -> Option<String> {
+    if is_below(after, &mount.path) {
+        return Some(after.to_owned());
+    }
+    let first = format!("{}/", mount.path.trim_end_matches('/'));
+    (after <= first.as_str()).then(String::new)
+}
+
+fn folder_uri(mount: &Mount, path: &str) -> String {
+    let uri = mount.uri_of(path);
+    format!("{}/", uri.trim_end_matches('/'))
+}
+
+async fn store_entries(
+    control: &Control,
+    rights: &Rights,
+    mount: &Arc<Mount>,
+    query: &Query,
+    limit: usize,
+) -> Result<(Vec<Entry>, bool), CallError> {
+    let path = start_in(mount, query);
+    let Some(mut after) = after_in(mount, &query.after) else { return Ok((Vec::new(), false)) };
+    // A page of which mounts below hide everything is not the end, so it goes on.
+    loop {
+        let request = ListRequest {
+            mount: Arc::clone(mount),
+            path: path.clone(),
+            recursive: query.recursive,
+            after: after.clone(),
+            limit,
+        };
+        let page = control.catalogue.list(request).await?;
+        let last = page.entries.last().map(|listed| listed.path.clone());
+        let shown = page.entries.into_iter().filter(|listed| listed.path > after && rights.shows(&listed.path, mount));
+        let mut entries: Vec<Entry> = shown.map(|listed| Entry { listed, bytes_cached: 0 }).collect();
+        match last {
+            Some(last) if entries.is_empty() && page.more => after = last,
+            _ => {
+                count_cached(control, mount, &path, &mut entries).await?;
+                return Ok((entries, page.more));
+            }
+        }
+    }
+}
+
+/// Fills in the cached bytes of `entries`, which lie in `folder` of `mount` in order.
+async fn count_cached(control: &Control, mount: &Mount, folder: &str, entries: &mut [Entry]) -> Result<(), CallError> {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
+    let (first, last) = (mount.uri_of(&first.listed.path), mount.uri_of(&last.listed.path));
+    let mut before_first = first;
+    before_first.pop();
+    let positions: BTreeMap<String, usize> =
+        entries.iter().enumerate().map(|(index, entry)| (entry.listed.path.clone(), index)).collect();
+    let mut walk = CachedWalk::new(&control.shards, folder_uri(mount, folder), before_first);
+    for _ in 0..CACHED_PAGES_MAX {
+        let Some(page) = walk.next_page().await? else { break };
+        let is_beyond = page
+            .last()
+            .is_some_and(|object| object.meta.uri > last && !object.meta.uri.starts_with(&last));
+        for object in page {
+            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            if object.meta.block_bytes != mount.block_bytes {
+                continue;
+            }
+            if let Some(index) = positions.get(&path) {
+                let entry = &mut entries[*index];
+                if !entry.listed.is_directory && entry.listed.version == object.meta.version {
+                    entry.bytes_cached += object.cached.bytes;
+                }
+            } else if is_below(&path, folder)
+                && let Some(index) = positions.get(&child(&path, folder))
+                && entries[*index].listed.is_directory
+            {
+                entries[*index].bytes_cached += object.cached.bytes;
+            }
+        }
+        if is_beyond {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn cached_entries(
+    control: &Control,
+    rights: &Rights,
+    mount: &Arc<Mount>,
+    query: &Query,
+    limit: usize,
+) -> Result<(Vec<Entry>, bool), CallError> {
+    let folder_path = start_in(mount, query);
+    let prefix = folder_uri(mount, &folder_path);
+    if query.recursive {
+        let Some(after) = after_in(mount, &query.after) else { return Ok((Vec::new(), false)) };
+        let after = if after.is_empty() { after } else { mount.uri_of(&after) };
+        return cached_below(control, rights, mount, prefix, after, limit).await;
+    }
+    let mut names: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut walk = CachedWalk::new(&control.shards, prefix, "");
+    while let Some(page) = walk.next_page().await? {
+        for object in page {
+            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            if !rights.shows(&path, mount) {
+                continue;
+            }
+            let name = child(&path, &folder_path);
+            let listed = if name == path { described(&path, &object.meta) } else { folder(name.clone()) };
+            let entry = names.entry(name).or_insert(Entry { listed, bytes_cached: 0 });
+            entry.bytes_cached += object.cached.bytes;
+        }
+        if names.len() > FOLDER_NAMES_MAX {
+            return Err(CallError::Invalid(format!(
+                "{folder_path} has more than {FOLDER_NAMES_MAX} cached names; list it recursively, which goes page by page"
+            )));
+        }
+    }
+    let after = names.range::<str, _>((std::ops::Bound::Excluded(query.after.as_str()), std::ops::Bound::Unbounded));
+    let entries: Vec<Entry> = after.map(|(_, entry)| entry.clone()).collect();
+    Ok((entries, false))
+}
+
+async fn cached_below(
+    control: &Control,
+    rights: &Rights,
+    mount: &Mount,
+    prefix: String,
+    after: String,
+    limit: usize,
+) -> Result<(Vec<Entry>, bool), CallError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut walk = CachedWalk::new(&control.shards, prefix, after);
+    while let Some(page) = walk.next_page().await? {
+        for object in page {
+            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            if !rights.shows(&path, mount) {
+                continue;
+            }
+            match entries.last_mut().filter(|last| last.listed.path == path) {
+                // Another version of the same object; the one that was modified last is shown.
+                Some(last) => {
+                    last.bytes_cached += object.cached.bytes;
+                    if last.listed.last_modified_ms < object.meta.last_modified_ms {
+                        last.listed = described(&path, &object.meta);
+                    }
+                }
+                None => entries.push(Entry {
+                    listed: described(&path, &object.meta),
+                    bytes_cached: object.cached.bytes,
+                }),
+            }
+        }
+        if entries.len() > limit {
+            entries.truncate(limit);
+            return Ok((entries, true));
+        }
+    }
+    Ok((entries, false))
+}
+
+fn described(path: &str, meta: &crate::object::ObjectMeta) -> Listed {
+    Listed {
+        path: path.to_owned(),
+        is_directory: false,
+        length: meta.length,
+        last_modified_ms: meta.last_modified_ms,
+        version: meta.version.clone(),
+    }
+}
+
+/// The entry of an object whose own path was listed.
+async fn lone_object(control: &Control, rights: &Rights, query: &Query) -> Result<(Vec<Entry>, bool), CallError> {
+    let mount = rights.mount_of(&query.path)?;
+    let found = if query.cached_only {
+        objects::cached_at(control, mount, &query.path, false).await?
+    } else {
+        objects::described(control, &query.path).await?.into_iter().collect()
+    };
+    let entries: Vec<Entry> = found
+        .into_iter()
+        .map(|object| Entry { listed: described(&query.path, &object.meta), bytes_cached: object.cached.bytes })
+        .take(1)
+        .collect();
+    if entries.is_empty() {
+        let what = if query.cached_only { "nothing is cached at" } else { "there is nothing at" };
+        return Err(CallError::NotFound(format!("{what} {}", query.path)));
+    }
+    Ok((entries, false))
+}

@@ -1,0 +1,245 @@
+//! The control plane: everything that is not a hot read, on one thread, over Cap'n Proto RPC.
+//!
+//! The invariant: whatever a client does, calls in flight, queued bytes and connections stay within
+//! their limits, and no call waits without a deadline. Data cores are asked by letters only.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`server`] | connections: the gate, limits, deadlines |
+//! | [`calls`] | the methods of a worker, from and to Cap'n Proto |
+//! | [`listing`] | folders, of under-stores or of the cache |
+//! | [`objects`] | describe, free, pin, read |
+//! | [`jobs`] | loads and verifications, with progress |
+//! | [`cached`] | a walk over what the shards hold |
+//! | [`shards`] | letters to shards and their answers |
+//! | [`mounts`] | the mounts of the file and of run time |
+//! | [`rights`] | what a caller may see |
+//! | [`catalogue`] | what is needed of the under-stores |
+//! | [`state`] | what is kept over a restart |
+//! | [`error`] | why calls fail |
+
+pub mod cached;
+pub mod calls;
+pub mod catalogue;
+pub mod error;
+pub mod jobs;
+pub mod listing;
+pub mod mounts;
+pub mod objects;
+pub mod rights;
+pub mod server;
+pub mod shards;
+pub mod state;
+mod traffic;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use corelane_rpc_schema::ShardId;
+
+use crate::access::{Access, Reader};
+use crate::config::{Changes, Config, Limits};
+use crate::mount::{Mount, MountTable};
+use crate::shard::request::ShardRequest;
+use catalogue::Catalogue;
+use error::CallError;
+use jobs::Jobs;
+use mounts::Mounts;
+use rights::Rights;
+use shards::Shards;
+use state::{SavedJob, SavedState};
+
+/// What the control thread knows and holds. One a worker, shared by its tasks.
+pub struct Control {
+    /// Name of the worker.
+    pub worker_id: String,
+    /// Starts of the device set so far.
+    pub epoch: u64,
+    /// The shards.
+    pub shards: Shards,
+    /// Who may enter.
+    pub access: Arc<Access>,
+    /// The under-stores.
+    pub catalogue: Arc<dyn Catalogue>,
+    config: RefCell<Config>,
+    mounts: RefCell<Mounts>,
+    limits: Cell<Limits>,
+    began: Instant,
+    is_stopping: Cell<bool>,
+    jobs: Jobs,
+    /// One save at a time, so that an older state never overwrites a newer one.
+    saving: tokio::sync::Mutex<()>,
+}
+
+/// What a [`Control`] is made of.
+pub struct ControlSetup {
+    /// Name of the worker.
+    pub worker_id: String,
+    /// Starts of the device set so far.
+    pub epoch: u64,
+    /// The shards.
+    pub shards: Shards,
+    /// Who may enter.
+    pub access: Arc<Access>,
+    /// The under-stores.
+    pub catalogue: Arc<dyn Catalogue>,
+    /// The configuration.
+    pub config: Config,
+    /// What was kept over the restart.
+    pub state: SavedState,
+}
+
+impl Control {
+    /// Takes up the mounts that were kept and tells the shards.
+    ///
+    /// # Errors
+    /// A sentence, when mounts clash or a shard cannot be told.
+    pub async fn new(setup: ControlSetup) -> Result<Rc<Self>, String> {
+        let mounts = Mounts::new(&setup.config.mounts, &setup.state.mounts).map_err(|error| error.to_string())?;
+        let control = Rc::new(Control {
+            worker_id: setup.worker_id,
+            epoch: setup.epoch,
+            shards: setup.shards,
+            access: setup.access,
+            catalogue: setup.catalogue,
+            limits: Cell::new(setup.config.limits),
+            config: RefCell::new(setup.config),
+            mounts: RefCell::new(mounts),
+            began: Instant::now(),
+            is_stopping: Cell::new(false),
+            jobs: Jobs::new(setup.epoch),
+            saving: tokio::sync::Mutex::new(()),
+        });
+        control.publish_mounts().await.map_err(|error| error.to_string())?;
+        Ok(control)
+    }
+
+    /// All mounts.
+    pub fn mounts(&self) -> Arc<MountTable> {
+        self.mounts.borrow().table()
+    }
+
+    /// The limits now.
+    pub fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    /// Time since the worker began to serve.
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Whether the worker is ending.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
+    async fn publish_mounts(&self) -> Result<(), shards::AskError> {
+        let mounts = self.mounts();
+        self.catalogue.retain_mounts(&mounts);
+        self.shards.tell_all(|| ShardRequest::SetMounts { mounts: Arc::clone(&mounts) }).await
+    }
+
+    /// Takes over what can change of `config`.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be applied; nothing has changed then.
+    pub async fn reload(&self, config: Config) -> Result<Changes, String> {
+        let changes = Changes::between(&self.config.borrow(), &config);
+        self.mounts.borrow_mut().reload(&config.mounts).map_err(|error| error.to_string())?;
+        self.limits.set(config.limits);
+        self.access.replace(config.tokens.clone());
+        let limits = &config.limits;
+        self.catalogue.set_limits(limits.under_store_bytes_per_second, limits.under_store_requests);
+        let shard_limits = self.config.borrow().part_of(limits);
+        self.publish_mounts().await.map_err(|error| error.to_string())?;
+        let told = self.shards.tell_all(|| ShardRequest::SetLimits { limits: shard_limits }).await;
+        told.map_err(|error| error.to_string())?;
+        self.config.borrow_mut().take_over(&config);
+        Ok(changes)
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// What `reader` may see and do now.
+    pub fn rights_of(&self, reader: &Reader) -> Rights {
+        Rights::of(reader, &self.access, self.mounts())
+    }
+
+    /// Makes a mount at run time. It is kept before this returns.
+    ///
+    /// # Errors
+    /// When the path is taken, or it cannot be kept (nothing has changed then).
+    pub async fn mount(&self, mount: Mount) -> Result<(), CallError> {
+        let path = mount.path.clone();
+        self.mounts.borrow_mut().mount(mount)?;
+        if let Err(message) = self.save().await {
+            self.mounts.borrow_mut().unmount(&path)?;
+            return Err(CallError::Failed(format!("the mount could not be kept: {message}")));
+        }
+        Ok(self.publish_mounts().await?)
+    }
+
+    /// Removes a mount that was made at run time. That is kept before this returns.
+    ///
+    /// # Errors
+    /// When there is none, or the configuration made it.
+    pub async fn unmount(&self, path: &str) -> Result<(), CallError> {
+        self.mounts.borrow_mut().unmount(path)?;
+        // Reads end at once; if the change is not kept, the mount is back after a restart.
+        self.publish_mounts().await?;
+        self.save().await.map_err(CallError::Failed)
+    }
+
+    /// Goes on with the jobs that were kept, and keeps them from now on.
+    pub fn resume(self: &Rc<Self>, jobs: Vec<SavedJob>) {
+        for job in jobs {
+            jobs::resume(self, job);
+        }
+        let control = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let mut interval = tokio::time::interval(SAVE_INTERVAL);
+            loop {
+                interval.tick().await;
+                let Some(control) = control.upgrade().filter(|control| !control.is_stopping()) else { return };
+                if control.jobs.has_moved()
+                    && let Err(error) = control.save().await
+                {
+                    tracing::warn!(error, "the progress of jobs could not be kept; after a restart they repeat it");
+                }
+            }
+        });
+    }
+
+    /// Keeps mounts and jobs on the devices.
+    ///
+    /// # Errors
+    /// A sentence, when no device took them.
+    pub async fn save(&self) -> Result<(), String> {
+        let _one_at_a_time = self.saving.lock().await;
+        let mounts = self.mounts.borrow().made_at_run_time();
+        let state = SavedState { mounts, jobs: self.jobs.unfinished() }.to_bytes();
+        let saved = self.shards.ask(ShardId(0), shards::ANSWER_DEADLINE, |answer| ShardRequest::SaveState {
+            state,
+            answer,
+        });
+        saved.await.map_err(|error| error.to_string())?
+    }
+
+    /// Takes no more work, and keeps what is not finished.
+    pub async fn wind_up(&self) {
+        self.is_stopping.set(true);
+        self.jobs.pause();
+        if let Err(error) = self.save().await {
+            tracing::warn!(error, "unfinished jobs and run-time mounts could not be kept");
+        }
+    }
+}
+
+/// How often the progress of jobs is kept: what is repeated after a crash is found in the cache.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);

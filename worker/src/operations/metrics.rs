@@ -1,0 +1,200 @@
+//! Prometheus text, version 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::shard::request::{DeviceStats, ShardStats};
+
+/// In front of every name.
+const PREFIX: &str = "corelane_";
+
+/// One value with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    name: String,
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Sample {
+    /// A value of the metric `name`, which is without the prefix and without `_total`.
+    pub fn new(name: &str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
+        Sample { name: name.to_owned(), labels, value }
+    }
+}
+
+/// Names that can go down, with what they mean. Every other name is a counter.
+const GAUGES: &[(&str, &str)] = &[
+    ("worker_info", "Name and version of the worker; always 1."),
+    ("worker_epoch", "Starts of the device set so far."),
+    ("worker_uptime_seconds", "Seconds since the worker began to serve."),
+    ("worker_mounts", "Mounts."),
+    ("worker_jobs_running", "Load and verify jobs that run."),
+    ("read_latency_microseconds", "Latency of reads by source, from decode to the last byte queued."),
+    ("device_healthy", "Whether the device takes I/O."),
+    ("device_bytes", "Size of the device."),
+    ("device_used_bytes", "Bytes of cached blocks on the device."),
+    ("device_regions", "Regions of the device."),
+    ("device_regions_free", "Of them, free."),
+    ("lanes_open", "Open lanes."),
+    ("tier_frames", "Frames of the DRAM tier."),
+    ("tier_frames_used", "Of them, in use."),
+    ("fills_under_way", "Blocks that are being fetched."),
+    ("questions_under_way", "Questions to other shards that wait for an answer."),
+    ("objects_known", "Objects whose metadata is cached."),
+    ("loop_poll_ns_longest", "Longest single poll of a task, in nanoseconds."),
+    ("index_blocks", "Blocks in the index."),
+    ("index_bytes", "Memory of the index."),
+    ("regions_free", "Free regions."),
+    ("bytes_pinned", "Bytes of pinned blocks."),
+    ("under_store_in_flight", "Requests in flight."),
+    ("under_store_latency_p50_microseconds", "Median from sending a request to its last byte."),
+    ("under_store_latency_p99_microseconds", "99th percentile of the same."),
+    ("flush_bytes_pending", "Bytes that wait to be written."),
+];
+
+/// Counters that are not a shard's, with what they mean.
+const COUNTERS: &[(&str, &str)] = &[
+    ("reads", "Reads by source."),
+    ("under_store_requests", "Requests sent to the mount's under-store, retries included."),
+    ("under_store_bytes", "Bytes received from it."),
+    ("under_store_retries", "Requests that repeated a failed one."),
+    ("under_store_errors", "Jobs and listings that ended in an error."),
+    ("device_written_bytes", "Bytes written to the device since it was formatted."),
+];
+
+/// The samples of shard `shard`.
+pub fn of_shard(shard: usize, stats: &ShardStats) -> Vec<Sample> {
+    let shard = shard.to_string();
+    let mut samples: Vec<Sample> = stats
+        .values
+        .iter()
+        .map(|(name, value)| Sample::new(name, vec![("shard", shard.clone())], *value as f64))
+        .collect();
+    for (source, [p50, p99, p999, count]) in &stats.latencies {
+        let labels = |quantile: &str| {
+            vec![
+                ("shard", shard.clone()),
+                ("source", (*source).to_owned()),
+                ("quantile", quantile.to_owned()),
+            ]
+        };
+        for (quantile, value) in [("0.5", p50), ("0.99", p99), ("0.999", p999)] {
+            samples.push(Sample::new("read_latency_microseconds", labels(quantile), *value as f64));
+        }
+        let labels = vec![("shard", shard.clone()), ("source", (*source).to_owned())];
+        samples.push(Sample::new("reads", labels, *count as f64));
+    }
+    samples
+}
+
+/// The samples of a device.
+pub fn of_device(device: &DeviceStats) -> Vec<Sample> {
+    let values = [
+        ("device_healthy", u64::from(device.healthy)),
+        ("device_bytes", device.bytes),
+        ("device_used_bytes", device.bytes_used),
+        ("device_written_bytes", device.bytes_written),
+        ("device_regions", u64::from(device.regions)),
+        ("device_regions_free", u64::from(device.regions_free)),
+    ];
+    let labels = vec![("device", device.path.clone()), ("uuid", device.uuid.clone())];
+    values.map(|(name, value)| Sample::new(name, labels.clone(), value as f64)).into()
+}
+
+/// What a metric means.
+fn help(name: &str, is_gauge: bool) -> String {
+    let tables = [GAUGES, COUNTERS];
+    let known = tables.iter().flat_map(|table| table.iter()).find(|(known, _)| *known == name);
+    match known {
+        Some((_, help)) => (*help).to_owned(),
+        None if is_gauge => format!("{} now.", name.replace('_', " ")),
+        None => format!("{} so far.", name.replace('_', " ")),
+    }
+}
+
+fn is_gauge(name: &str) -> bool {
+    GAUGES.iter().any(|(gauge, _)| *gauge == name)
+}
+
+/// The text of all samples, those of one metric together, each metric with its help and type.
+pub fn exposition(samples: &[Sample]) -> String {
+    let mut order: Vec<&str> = Vec::new();
+    let mut groups: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
+    for sample in samples {
+        let group = groups.entry(&sample.name).or_insert_with(|| {
+            order.push(&sample.name);
+            Vec::new()
+        });
+        group.push(sample);
+    }
+    let mut text = String::new();
+    for name in order {
+        write_group(&mut text, name, &groups[name]);
+    }
+    text
+}
+
+fn write_group(text: &mut String, name: &str, samples: &[&Sample]) {
+    let is_gauge = is_gauge(name);
+    // Counters end in _total by convention; what is named so already is not named twice.
+    let suffix = if is_gauge || name.ends_with("_total") { "" } else { "_total" };
+    let kind = if is_gauge { "gauge" } else { "counter" };
+    let help = escaped(&help(name, is_gauge), false);
+    let _ = writeln!(text, "# HELP {PREFIX}{name}{suffix} {help}");
+    let _ = writeln!(text, "# TYPE {PREFIX}{name}{suffix} {kind}");
+    for sample in samples {
+        let labels: Vec<String> =
+            sample.labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value, true))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(text, "{PREFIX}{name}{suffix}{labels} {}", sample.value);
+    }
+}
+
+fn escaped(text: &str, in_label: bool) -> String {
+    let text = text.replace('\\', "\\\\").replace('\n', "\\n");
+    if in_label { text.replace('"', "\\\"") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let stats = ShardStats {
+            values: vec![("reads_dram", 7), ("lanes_open", 2)],
+            latencies: vec![("dram", [1, 2, 3, 7])],
+        };
+        let mut samples = of_shard(0, &stats);
+        samples.extend(of_shard(1, &stats));
+        let text = exposition(&samples);
+        let expected = "\
+# HELP corelane_reads_dram_total reads dram so far.
+# TYPE corelane_reads_dram_total counter
+corelane_reads_dram_total{shard=\"0\"} 7
+corelane_reads_dram_total{shard=\"1\"} 7
+# HELP corelane_lanes_open Open lanes.
+# TYPE corelane_lanes_open gauge
+corelane_lanes_open{shard=\"0\"} 2
+";
+        assert!(text.starts_with(expected), "{text}");
+        let latency = "corelane_read_latency_microseconds{shard=\"1\",source=\"dram\",quantile=\"0.99\"} 2\n";
+        assert!(text.contains(latency), "{text}");
+        assert_eq!(text.matches("# TYPE corelane_reads_total counter").count(), 1);
+    }
+
+    #[test]
+    fn labels_cannot_break_out_of_their_quotes() {
+        let sample = Sample::new("x", vec![("mount", "a\"} 1\nb\\".to_owned())], 1.0);
+        let text = exposition(&[sample]);
+        assert!(text.contains(r#"corelane_x_total{mount="a\"} 1\nb\\"} 1"#), "{text}");
+        assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn large_counters_keep_their_last_digit() {
+        let text = exposition(&[Sample::new("x", Vec::new(), (1u64 << 53) as f64)]);
+        assert!(text.ends_with("corelane_x_total 9007199254740992\n"), "{text}");
+    }
+}

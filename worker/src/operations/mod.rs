@@ -1,0 +1,11 @@
+//! The operations port: what people and monitors look at.
+//!
+//! The invariant: nothing here can slow a read down or hold memory for a peer that does not read:
+//! connections, request sizes and times are bounded, and every answer is made whole before it is sent.
+
+pub mod metrics;
+pub mod pages;
+mod server;
+pub mod status;
+
+pub use server::serve;

@@ -1,0 +1,66 @@
+//! The phase that the worker is in, as the operations port shows it.
+
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+
+use crate::control_plane::Control;
+
+/// Phase of a worker's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Shards recover.
+    Starting,
+    /// Lanes are accepted.
+    Serving,
+    /// What is under way is finished.
+    Stopping,
+}
+
+impl Phase {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Serving => "serving",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
+/// What the operations port can tell. Shared on the control thread.
+pub struct Status {
+    phase: Cell<Phase>,
+    control: OnceCell<Rc<Control>>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status { phase: Cell::new(Phase::Starting), control: OnceCell::new() }
+    }
+}
+
+impl Status {
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// From now on the worker serves.
+    ///
+    /// # Panics
+    /// If it did so before.
+    pub fn serve(&self, control: Rc<Control>) {
+        assert!(self.control.set(control).is_ok(), "a worker begins to serve once");
+        self.phase.set(Phase::Serving);
+    }
+
+    /// From now on the worker is ending.
+    pub fn stop(&self) {
+        self.phase.set(Phase::Stopping);
+    }
+
+    /// What knows the shards; `None` while they recover.
+    pub fn control(&self) -> Option<&Rc<Control>> {
+        self.control.get()
+    }
+}

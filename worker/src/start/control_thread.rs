@@ -1,0 +1,239 @@
+//! The life of the control thread: it waits for the shards, serves, and ends everything in order.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use corelane_rpc_schema::ShardId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::error::{FailureKind, WorkerError};
+use super::running::{Command, StartReport};
+use super::seats::SeatReady;
+use super::{EndOfShard, pin_thread};
+use crate::access::Access;
+use crate::config::Config;
+use crate::control_plane::catalogue::Catalogue;
+use crate::control_plane::shards::Shards;
+use crate::control_plane::state::SavedState;
+use crate::control_plane::{Control, ControlSetup, server};
+use crate::inbox::InboxSender;
+use crate::operations::{self, status::Status};
+use crate::shard::request::ShardRequest;
+
+/// How long shards may take to finish what is under way and to flush. Longer than a lane's own
+/// deadline to read its answers, so that it is the lane that is cut off and not the flush.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long threads may take to end after their shard has said that it stopped.
+const JOIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether threads have ended.
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the control thread starts with.
+pub(super) struct Setup {
+    pub config: Config,
+    pub worker_id: String,
+    pub access: Arc<Access>,
+    pub catalogue: Arc<dyn Catalogue>,
+    pub partitions: u32,
+    pub inboxes: Vec<InboxSender<ShardRequest>>,
+    pub ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>,
+    pub ends: mpsc::UnboundedReceiver<EndOfShard>,
+    pub threads: Vec<JoinHandle<()>>,
+    pub companions: Vec<Box<dyn Send>>,
+    pub control: TcpListener,
+    pub operations: TcpListener,
+    pub commands: mpsc::Receiver<Command>,
+    pub started: oneshot::Sender<StartReport>,
+}
+
+/// Starts the control thread. It ends when the worker has ended.
+pub(super) fn spawn(setup: Setup) -> Result<JoinHandle<Result<(), WorkerError>>, WorkerError> {
+    let environment = |error: std::io::Error| {
+        WorkerError::new(FailureKind::Environment, format!("cannot start the control thread: {error}"))
+    };
+    let thread = std::thread::Builder::new().name("control".to_owned());
+    let body = move || {
+        pin_thread(&setup.config.control_cpus);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(environment)?;
+        LocalSet::new().block_on(&runtime, live(setup))
+    };
+    thread.spawn(body).map_err(environment)
+}
+
+async fn live(setup: Setup) -> Result<(), WorkerError> {
+    let Setup { config, ready, mut ends, mut commands, started, threads, companions, .. } = setup;
+    let shards = Shards::new(setup.inboxes, setup.partitions);
+    let status = Rc::new(Status::default());
+    let operations_address = address_of(&setup.operations)?;
+    let control_address = address_of(&setup.control)?;
+    operations::serve(setup.operations, Rc::clone(&status), &config, Arc::clone(&setup.access))?;
+
+    let served = async {
+        let seats = all_ready(ready).await?;
+        let state = saved_state(&seats)?;
+        let (data, recovered_blocks, recovery) = summary(&seats);
+        let epoch = seats[0].epoch;
+        let resumed = state.jobs.clone();
+        let control = Control::new(ControlSetup {
+            worker_id: setup.worker_id.clone(),
+            epoch,
+            shards: shards.clone(),
+            access: setup.access,
+            catalogue: setup.catalogue,
+            config,
+            state,
+        });
+        let control = control.await.map_err(|message| WorkerError::new(FailureKind::Other, message))?;
+        open_for_service(&shards, &seats).await?;
+        let listener = server::listen(setup.control, &control)?;
+        control.resume(resumed);
+        status.serve(Rc::clone(&control));
+        let report = StartReport {
+            worker_id: setup.worker_id,
+            epoch,
+            data,
+            control: control_address,
+            operations: operations_address,
+            recovered_blocks,
+            recovery,
+        };
+        // Whoever started us gave up when nobody receives: the stop command follows.
+        let _ = started.send(report);
+        let result = until_the_end(&control, &mut commands, &mut ends).await;
+        status.stop();
+        listener.abort();
+        control.wind_up().await;
+        result
+    }
+    .await;
+    status.stop();
+    let ended = stop_shards(&shards, threads).await;
+    drop(companions);
+    served.and(ended)
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, WorkerError> {
+    listener
+        .local_addr()
+        .map_err(|error| WorkerError::new(FailureKind::Environment, format!("a listener has no address: {error}")))
+}
+
+async fn all_ready(ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>) -> Result<Vec<SeatReady>, WorkerError> {
+    let mut seats = Vec::with_capacity(ready.len());
+    for (shard, receiver) in ready.into_iter().enumerate() {
+        let told = receiver.await.unwrap_or_else(|_| Err("its thread ended; see the log above".to_owned()));
+        let seat = told.map_err(|message| {
+            // A shard that cannot start names a device or a limit of the machine; which of them,
+            // its sentence says.
+            WorkerError::new(FailureKind::Device, format!("shard {shard} cannot start: {message}"))
+        })?;
+        seats.push(seat);
+    }
+    Ok(seats)
+}
+
+fn saved_state(seats: &[SeatReady]) -> Result<SavedState, WorkerError> {
+    use crate::control_plane::state::StateError;
+    match SavedState::from_bytes(seats[0].state.as_deref().unwrap_or_default()) {
+        Ok(state) => Ok(state),
+        Err(error @ StateError::Newer(_)) => Err(WorkerError::new(FailureKind::Device, error.to_string())),
+        Err(error) => {
+            tracing::error!("{error}");
+            Ok(SavedState::default())
+        }
+    }
+}
+
+fn summary(seats: &[SeatReady]) -> (Vec<SocketAddr>, u64, Duration) {
+    let data = seats.iter().map(|seat| seat.address).collect();
+    let blocks = seats.iter().map(|seat| seat.recovered_blocks).sum();
+    (data, blocks, seats.iter().map(|seat| seat.recovery).max().unwrap_or_default())
+}
+
+async fn open_for_service(shards: &Shards, seats: &[SeatReady]) -> Result<(), WorkerError> {
+    let ports: Arc<[u16]> = seats.iter().map(|seat| seat.address.port()).collect();
+    let epoch = seats[0].epoch;
+    let serve = || ShardRequest::Serve {
+        ports: Arc::clone(&ports),
+        epoch,
+        doorbells: seats.iter().map(|seat| Arc::clone(&seat.doorbell)).collect(),
+    };
+    let told = shards.tell_all(serve).await;
+    told.map_err(|error| WorkerError::new(FailureKind::Other, error.to_string()))
+}
+
+/// Handles commands until one says stop or a shard fails.
+async fn until_the_end(
+    control: &Rc<Control>,
+    commands: &mut mpsc::Receiver<Command>,
+    ends: &mut mpsc::UnboundedReceiver<EndOfShard>,
+) -> Result<(), WorkerError> {
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Reload { config, answer }) => {
+                    let result = control.reload(*config).await;
+                    // Whoever asked may be gone.
+                    let _ = answer.send(result);
+                }
+                Some(Command::Stop) | None => return Ok(()),
+            },
+            Some((ShardId(shard), result)) = ends.recv() => {
+                let why = result.err().unwrap_or_else(|| "it ended without being told to".to_owned());
+                let message = format!("shard {shard} failed: {why}; the worker ends, restart it to recover");
+                tracing::error!("{message}");
+                return Err(WorkerError::new(FailureKind::Other, message));
+            }
+        }
+    }
+}
+
+/// Tells every shard to finish and flush, and waits for their threads.
+async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<(), WorkerError> {
+    let end = Instant::now() + STOP_DEADLINE;
+    let mut answers = Vec::new();
+    for shard in shards.ids() {
+        let (answer, answered) = oneshot::channel();
+        // A shard that is gone already needs no telling.
+        if shards.tell(shard, ShardRequest::Stop { answer }).await.is_ok() {
+            answers.push((shard, answered));
+        }
+    }
+    let mut late = Vec::new();
+    for (shard, answered) in answers {
+        // A dropped answer is a shard that ended first; its thread is waited for below.
+        if timeout_at(end, answered).await.is_err() {
+            late.push(shard.0.to_string());
+        }
+    }
+    if !late.is_empty() {
+        let message = format!(
+            "shard {} did not stop within {} s; blocks of its last flushes may be missing from the cache",
+            late.join(", "),
+            STOP_DEADLINE.as_secs()
+        );
+        return Err(WorkerError::new(FailureKind::Other, message));
+    }
+    let all_ended = timeout(JOIN_DEADLINE, async {
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            sleep(JOIN_PAUSE).await;
+        }
+    });
+    if all_ended.await.is_err() {
+        let message = format!("a shard's thread did not end within {} s", JOIN_DEADLINE.as_secs());
+        return Err(WorkerError::new(FailureKind::Other, message));
+    }
+    for thread in threads {
+        // A panic was reported as the end of the shard.
+        let _ = thread.join();
+    }
+    Ok(())
+}

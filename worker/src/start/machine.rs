@@ -1,0 +1,337 @@
+//! Shards on a real machine: a ring, a thread and a CPU each, and the fetch threads beside them.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::mesh::{self, MeshEnd};
+use corelane_io::uring::{self, UringIo, probe};
+use corelane_io::{Io, IoError, IoErrorKind};
+use tokio::sync::oneshot;
+
+use super::error::{FailureKind, WorkerError};
+use super::seats::{DeviceSet, LaunchPlan, Launched, Launcher, Seat, SeatReady};
+use super::under_stores::UnderStores;
+use crate::config::Config;
+use crate::config::memory::MemoryNeed;
+use crate::config::quantity::show_size;
+use crate::shard::message::Message;
+use crate::shard::request::ShardLimits;
+use crate::shard::{self, ShardReady, ShardSetup, Tuning};
+use crate::store::{DeviceIdentity, DeviceLock, FormatOptions, StoreError, format_paths, read_identity};
+use crate::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime, ShardUnderStore};
+
+/// Messages that wait between two cores: more than the credits of a busy lane.
+const MESH_MESSAGES: usize = 1024;
+
+/// Events of the under-store that wait for a shard: its jobs' leases, each in pieces.
+const FETCH_EVENTS: usize = 4096;
+
+/// How long file reads may take to end when the fetch threads stop.
+const FETCH_GRACE: Duration = Duration::from_secs(5);
+
+/// Least blocks that the index of a shard has room for.
+const INDEX_BLOCKS_MIN: u64 = 1 << 14;
+
+/// Runs shards on io_uring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// Sizes and deadlines of the shards, memory aside.
+    pub tuning: Tuning,
+}
+
+impl Launcher for Machine {
+    fn prepare(&self, config: &Config) -> Result<DeviceSet, WorkerError> {
+        probe::check().map_err(environment)?;
+        create_missing(config)?;
+        let mut identities = Vec::new();
+        for path in &config.devices {
+            identities.push(read_identity(path).map_err(refused)?);
+        }
+        let set = check_set(&identities)?;
+        self.budget(config, &identities)?;
+        Ok(set)
+    }
+
+    fn launch(&self, plan: LaunchPlan<'_>) -> Result<Launched, WorkerError> {
+        let config = plan.config;
+        let mut locks = Vec::new();
+        for path in &plan.devices.paths {
+            locks.push(DeviceLock::take(path).map_err(refused)?);
+        }
+        let mut identities = Vec::new();
+        for path in &plan.devices.paths {
+            identities.push(read_identity(path).map_err(refused)?);
+        }
+        let (tuning, tier_bytes) = self.budget(config, &identities)?;
+        let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
+        let shards = plan.seats.len();
+        let mut threads = Vec::with_capacity(shards);
+        for (seat, mesh) in plan.seats.into_iter().zip(mesh::build::<Message>(shards, MESH_MESSAGES)) {
+            let setup = Place {
+                shards: shards as u16,
+                worker_id: plan.worker_id.clone(),
+                device_paths: plan.devices.paths.clone(),
+                dram_bytes: tier_bytes,
+                mounts: Arc::clone(&plan.mounts),
+                access: Arc::clone(&plan.access),
+                limits: config.shard_limits(),
+                tuning,
+                under_store: runtime.handle(FETCH_EVENTS),
+                mesh,
+            };
+            threads.push(start_shard(config, seat, setup)?);
+        }
+        let catalogue = Arc::new(UnderStores::new(Arc::clone(&runtime)));
+        let companions: Vec<Box<dyn Send>> = vec![Box::new(Fetching(Some(runtime))), Box::new(locks)];
+        Ok(Launched { threads, catalogue, companions })
+    }
+}
+
+impl Machine {
+    /// The tuning with an index that fits the devices, and the bytes left for each shard's tier.
+    fn budget(&self, config: &Config, devices: &[DeviceIdentity]) -> Result<(Tuning, u64), WorkerError> {
+        let shards = config.cores.len() as u64;
+        let bytes: u64 =
+            devices.iter().map(|device| u64::from(device.regions) * u64::from(device.region_bytes)).sum();
+        // The smallest block size in use decides how many blocks the devices can hold.
+        let block_bytes = config.mounts.iter().map(|mount| mount.block_bytes).min();
+        let block_bytes = block_bytes.unwrap_or(corelane_rpc_schema::BLOCK_BYTES_DEFAULT);
+        let need = MemoryNeed::of_device(bytes.div_ceil(shards), block_bytes);
+        let split = need.split(config.dram_bytes / shards).map_err(|over| {
+            WorkerError::new(FailureKind::Device, format!("{} of devices and {over}", show_size(bytes)))
+        })?;
+        // Files shorter than a block take an entry each, too, so the index has room for twice as
+        // many; when it is full, reclaim makes room as on a full device.
+        let index_blocks = (need.blocks * 2).max(INDEX_BLOCKS_MIN) as usize;
+        let fixed = (self.tuning.page_frames as u64) * 4096
+            + ((self.tuning.read_frames + self.tuning.store_frames) as u64) * (64 << 10)
+            + need.index_bytes;
+        let tier_bytes = split.tier_bytes.saturating_sub(fixed).max((self.tuning.tier_frames_min as u64) * (64 << 10));
+        Ok((Tuning { index_blocks, ..self.tuning }, tier_bytes))
+    }
+}
+
+/// What a shard's thread takes along, the seat aside.
+struct Place {
+    shards: u16,
+    worker_id: String,
+    device_paths: Vec<PathBuf>,
+    dram_bytes: u64,
+    mounts: Arc<crate::mount::MountTable>,
+    access: Arc<crate::access::Access>,
+    limits: ShardLimits,
+    tuning: Tuning,
+    under_store: ShardUnderStore,
+    mesh: MeshEnd<Message>,
+}
+
+fn start_shard(config: &Config, seat: Seat, place: Place) -> Result<std::thread::JoinHandle<()>, WorkerError> {
+    let number = seat.shard.0;
+    let options = uring::Options {
+        core: Some(seat.cpu),
+        name: format!("shard-{number}"),
+        spin: config.spin,
+        send_zero_copy_above: config.send_zero_copy_above.map(|bytes| bytes as usize),
+        ..uring::Options::default()
+    };
+    let thread = std::thread::Builder::new().name(format!("shard-{number}"));
+    let body = move || {
+        let Seat { shard, listen, inbox, ready, end, .. } = seat;
+        let run = uring::run(&options, move |io: UringIo| async move {
+            let (report, reported) = oneshot::channel();
+            forward(&io, ready, reported);
+            place.under_store.connect(io.doorbell());
+            let setup = ShardSetup {
+                shard,
+                shards: place.shards,
+                worker_id: place.worker_id,
+                device_paths: place.device_paths,
+                listen,
+                dram_bytes: place.dram_bytes,
+                mounts: place.mounts,
+                access: place.access,
+                limits: place.limits,
+                tuning: place.tuning,
+                under_store: place.under_store,
+                inbox,
+                mesh: place.mesh,
+                ready: report,
+            };
+            shard::run(io, setup).await.map_err(|error| error.to_string())
+        });
+        end.report(run.unwrap_or_else(|error| Err(error.to_string())));
+    };
+    thread.spawn(body).map_err(|error| {
+        let message = format!("cannot start the thread of shard {number}: {error}; raise the limit of threads");
+        WorkerError::new(FailureKind::Environment, message)
+    })
+}
+
+/// Adds the core's doorbell to what the shard says when it is ready.
+fn forward(
+    io: &UringIo,
+    ready: oneshot::Sender<Result<SeatReady, String>>,
+    reported: oneshot::Receiver<Result<ShardReady, String>>,
+) {
+    let doorbell = io.doorbell();
+    io.spawn(corelane_io::Priority::Foreground, async move {
+        let Ok(report) = reported.await else { return };
+        let report = report.map(|report| SeatReady {
+            doorbell,
+            address: report.address,
+            epoch: report.epoch,
+            recovered_blocks: report.recovered_blocks,
+            recovery: report.recovery,
+            state: report.state,
+        });
+        // Whoever waits for it gave up when nobody receives.
+        let _ = ready.send(report);
+    });
+}
+
+/// The fetch threads, stopped when dropped: after the shards, which own what they write into.
+struct Fetching(Option<Arc<FetchRuntime>>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take().and_then(Arc::into_inner) {
+            runtime.stop(FETCH_GRACE);
+        }
+    }
+}
+
+fn fetch_options(config: &Config) -> FetchOptions {
+    FetchOptions {
+        threads: config.fetch_threads,
+        cpus: config.fetch_cpus.clone(),
+        limits: FetchLimits {
+            requests_in_flight_max: config.limits.under_store_requests,
+            bytes_per_second: config.limits.under_store_bytes_per_second,
+        },
+        ..FetchOptions::default()
+    }
+}
+
+fn environment(error: IoError) -> WorkerError {
+    WorkerError::new(FailureKind::Environment, error.to_string())
+}
+
+fn refused(error: StoreError) -> WorkerError {
+    let kind = match &error {
+        StoreError::Io(error) if error.kind() == IoErrorKind::Limit => FailureKind::Environment,
+        _ => FailureKind::Device,
+    };
+    WorkerError::new(kind, error.to_string())
+}
+
+/// Creates and formats the devices, when the configuration gives a size and none of them exists.
+fn create_missing(config: &Config) -> Result<(), WorkerError> {
+    let Some(bytes) = config.device_bytes else { return Ok(()) };
+    let missing: Vec<&Path> =
+        config.devices.iter().map(PathBuf::as_path).filter(|path| !path.exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if missing.len() < config.devices.len() {
+        let names: Vec<String> = missing.iter().map(|path| path.display().to_string()).collect();
+        return Err(WorkerError::new(
+            FailureKind::Device,
+            format!(
+                "{} does not exist, but other devices of the set do: a set is formatted as a whole; \
+                 correct the path, or move the others away to begin with an empty cache",
+                names.join(", ")
+            ),
+        ));
+    }
+    let options = FormatOptions {
+        region_bytes: config.region_bytes as u32,
+        partitions: config.partitions,
+        set_uuid: random_uuid()?,
+    };
+    tracing::info!(devices = ?missing, size = show_size(bytes), "creating and formatting");
+    format_paths(&missing, Some(bytes), options, false).map_err(refused)
+}
+
+fn random_uuid() -> Result<[u8; 16], WorkerError> {
+    let mut uuid = [0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));
+    read.map_err(|error| {
+        WorkerError::new(FailureKind::Environment, format!("/dev/urandom cannot be read: {error}"))
+    })?;
+    // Version 4, variant 1 (RFC 9562), so that it reads as a uuid everywhere.
+    uuid[6] = (uuid[6] & 0x0f) | 0x40;
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    Ok(uuid)
+}
+
+/// Whether the devices are one whole set; its order, uuid and partitions.
+fn check_set(identities: &[DeviceIdentity]) -> Result<DeviceSet, WorkerError> {
+    let first = &identities[0];
+    let refuse = |message: String| Err(WorkerError::new(FailureKind::Device, message));
+    for other in &identities[1..] {
+        if other.set_uuid != first.set_uuid {
+            return refuse(format!(
+                "{} and {} belong to different sets of devices; a worker serves one set",
+                first.path.display(),
+                other.path.display()
+            ));
+        }
+    }
+    let mut ordered: Vec<&DeviceIdentity> = identities.iter().collect();
+    ordered.sort_by_key(|identity| identity.ordinal);
+    for pair in ordered.windows(2) {
+        if pair[0].ordinal == pair[1].ordinal {
+            return refuse(format!(
+                "{} and {} are copies of the same device; name one of them",
+                pair[0].path.display(),
+                pair[1].path.display()
+            ));
+        }
+    }
+    Ok(DeviceSet {
+        paths: ordered.iter().map(|identity| identity.path.clone()).collect(),
+        uuid: hex(&first.set_uuid),
+        partitions: first.partitions,
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(path: &str, set: u8, ordinal: u16) -> DeviceIdentity {
+        DeviceIdentity {
+            path: PathBuf::from(path),
+            set_uuid: [set; 16],
+            uuid: [ordinal as u8; 16],
+            ordinal,
+            devices: 2,
+            partitions: 256,
+            region_bytes: 64 << 20,
+            regions: 64,
+            epoch: 1,
+        }
+    }
+
+    #[test]
+    fn devices_are_put_in_their_order_whatever_their_paths_are() {
+        let set = check_set(&[identity("/b", 1, 1), identity("/a", 1, 0)]).expect("one set");
+        assert_eq!(set.paths, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(set.uuid, "01".repeat(16));
+    }
+
+    #[test]
+    fn devices_of_two_sets_and_copies_are_refused_by_name() {
+        let foreign = check_set(&[identity("/a", 1, 0), identity("/b", 2, 1)]).expect_err("two sets");
+        assert!(foreign.to_string().contains("/a and /b"), "{foreign}");
+        assert_eq!(foreign.kind(), FailureKind::Device);
+        let copies = check_set(&[identity("/a", 1, 0), identity("/b", 1, 0)]).expect_err("a copy");
+        assert!(copies.to_string().contains("copies"), "{copies}");
+    }
+}

@@ -1,0 +1,174 @@
+//! Assembly: from a configuration to a worker that serves, and back to nothing in good order.
+//!
+//! The invariant: a worker either serves completely or has ended completely with one sentence why.
+//! A shard that fails takes the process down with it, since its partitions cannot be served by
+//! another; the restart keeps the cache.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`seats`] | what the shards get and give back |
+//! | [`running`] | the handle of a running worker |
+//! | [`machine`] | shards on io_uring, and the fetch threads |
+//! | [`process`] | a worker as a process: log, signals, exit codes |
+//! | [`error`] | failures and their exit codes |
+//! | `control_thread` | the life of the control thread, from ready to stopped |
+
+mod control_thread;
+pub mod error;
+pub mod machine;
+pub mod process;
+pub mod running;
+pub mod seats;
+mod under_stores;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use corelane_rpc_schema::ShardId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::config::kind::show_cpus;
+use crate::inbox::inbox;
+use crate::mount::MountTable;
+pub use error::{FailureKind, WorkerError};
+pub use running::{RunningWorker, StartReport, Stopper};
+use seats::{LaunchPlan, Launched, Launcher, Seat, ShardEnd};
+
+/// Letters that wait for a shard: more than one connection's calls in flight.
+const INBOX_LETTERS: usize = 1024;
+
+/// Commands that wait for the control thread: more than signals can come at once.
+const COMMANDS: usize = 16;
+
+/// Starts workers.
+pub struct Worker;
+
+impl Worker {
+    /// Starts a worker on this machine and waits until it serves.
+    ///
+    /// # Errors
+    /// When the machine, a device, an address or a shard is not as needed. Nothing runs then.
+    pub fn start(config: Config) -> Result<RunningWorker, WorkerError> {
+        Worker::start_with(config, &machine::Machine::default())
+    }
+
+    /// Starts a worker with the shards of `launcher` and waits until it serves.
+    ///
+    /// # Errors
+    /// When the machine, a device, an address or a shard is not as needed. Nothing runs then.
+    pub fn start_with(config: Config, launcher: &dyn Launcher) -> Result<RunningWorker, WorkerError> {
+        let control = bind("control", config.control)?;
+        let operations = bind("operations", config.operations)?;
+        let devices = launcher.prepare(&config)?;
+        let worker_id = config.worker_id.clone().unwrap_or_else(|| devices.uuid.clone());
+        let mounts = MountTable::new(config.mounts.iter().cloned())
+            .map_err(|message| WorkerError::new(FailureKind::Configuration, message))?;
+        let access = Arc::new(Access::of_config(&config));
+        let partitions = devices.partitions;
+        let table = Seating::of_config(&config);
+        let plan = LaunchPlan {
+            config: &config,
+            worker_id: worker_id.clone(),
+            devices,
+            mounts: Arc::new(mounts),
+            access: Arc::clone(&access),
+            seats: table.seats,
+        };
+        let Launched { threads, catalogue, companions } = launcher.launch(plan)?;
+        let (commands, inbound) = mpsc::channel(COMMANDS);
+        let (started, starting) = oneshot::channel();
+        let thread = control_thread::spawn(control_thread::Setup {
+            config,
+            worker_id,
+            access,
+            catalogue,
+            partitions,
+            inboxes: table.inboxes,
+            ready: table.ready,
+            ends: table.ends,
+            threads,
+            companions,
+            control,
+            operations,
+            commands: inbound,
+            started,
+        })?;
+        match starting.blocking_recv() {
+            Ok(report) => Ok(RunningWorker { report, commands, thread: Some(thread) }),
+            // The control thread ended instead of serving, and knows why.
+            Err(_) => Err(match thread.join() {
+                Ok(Err(error)) => error,
+                Ok(Ok(())) => WorkerError::new(FailureKind::Other, "the worker was stopped before it served"),
+                Err(_) => WorkerError::new(FailureKind::Other, "the control thread panicked; see the log above"),
+            }),
+        }
+    }
+}
+
+type EndOfShard = (ShardId, Result<(), String>);
+
+/// Both sides of everything between the shards and the control thread.
+struct Seating {
+    seats: Vec<Seat>,
+    inboxes: Vec<crate::inbox::InboxSender<crate::shard::request::ShardRequest>>,
+    ready: Vec<oneshot::Receiver<Result<seats::SeatReady, String>>>,
+    ends: mpsc::UnboundedReceiver<EndOfShard>,
+}
+
+impl Seating {
+    fn of_config(config: &Config) -> Self {
+        let (end, ends) = mpsc::unbounded_channel();
+        let mut seating = Seating { seats: Vec::new(), inboxes: Vec::new(), ready: Vec::new(), ends };
+        let shards = config.cores.len() as u64;
+        for (index, cpu) in config.cores.iter().enumerate() {
+            let shard = ShardId(index as u16);
+            let (sender, letters) = inbox(INBOX_LETTERS);
+            let (ready, when_ready) = oneshot::channel();
+            let mut listen = config.listen;
+            if listen.port() != 0 {
+                // The configuration's check leaves room for all of them.
+                listen.set_port(listen.port() + shard.0);
+            }
+            seating.inboxes.push(sender);
+            seating.ready.push(when_ready);
+            seating.seats.push(Seat {
+                shard,
+                cpu: *cpu,
+                listen,
+                memory_bytes: config.dram_bytes / shards,
+                inbox: letters,
+                ready,
+                end: ShardEnd::new(shard, end.clone()),
+            });
+        }
+        seating
+    }
+}
+
+/// Binds a listener of the control thread.
+fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process (a worker?) listens there: choose another port",
+            std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+            _ => "",
+        };
+        let message = format!("cannot listen on `{name}` address {address}: {error}{hint}");
+        WorkerError::new(FailureKind::Environment, message)
+    })
+}
+
+/// Pins the calling thread; a machine that does not let us is reported and gone on without.
+pub(crate) fn pin_thread(cpus: &[usize]) {
+    if let Err(error) = affinity::set_thread_affinity(cpus) {
+        let cpus = show_cpus(cpus);
+        tracing::warn!(%error, cpus, "cannot place this thread; it runs where the kernel puts it");
+    }
+}
