@@ -43,6 +43,16 @@ pub struct Known {
 
 type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
 
+/// A question to the under-store that is not answered yet.
+#[derive(Clone)]
+struct UnderWay {
+    /// When it was asked: the answer is not older than that.
+    asked_at: Nanos,
+    /// For which block size the answer is made.
+    block_bytes: u32,
+    answer: Shared<oneshot::Receiver<Described>>,
+}
+
 /// What is remembered of the object at one path key.
 struct Seen {
     meta: Arc<ObjectMeta>,
@@ -55,7 +65,7 @@ pub struct Metadata {
     path_keys: VecDeque<Rc<str>>,
     by_id: IdMap<ObjectId, Rc<Known>>,
     ids: VecDeque<ObjectId>,
-    under_way: HashMap<Rc<str>, Shared<oneshot::Receiver<Described>>>,
+    under_way: HashMap<Rc<str>, UnderWay>,
     jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
     objects_max: usize,
 }
@@ -94,11 +104,11 @@ impl Metadata {
         is_fresh.then(|| Arc::clone(&seen.meta))
     }
 
-    fn see(&mut self, meta: &Arc<ObjectMeta>, now: Nanos) {
+    fn see(&mut self, meta: &Arc<ObjectMeta>, at: Nanos) {
         let key: Rc<str> = Rc::from(meta.path_key.as_str());
         let seen = Seen {
             meta: Arc::clone(meta),
-            at: now,
+            at,
         };
         if self.by_path_key.insert(Rc::clone(&key), seen).is_some() {
             return;
@@ -240,12 +250,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 self.recorded_here(home_of(key), &mount.uri_of(path), mount.block_bytes)
         {
             self.counters.opens_cached.increase();
-            self.remember(&meta, mount.id);
+            self.remember(&meta, mount.id, now);
             return Ok(meta);
         }
-        match self.ask_under_store(path, key, mount).await? {
+        let (asked_at, answer) = self.ask_under_store(path, key, mount).await?;
+        match answer {
             Ok(meta) => {
-                self.remember(&meta, mount.id);
+                self.remember(&meta, mount.id, asked_at);
                 Ok(meta)
             }
             Err(failure)
@@ -259,7 +270,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     return Err(under_store_error(&failure));
                 };
                 self.counters.opens_without_under_store.increase();
-                self.remember(&meta, mount.id);
+                self.remember(&meta, mount.id, asked_at);
                 Ok(meta)
             }
             Err(failure) => {
@@ -275,54 +286,81 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId) {
+    /// Remembers what was known to hold at `at`.
+    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId, at: Nanos) {
         let mut metadata = self.metadata.borrow_mut();
-        metadata.see(meta, self.io.now());
+        metadata.see(meta, at);
         metadata.know(Arc::clone(meta), mount);
     }
 
-    /// Asks the under-store, once for everybody who wants to know now.
+    /// Asks the under-store, once for everybody who wants to know now; with the answer comes the
+    /// time from which on it holds. One who comes while a question is under way joins it only where
+    /// the mount's freshness allows an answer as old as that question: else the answer may be
+    /// older than an overwrite that ended before the open began.
     async fn ask_under_store(
         &self,
         path: &str,
         key: &str,
         mount: &Arc<Mount>,
-    ) -> Result<Described, ErrorMessage> {
-        let joined = self.metadata.borrow().under_way.get(key).cloned();
-        let answer = match joined {
-            Some(answer) => answer,
-            None => {
-                let (sender, receiver) = oneshot::channel();
-                let id = self.fills.next_job_id();
-                let shared = receiver.shared();
-                let key: Rc<str> = Rc::from(key);
-                {
-                    let mut metadata = self.metadata.borrow_mut();
-                    metadata.under_way.insert(Rc::clone(&key), shared.clone());
-                    metadata.jobs.insert(id, (Rc::clone(&key), sender));
-                }
-                let request = Request::Describe {
-                    path: path.to_owned(),
-                };
-                if self
-                    .under_store
-                    .submit(Job {
-                        id,
-                        mount: Arc::clone(mount),
-                        request,
-                    })
-                    .is_err()
-                {
-                    let mut metadata = self.metadata.borrow_mut();
-                    metadata.under_way.remove(&key);
-                    metadata.jobs.remove(&id);
-                    return Err(too_many_waiting());
-                }
-                shared
+    ) -> Result<(Nanos, Described), ErrorMessage> {
+        let began = self.io.now();
+        let under_way = loop {
+            let found = self.metadata.borrow().under_way.get(key).cloned();
+            let Some(under_way) = found else {
+                break self.begin_describe(path, key, mount)?;
+            };
+            let is_fresh = match mount.freshness {
+                Freshness::Immutable => true,
+                Freshness::MaxAge(age) => began.since(under_way.asked_at) <= age,
+                Freshness::AlwaysCheck => under_way.asked_at >= began,
+            };
+            if is_fresh && under_way.block_bytes == mount.block_bytes {
+                break under_way;
             }
+            // Only its end matters here; what it says is for others.
+            let _ = under_way.answer.await;
         };
         // The sender goes without an answer only when the job was refused after others had joined.
-        answer.await.map_err(|_| too_many_waiting())
+        let answer = under_way.answer.await.map_err(|_| too_many_waiting())?;
+        Ok((under_way.asked_at, answer))
+    }
+
+    fn begin_describe(
+        &self,
+        path: &str,
+        key: &str,
+        mount: &Arc<Mount>,
+    ) -> Result<UnderWay, ErrorMessage> {
+        let (sender, receiver) = oneshot::channel();
+        let id = self.fills.next_job_id();
+        let under_way = UnderWay {
+            asked_at: self.io.now(),
+            block_bytes: mount.block_bytes,
+            answer: receiver.shared(),
+        };
+        let key: Rc<str> = Rc::from(key);
+        {
+            let mut metadata = self.metadata.borrow_mut();
+            metadata
+                .under_way
+                .insert(Rc::clone(&key), under_way.clone());
+            metadata.jobs.insert(id, (Rc::clone(&key), sender));
+        }
+        let request = Request::Describe {
+            path: path.to_owned(),
+        };
+        let job = Job {
+            id,
+            mount: Arc::clone(mount),
+            request,
+        };
+        if self.under_store.submit(job).is_err() {
+            let mut metadata = self.metadata.borrow_mut();
+            metadata.under_way.remove(&key);
+            metadata.jobs.remove(&id);
+            return Err(too_many_waiting());
+        }
+        Ok(under_way)
     }
 
     /// Handles the answer to a describe.

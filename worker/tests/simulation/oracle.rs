@@ -1,0 +1,164 @@
+//! What a client may be told: which versions, which bytes, which errors, and why.
+//!
+//! The oracle knows the store's history and asks it for the reason of every answer. An error
+//! without a reason, a byte of another version, or a version that was not current in the window
+//! that the mount's freshness allows is a failure of the worker.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::time::Duration;
+
+use corelane_io::Nanos;
+use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, OpenAnswer};
+use corelane_worker::mount::{Freshness, Mount};
+use corelane_worker::under_store::{UnderStoreErrorKind, path_key};
+
+use crate::content;
+use crate::origin::{Origin, version_number};
+
+/// How long a failure of the store may take from its answer to the reader that it explains.
+const TRAVEL: Duration = Duration::from_millis(500);
+
+/// An object that a client opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its id.
+    pub id: ObjectId,
+    /// Where it is.
+    pub uri: String,
+    /// Where it was opened.
+    pub path: String,
+    /// Number of the version.
+    pub version: u32,
+    /// Bytes.
+    pub length: u64,
+    /// Bytes in a block.
+    pub block_bytes: u32,
+}
+
+/// What may excuse an error beside the store's own failures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Excuses {
+    /// Memory or queues may be short: "busy" is an answer.
+    pub is_pressed: bool,
+    /// Mounts were changed in the window of the request.
+    pub mounts_changed: bool,
+    /// The worker was told to stop, or was killed.
+    pub is_ending: bool,
+    /// The id may be of an earlier start of the worker.
+    pub is_old_id: bool,
+}
+
+/// The judge.
+#[derive(Clone)]
+pub struct Oracle {
+    origin: Origin,
+}
+
+/// What it saw, for tests that want something to have happened.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Reads with right bytes.
+    pub reads: Cell<u64>,
+    /// Their bytes.
+    pub bytes: Cell<u64>,
+    /// Opens that succeeded.
+    pub opens: Cell<u64>,
+    /// Errors that were explained.
+    pub errors: Cell<u64>,
+    /// Lanes that ended although nobody closed them.
+    pub lanes_lost: Cell<u64>,
+}
+
+impl Tally {
+    /// Adds one to a count.
+    pub fn count(cell: &Cell<u64>) {
+        cell.set(cell.get() + 1);
+    }
+}
+
+impl Oracle {
+    /// The judge over what `origin` holds.
+    pub fn new(origin: Origin) -> Self {
+        Oracle { origin }
+    }
+
+    /// Judges the answer to an open at `path` below `mount`, sent and answered in `window`.
+    pub fn opened(
+        &self,
+        mount: &Mount,
+        path: &str,
+        answer: &OpenAnswer,
+        window: Range<Nanos>,
+    ) -> Opened {
+        let uri = mount.uri_of(path);
+        let number = version_number(&answer.version);
+        let version = self.origin.version(&uri, number);
+        let key = path_key(mount, path).expect("the simulation's paths are valid");
+        let id = ObjectId::new(&key, &answer.version, answer.block_bytes);
+        assert_eq!(
+            (answer.object, answer.length, answer.block_bytes),
+            (id, version.length, mount.block_bytes),
+            "{path}: {answer:?}"
+        );
+        let since = match mount.freshness {
+            Freshness::Immutable => Nanos(0),
+            Freshness::MaxAge(age) => {
+                Nanos(window.start.0.saturating_sub(age.as_nanos() as u64))
+            }
+            Freshness::AlwaysCheck => window.start,
+        };
+        assert!(
+            version.was_current(&(since..window.end)),
+            "{path} opened in {window:?} under {} as {version:?}",
+            mount.freshness
+        );
+        Opened {
+            id,
+            uri,
+            path: path.to_owned(),
+            version: number,
+            length: answer.length,
+            block_bytes: answer.block_bytes,
+        }
+    }
+
+    /// Judges the bytes of a read.
+    pub fn read(&self, opened: &Opened, offset: u64, bytes: &[u8]) {
+        if let Some(place) = content::first_difference(&opened.uri, opened.version, offset, bytes) {
+            panic!(
+                "byte {place} of {opened:?} is wrong in a read of {} bytes from {offset}",
+                bytes.len()
+            );
+        }
+    }
+
+    /// Judges an error that answered a request for the object at `uri` in `window`.
+    pub fn error(&self, uri: &str, error: &ErrorMessage, window: Range<Nanos>, excuses: Excuses) {
+        let since = Nanos(window.start.0.saturating_sub(TRAVEL.as_nanos() as u64));
+        let failed = self.origin.failed_since(uri, since);
+        let came_from = |kinds: &[UnderStoreErrorKind]| {
+            failed.iter().any(|kind| kinds.contains(kind))
+        };
+        let is_explained = match error.code {
+            ErrorCode::NotFound => came_from(&[UnderStoreErrorKind::NotFound]),
+            ErrorCode::VersionChanged => came_from(&[UnderStoreErrorKind::VersionChanged]),
+            ErrorCode::UnderStore => came_from(&[
+                UnderStoreErrorKind::Denied,
+                UnderStoreErrorKind::Unavailable,
+                UnderStoreErrorKind::Malformed,
+            ]),
+            ErrorCode::Invalid => came_from(&[UnderStoreErrorKind::Invalid]),
+            ErrorCode::Busy => excuses.is_pressed || self.origin.refused_since(since),
+            ErrorCode::Denied | ErrorCode::NoMount => excuses.mounts_changed,
+            ErrorCode::ObjectUnknown => excuses.is_old_id || excuses.mounts_changed,
+            ErrorCode::Draining => excuses.is_ending,
+            ErrorCode::Internal | ErrorCode::Unauthenticated => false,
+        };
+        assert!(
+            is_explained,
+            "{uri} in {window:?}: {error:?} without a reason; the store answered {failed:?}"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! Random operations, faults, crashes and restarts over many seeds.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use corelane_io::sim::{CrashPoint, World, replay_command, seeds};
+
+use crate::ledger::Ledger;
+use crate::life::Stage;
+use crate::oracle::Tally;
+use crate::plan::{Ending, Plan};
+
+/// Seeds of a plain `cargo test`. `ci/simulate` runs a thousand.
+const SEEDS_DEFAULT: u64 = 30;
+
+/// Polls that one start of a worker may take; a usual one takes some ten thousand.
+const TURNS_MAX: u64 = 5_000_000;
+
+/// Runs the world of `seed` to its end; gives the hash of all that happened.
+fn run(seed: u64) -> u64 {
+    let plan = Plan::from_seed(seed);
+    let world = World::new(seed, corelane_io::sim::Faults::none());
+    world.set_turns_max(TURNS_MAX);
+    let site = plan.site(&world);
+    world.set_faults(plan.faults.clone());
+    let stage = Stage {
+        world: &world,
+        plan: &plan,
+        site: &site,
+        ledger: Rc::new(Ledger::default()),
+        tally: Rc::new(Tally::default()),
+        has_failed_device: Cell::new(false),
+    };
+    for (number, life) in plan.lives.iter().enumerate() {
+        match life.ending {
+            Ending::CrashAfter(duration) => world.crash_at(CrashPoint::After(duration)),
+            Ending::CrashAtWrite(writes) => world.crash_at(CrashPoint::AtWrite(writes)),
+            Ending::Stop | Ending::StopInTraffic | Ending::KillAfterFlush => {}
+        }
+        let life_seed = seed.wrapping_mul(31).wrapping_add(number as u64);
+        match world.block_on(stage.live(*life, life_seed)) {
+            Ok(true) => world.cancel_crash(),
+            Ok(false) => break,
+            Err(_crashed) => stage.crashed(),
+        }
+    }
+    let hash = world.trace_hash();
+    if std::env::var_os("CORELANE_SIM_VERBOSE").is_some() {
+        println!("seed {seed}: {:?}", stage.tally);
+    }
+    hash
+}
+
+#[test]
+fn simulation() {
+    let waiting = Mutex::new(seeds(SEEDS_DEFAULT));
+    let has_failed = AtomicBool::new(false);
+    let next = || {
+        let seed = waiting.lock().ok()?.next();
+        seed.filter(|_| !has_failed.load(Ordering::Relaxed))
+    };
+    let work = || {
+        while let Some(seed) = next() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+                has_failed.store(true, Ordering::Relaxed);
+                eprintln!(
+                    "seed {seed} failed; replay it with\n  {}",
+                    replay_command("simulation", seed)
+                );
+                resume_unwind(panic);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in running {
+            if let Err(panic) = thread.join() {
+                resume_unwind(panic);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_takes_the_same_steps() {
+    for seed in [1, 2, 3] {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
