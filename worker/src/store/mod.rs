@@ -38,6 +38,7 @@ mod state;
 mod summary;
 mod superblock;
 mod transfer;
+mod verify;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -57,6 +58,7 @@ pub use format::{DeviceLock, format_devices, format_paths};
 pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
+pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
 
 use device::DeviceState;
 use objects::{IdMap, Objects};

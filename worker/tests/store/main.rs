@@ -3,6 +3,7 @@
 mod bed;
 mod damage;
 mod marks;
+mod offline;
 mod oracle;
 mod room;
 mod round_trip;
