@@ -1,2 +1,68 @@
-//! .
-fn main(){}
+//! `corelane`: the operator's command line.
+//!
+//! Each subcommand is one file in `commands`, with its flags, what it does and how it prints. A
+//! command prints its answer on standard output, as a table or as JSON, and ends with an exit
+//! code that says what kind of thing went wrong ([`failure`]).
+
+mod commands;
+mod connection;
+mod demo;
+mod failure;
+mod job;
+mod output;
+mod quantity;
+mod ready;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+use output::Output;
+
+/// A cache of object storage on local drives: runs a worker and speaks to running ones.
+#[derive(Parser, Debug)]
+#[command(name = "corelane", version, after_help = failure::EXIT_CODES, propagate_version = true)]
+struct CommandLine {
+    /// Print JSON instead of tables: one value, and errors as {"error": {"kind", "message"}}
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let output = Output::new(line.json);
+    match line.command.run(output) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report(line.json);
+            failure.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_takes_json() {
+        for line in [
+            "corelane --json status",
+            "corelane status --json",
+            "corelane ls --json /data",
+            "corelane device info --json a.img",
+        ] {
+            let line = CommandLine::try_parse_from(line.split(' ')).expect(line);
+            assert!(line.json);
+        }
+    }
+}
