@@ -41,7 +41,8 @@ pub struct DeviceIdentity {
 pub fn read_identity(path: &Path) -> Result<DeviceIdentity, StoreError> {
     let name = path.display().to_string();
     let cannot = |error: std::io::Error| {
-        let sentence = format!("cannot read the superblock of {name}; check the path and the permissions");
+        let sentence =
+            format!("cannot read the superblock of {name}; check the path and the permissions");
         StoreError::from(IoError::from_std(&error, sentence))
     };
     let file = File::open(path).map_err(cannot)?;
@@ -50,7 +51,9 @@ pub fn read_identity(path: &Path) -> Result<DeviceIdentity, StoreError> {
         page.resize(PAGE_SIZE, 0);
         // A device that ends before is as little ours as one that holds something else.
         match file.read_exact_at(page, offset) {
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(cannot(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                return Err(cannot(error));
+            }
             _ => {}
         }
     }
@@ -88,15 +91,29 @@ mod tests {
     fn a_formatted_device_says_what_it_is_and_another_file_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("device");
-        let options = FormatOptions { region_bytes: 1 << 20, partitions: 64, set_uuid: [7; 16] };
-        format_paths(&[&path], Some(64 << 20), options, false).expect("a new file can be formatted");
+        let options = FormatOptions {
+            region_bytes: 1 << 20,
+            partitions: 64,
+            set_uuid: [7; 16],
+        };
+        format_paths(&[&path], Some(64 << 20), options, false)
+            .expect("a new file can be formatted");
         let identity = read_identity(&path).expect("it was formatted");
-        assert_eq!((identity.set_uuid, identity.partitions, identity.devices), ([7; 16], 64, 1));
-        assert_eq!((identity.ordinal, identity.region_bytes, identity.epoch), (0, 1 << 20, 0));
+        assert_eq!(
+            (identity.set_uuid, identity.partitions, identity.devices),
+            ([7; 16], 64, 1)
+        );
+        assert_eq!(
+            (identity.ordinal, identity.region_bytes, identity.epoch),
+            (0, 1 << 20, 0)
+        );
 
         let other = folder.path().join("other");
         std::fs::write(&other, b"not a device").expect("a small file");
         let error = read_identity(&other).expect_err("it was never formatted");
-        assert!(matches!(&error, StoreError::NotOurs { .. } | StoreError::Mismatch(_)), "{error}");
+        assert!(
+            matches!(&error, StoreError::NotOurs { .. } | StoreError::Mismatch(_)),
+            "{error}"
+        );
     }
 }

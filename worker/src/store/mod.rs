@@ -23,6 +23,7 @@ mod header;
 mod identity;
 mod marks;
 mod objects;
+pub mod model;
 mod open;
 mod policy;
 mod read;
