@@ -36,14 +36,20 @@ pub enum EnterError {
 
 impl fmt::Debug for Access {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Access").field("insecure", &self.insecure).finish_non_exhaustive()
+        formatter
+            .debug_struct("Access")
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
     }
 }
 
 impl Access {
     /// Access by `tokens`. Without any, and with `insecure`, who brings none enters as an operator.
     pub fn new(tokens: Vec<Token>, insecure: bool) -> Self {
-        Access { tokens: RwLock::new(tokens), insecure }
+        Access {
+            tokens: RwLock::new(tokens),
+            insecure,
+        }
     }
 
     /// What `config` says.
@@ -69,13 +75,20 @@ impl Access {
     pub fn enter(&self, token: &str) -> Result<Reader, EnterError> {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         if token.is_empty() {
-            return if self.admits_anyone(&tokens) { Ok(Reader::anonymous()) } else { Err(EnterError::Missing) };
+            return if self.admits_anyone(&tokens) {
+                Ok(Reader::anonymous())
+            } else {
+                Err(EnterError::Missing)
+            };
         }
         let mut found = None;
         for known in tokens.iter() {
             // No early end: the time depends on the number of tokens alone.
             if is_same(known.secret.as_bytes(), token.as_bytes()) {
-                found = Some(Reader { name: known.name.clone(), is_operator: known.is_operator });
+                found = Some(Reader {
+                    name: known.name.clone(),
+                    is_operator: known.is_operator,
+                });
             }
         }
         match found {
@@ -94,7 +107,11 @@ impl Access {
         } else {
             tokens.iter().any(|token| token.name == reader)
         };
-        if is_known { AccessSet::of_reader(table, reader) } else { AccessSet::none() }
+        if is_known {
+            AccessSet::of_reader(table, reader)
+        } else {
+            AccessSet::none()
+        }
     }
 
     fn admits_anyone(&self, tokens: &[Token]) -> bool {
@@ -105,7 +122,10 @@ impl Access {
 impl Reader {
     /// Who enters without a token.
     pub fn anonymous() -> Self {
-        Reader { name: String::new(), is_operator: true }
+        Reader {
+            name: String::new(),
+            is_operator: true,
+        }
     }
 
     /// Name of the token; empty without one.
@@ -137,7 +157,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn token(name: &str, secret: &str, is_operator: bool) -> Token {
-        Token { name: name.to_owned(), secret: secret.to_owned(), is_operator }
+        Token {
+            name: name.to_owned(),
+            secret: secret.to_owned(),
+            is_operator,
+        }
     }
 
     fn mount(id: u16, readers: &[&str]) -> Mount {
@@ -162,7 +186,9 @@ mod tests {
         assert_eq!(access.enter(""), Err(EnterError::Missing));
         assert_eq!(access.enter("0123456789abcdeF"), Err(EnterError::Unknown));
         assert_eq!(access.enter("0123456789abcdef\0"), Err(EnterError::Unknown));
-        let reader = access.enter("0123456789abcdef").expect("the token is right");
+        let reader = access
+            .enter("0123456789abcdef")
+            .expect("the token is right");
         assert_eq!((reader.name(), reader.is_operator()), ("training", false));
         let insecure = Access::new(vec![token("training", "0123456789abcdef", false)], true);
         assert_eq!(insecure.enter(""), Ok(Reader::anonymous()));
@@ -171,7 +197,8 @@ mod tests {
     #[test]
     fn a_token_that_is_gone_reads_nothing_any_more() {
         let access = Access::new(vec![token("a", "0123456789abcdef", false)], false);
-        let table = MountTable::new([mount(0, &[]), mount(1, &["b"]), mount(2, &["a"])]).expect("valid");
+        let table =
+            MountTable::new([mount(0, &[]), mount(1, &["b"]), mount(2, &["a"])]).expect("valid");
         let allowed = |access: &Access, reader: &str| {
             let set = access.set_of(&table, reader);
             [0, 1, 2].map(|id| set.allows(MountId(id)))

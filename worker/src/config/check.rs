@@ -21,20 +21,37 @@ pub const TOKEN_BYTES_MAX: usize = 256;
 const SHARDS_MAX: usize = 256;
 
 /// Makes a configuration of what was read. After a mistake the result is not to be used.
-pub(super) fn config(document: Document, cpus_allowed: &[usize], mistakes: &mut Mistakes) -> Config {
+pub(super) fn config(
+    document: Document,
+    cpus_allowed: &[usize],
+    mistakes: &mut Mistakes,
+) -> Config {
     let top = &document.top;
     let cores = cores(top, cpus_allowed, mistakes);
-    let spare: Vec<usize> = cpus_allowed.iter().copied().filter(|cpu| !cores.contains(cpu)).collect();
-    let elsewhere = if spare.is_empty() { cpus_allowed.to_vec() } else { spare };
+    let spare: Vec<usize> = cpus_allowed
+        .iter()
+        .copied()
+        .filter(|cpu| !cores.contains(cpu))
+        .collect();
+    let elsewhere = if spare.is_empty() {
+        cpus_allowed.to_vec()
+    } else {
+        spare
+    };
     let tokens = tokens(&document.tokens, mistakes);
     let mounts = mounts(&document.mounts, &tokens, mistakes);
     let config = Config {
         worker_id: top.text("worker_id"),
-        control_cpus: cpus(top, "control_cpus", cpus_allowed, mistakes).unwrap_or_else(|| elsewhere.clone()),
+        control_cpus: cpus(top, "control_cpus", cpus_allowed, mistakes)
+            .unwrap_or_else(|| elsewhere.clone()),
         fetch_cpus: cpus(top, "fetch_cpus", cpus_allowed, mistakes).unwrap_or(elsewhere),
         cores,
         fetch_threads: number(top, "fetch_threads") as usize,
-        devices: top.texts("devices").into_iter().map(PathBuf::from).collect(),
+        devices: top
+            .texts("devices")
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
         device_bytes: top.number("device_size"),
         region_bytes: number(top, "region_size"),
         partitions: number(top, "partitions") as u32,
@@ -92,18 +109,32 @@ fn limits(fields: &Fields) -> Limits {
 }
 
 /// The CPUs under `name`, checked against those that the process may use.
-fn cpus(fields: &Fields, name: &str, allowed: &[usize], mistakes: &mut Mistakes) -> Option<Vec<usize>> {
+fn cpus(
+    fields: &Fields,
+    name: &str,
+    allowed: &[usize],
+    mistakes: &mut Mistakes,
+) -> Option<Vec<usize>> {
     let cpus = fields.cpus(name)?;
-    let foreign: Vec<usize> = cpus.iter().copied().filter(|cpu| !allowed.contains(cpu)).collect();
+    let foreign: Vec<usize> = cpus
+        .iter()
+        .copied()
+        .filter(|cpu| !allowed.contains(cpu))
+        .collect();
     if !foreign.is_empty() {
         let (foreign, allowed) = (show_cpus(&foreign), show_cpus(allowed));
         mistakes.add(
             fields.origin(name),
-            format!("`{name}`: CPU {foreign} is not among those that the process may use: {allowed}"),
+            format!(
+                "`{name}`: CPU {foreign} is not among those that the process may use: {allowed}"
+            ),
         );
     }
     if cpus.is_empty() {
-        mistakes.add(fields.origin(name), format!("`{name}`: expected at least one CPU"));
+        mistakes.add(
+            fields.origin(name),
+            format!("`{name}`: expected at least one CPU"),
+        );
     }
     Some(cpus)
 }
@@ -114,7 +145,10 @@ fn cores(top: &Fields, allowed: &[usize], mistakes: &mut Mistakes) -> Vec<usize>
         _ => allowed.to_vec(),
     });
     if cores.len() > SHARDS_MAX {
-        let message = format!("`cores`: {} shards are more than the limit of {SHARDS_MAX}", cores.len());
+        let message = format!(
+            "`cores`: {} shards are more than the limit of {SHARDS_MAX}",
+            cores.len()
+        );
         mistakes.add(top.origin("cores"), message);
     }
     let partitions = number(top, "partitions");
@@ -139,10 +173,17 @@ fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
             continue;
         };
         if !names.insert(name.clone()) {
-            mistakes.add(fields.origin("name"), format!("`name`: a second token named {name}; expected each name once"));
+            mistakes.add(
+                fields.origin("name"),
+                format!("`name`: a second token named {name}; expected each name once"),
+            );
         }
         if let Some(secret) = secret {
-            tokens.push(Token { name, secret, is_operator: fields.is_set("operator") });
+            tokens.push(Token {
+                name,
+                secret,
+                is_operator: fields.is_set("operator"),
+            });
         }
     }
     tokens
@@ -151,10 +192,13 @@ fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
 fn missing(fields: &Fields, name: &str, mistakes: &mut Mistakes) {
     // With an origin of its own, the value was there but wrong, and is reported already.
     if fields.origin(name) == fields.place() {
-        mistakes.add(fields.place(), format!("`{name}` is missing; expected {}", {
-            let key = fields.key(name).expect("a key of the section");
-            key.kind.expected()
-        }));
+        mistakes.add(
+            fields.place(),
+            format!("`{name}` is missing; expected {}", {
+                let key = fields.key(name).expect("a key of the section");
+                key.kind.expected()
+            }),
+        );
     }
 }
 
@@ -206,7 +250,9 @@ fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mou
                 mistakes.add(fields.origin("readers"), message);
             }
         }
-        let (Some(path), Some(uri)) = (path, uri) else { continue };
+        let (Some(path), Some(uri)) = (path, uri) else {
+            continue;
+        };
         let path = normal_path(&path);
         if !paths.insert(path.clone()) {
             let message = format!("`path`: a second mount at {path}; expected each path once");
@@ -217,8 +263,14 @@ fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mou
             path,
             uri: normal_uri(&uri),
             block_bytes: number(fields, "block_size") as u32,
-            freshness: fields.text("freshness").and_then(|text| text.parse().ok()).expect("checked"),
-            admission: fields.text("admission").and_then(|text| text.parse().ok()).expect("checked"),
+            freshness: fields
+                .text("freshness")
+                .and_then(|text| text.parse().ok())
+                .expect("checked"),
+            admission: fields
+                .text("admission")
+                .and_then(|text| text.parse().ok())
+                .expect("checked"),
             readers,
             options: match fields.get("options") {
                 Value::Options(options) => options.clone(),
@@ -228,7 +280,10 @@ fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mou
         });
     }
     if mounts.len() > MOUNTS_MAX {
-        let message = format!("{} mounts are more than the limit of {MOUNTS_MAX}", mounts.len());
+        let message = format!(
+            "{} mounts are more than the limit of {MOUNTS_MAX}",
+            mounts.len()
+        );
         mistakes.add(list[MOUNTS_MAX].place(), message);
     }
     mounts
@@ -246,18 +301,28 @@ pub(crate) fn normal_path(path: &str) -> String {
 pub(crate) fn normal_uri(uri: &str) -> String {
     let trimmed = uri.trim_end_matches('/');
     // The root of the file system is the one place whose name is a slash.
-    if trimmed == "file:" { "file://".to_owned() } else { trimmed.to_owned() }
+    if trimmed == "file:" {
+        "file://".to_owned()
+    } else {
+        trimmed.to_owned()
+    }
 }
 
 fn check_devices(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
     let origin = top.origin("devices");
     if config.devices.is_empty() {
-        mistakes.add(origin, "`devices`: expected at least one device, such as --device ./cache.img --size 8G");
+        mistakes.add(
+            origin,
+            "`devices`: expected at least one device, such as --device ./cache.img --size 8G",
+        );
     }
     let mut seen = BTreeSet::new();
     for device in &config.devices {
         if !seen.insert(device) {
-            let message = format!("`devices`: {} is named twice; expected each once", device.display());
+            let message = format!(
+                "`devices`: {} is named twice; expected each once",
+                device.display()
+            );
             mistakes.add(origin, message);
         }
     }
@@ -271,12 +336,12 @@ fn check_devices(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
         }
         return;
     };
-    let least = config.region_bytes * u64::from(REGIONS_MIN);
+    let least = config.region_bytes * u64::from(REGIONS_MIN) + DEVICE_HEAD_BYTES;
     if bytes < least {
         let (regions, least) = (REGIONS_MIN, super::quantity::show_size(least));
         mistakes.add(
             top.origin("device_size"),
-            format!("`device_size`: expected at least {least}, which is {regions} regions of `region_size`"),
+            format!("`device_size`: expected at least {least}, which is {regions} regions of `region_size` and the head of the device"),
         );
     }
 }
@@ -284,9 +349,15 @@ fn check_devices(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
 /// A device of fewer regions has too little room for its logs and the reserve.
 const REGIONS_MIN: u32 = 32;
 
+/// What stands before the regions: superblocks and state.
+const DEVICE_HEAD_BYTES: u64 = 2 << 20;
+
 fn check_listeners(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
-    let listeners =
-        [("listen", config.listen), ("control", config.control), ("operations", config.operations)];
+    let listeners = [
+        ("listen", config.listen),
+        ("control", config.control),
+        ("operations", config.operations),
+    ];
     for (name, address) in listeners {
         if !address.ip().is_loopback() && config.tokens.is_empty() && !config.insecure {
             mistakes.add(
@@ -300,20 +371,35 @@ fn check_listeners(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
     }
     let last_port = usize::from(config.listen.port()) + config.cores.len() - 1;
     if config.listen.port() != 0 && last_port > usize::from(u16::MAX) {
-        let message = format!("`listen`: {} shards from port {} on need ports up to {last_port}; expected a lower port", config.cores.len(), config.listen.port());
+        let message = format!(
+            "`listen`: {} shards from port {} on need ports up to {last_port}; expected a lower port",
+            config.cores.len(),
+            config.listen.port()
+        );
         mistakes.add(top.origin("listen"), message);
     }
     for (name, address) in &listeners[1..] {
         let first_port = usize::from(config.listen.port());
         let is_taken = address.port() != 0
             && (first_port..=last_port).contains(&usize::from(address.port()))
-            && (address.ip() == config.listen.ip() || address.ip().is_unspecified() || config.listen.ip().is_unspecified());
+            && (address.ip() == config.listen.ip()
+                || address.ip().is_unspecified()
+                || config.listen.ip().is_unspecified());
         if is_taken {
-            let message = format!("`{name}`: port {} is one of the data plane's ports {first_port} to {last_port}; expected another", address.port());
+            let message = format!(
+                "`{name}`: port {} is one of the data plane's ports {first_port} to {last_port}; expected another",
+                address.port()
+            );
             mistakes.add(top.origin(name), message);
         }
     }
     if config.control.port() != 0 && config.control == config.operations {
-        mistakes.add(top.origin("operations"), format!("`operations`: {} is the control plane's address; expected another", config.control));
+        mistakes.add(
+            top.origin("operations"),
+            format!(
+                "`operations`: {} is the control plane's address; expected another",
+                config.control
+            ),
+        );
     }
 }

@@ -22,7 +22,10 @@ pub(super) struct Fields {
 
 impl fmt::Debug for Fields {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_map().entries(self.iter().map(|(key, value)| (key.name, value))).finish()
+        formatter
+            .debug_map()
+            .entries(self.iter().map(|(key, value)| (key.name, value)))
+            .finish()
     }
 }
 
@@ -40,7 +43,11 @@ impl Fields {
             };
             (key.name, (value, Origin::Default))
         };
-        Fields { section, origin, values: section.keys.iter().map(default).collect() }
+        Fields {
+            section,
+            origin,
+            values: section.keys.iter().map(default).collect(),
+        }
     }
 
     /// Where the table stands.
@@ -73,7 +80,13 @@ impl Fields {
     }
 
     /// Sets a key from the text of a flag.
-    pub(super) fn set_text(&mut self, name: &str, text: &str, origin: Origin, mistakes: &mut Mistakes) {
+    pub(super) fn set_text(
+        &mut self,
+        name: &str,
+        text: &str,
+        origin: Origin,
+        mistakes: &mut Mistakes,
+    ) {
         let key = self.key(name).expect("a key of the section");
         match key.kind.read_text(text) {
             Ok(value) => self.set(name, value, origin),
@@ -86,7 +99,10 @@ impl Fields {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static Key, &Value)> {
-        self.section.keys.iter().map(|key| (key, &self.values[key.name].0))
+        self.section
+            .keys
+            .iter()
+            .map(|key| (key, &self.values[key.name].0))
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -145,7 +161,11 @@ impl Document {
 
     /// Takes over every key that a reload applies.
     pub(super) fn take_over(&mut self, new: &Document) {
-        let pairs = [(&mut self.top, &new.top), (&mut self.limits, &new.limits), (&mut self.log, &new.log)];
+        let pairs = [
+            (&mut self.top, &new.top),
+            (&mut self.limits, &new.limits),
+            (&mut self.log, &new.log),
+        ];
         for (old, new) in pairs {
             for key in new.section.keys.iter().filter(|key| key.is_reloadable) {
                 old.values.insert(key.name, new.values[key.name].clone());
@@ -198,7 +218,10 @@ impl Reader<'_> {
             DeValue::Table(table) => self.table(fields, table),
             other => {
                 let found = other.type_str();
-                self.wrong(&value.span(), format!("expected a table [{name}], found {found}"));
+                self.wrong(
+                    &value.span(),
+                    format!("expected a table [{name}], found {found}"),
+                );
             }
         }
     }
@@ -207,7 +230,10 @@ impl Reader<'_> {
         let name = section.name;
         let DeValue::Array(items) = value.get_ref() else {
             let found = value.get_ref().type_str();
-            self.wrong(&value.span(), format!("expected tables [[{name}]], found one {found}"));
+            self.wrong(
+                &value.span(),
+                format!("expected tables [[{name}]], found one {found}"),
+            );
             return Vec::new();
         };
         let mut list = Vec::new();
@@ -221,7 +247,10 @@ impl Reader<'_> {
                 }
                 other => {
                     let found = other.type_str();
-                    self.wrong(&item.span(), format!("expected tables [[{name}]], found {found}"));
+                    self.wrong(
+                        &item.span(),
+                        format!("expected tables [[{name}]], found {found}"),
+                    );
                 }
             }
         }
@@ -231,7 +260,9 @@ impl Reader<'_> {
     fn table(&mut self, fields: &mut Fields, table: &DeTable<'_>) {
         for (name, value) in table {
             let is_section = fields.section.name.is_empty()
-                && keys::SECTIONS.iter().any(|section| section.name == name.get_ref().as_ref());
+                && keys::SECTIONS
+                    .iter()
+                    .any(|section| section.name == name.get_ref().as_ref());
             if is_section {
                 continue;
             }
@@ -268,25 +299,38 @@ fn unknown(section: &Section, name: &str) -> String {
     };
     let mut names: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
     if section.name.is_empty() {
-        names.extend(keys::SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty()));
+        names.extend(
+            keys::SECTIONS
+                .iter()
+                .map(|section| section.name)
+                .filter(|name| !name.is_empty()),
+        );
     }
     let nearest = names
         .iter()
         .map(|known| (distance(known, name), *known))
         .min()
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4);
-    let elsewhere = keys::SECTIONS.iter().find(|other| {
-        other.name != section.name && other.keys.iter().any(|key| key.name == name)
-    });
+    let elsewhere = keys::SECTIONS
+        .iter()
+        .find(|other| other.name != section.name && other.keys.iter().any(|key| key.name == name));
     match (nearest, elsewhere) {
         (Some((_, known)), _) => format!("unknown key `{name}` {place}; did you mean `{known}`?"),
         (None, Some(other)) if other.name.is_empty() => {
-            format!("unknown key `{name}` {place}; it belongs to the top level, above the first [table]")
+            format!(
+                "unknown key `{name}` {place}; it belongs to the top level, above the first [table]"
+            )
         }
         (None, Some(other)) => {
-            format!("unknown key `{name}` {place}; it belongs into [{}]", other.name)
+            format!(
+                "unknown key `{name}` {place}; it belongs into [{}]",
+                other.name
+            )
         }
-        (None, None) => format!("unknown key `{name}` {place}; expected one of: {}", names.join(", ")),
+        (None, None) => format!(
+            "unknown key `{name}` {place}; expected one of: {}",
+            names.join(", ")
+        ),
     }
 }
 

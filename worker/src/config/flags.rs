@@ -67,18 +67,26 @@ impl WorkerFlags {
         ];
         for (key, flag, text) in texts {
             if let Some(text) = text {
-                document.top.set_text(key, text, Origin::Flag(flag), mistakes);
+                document
+                    .top
+                    .set_text(key, text, Origin::Flag(flag), mistakes);
             }
         }
         if let Some(text) = &self.log {
-            document.log.set_text("level", text, Origin::Flag("--log"), mistakes);
+            document
+                .log
+                .set_text("level", text, Origin::Flag("--log"), mistakes);
         }
         if !self.device.is_empty() {
             let devices = Value::Texts(self.device.clone());
-            document.top.set("devices", devices, Origin::Flag("--device"));
+            document
+                .top
+                .set("devices", devices, Origin::Flag("--device"));
         }
         if self.insecure {
-            document.top.set("insecure", Value::Flag(true), Origin::Flag("--insecure"));
+            document
+                .top
+                .set("insecure", Value::Flag(true), Origin::Flag("--insecure"));
         }
         for text in &self.mount {
             if let Some(mount) = read_mount(text, mistakes) {
@@ -93,8 +101,14 @@ impl WorkerFlags {
 /// Reads `PATH=URI?key=value&…`.
 fn read_mount(text: &str, mistakes: &mut Mistakes) -> Option<Fields> {
     let origin = Origin::Flag("--mount");
-    let Some((path, rest)) = text.split_once('=').filter(|(path, _)| path.starts_with('/')) else {
-        mistakes.add(&origin, format!("expected PATH=URI such as /data=s3://bucket, found `{text}`"));
+    let Some((path, rest)) = text
+        .split_once('=')
+        .filter(|(path, _)| path.starts_with('/'))
+    else {
+        mistakes.add(
+            &origin,
+            format!("expected PATH=URI such as /data=s3://bucket, found `{text}`"),
+        );
         return None;
     };
     let (uri, options) = rest.split_once('?').unwrap_or((rest, ""));
@@ -110,10 +124,16 @@ fn read_mount(text: &str, mistakes: &mut Mistakes) -> Option<Fields> {
             }
             "freshness" | "admission" => mount.set_text(&key, &value, origin.clone(), mistakes),
             "readers" => {
-                let readers = value.split(',').map(|name| name.trim().to_owned()).collect();
+                let readers = value
+                    .split(',')
+                    .map(|name| name.trim().to_owned())
+                    .collect();
                 mount.set("readers", Value::Texts(readers), origin.clone());
             }
-            "" => mistakes.add(&origin, format!("expected key=value after `?`, found `{options}`")),
+            "" => mistakes.add(
+                &origin,
+                format!("expected key=value after `?`, found `{options}`"),
+            ),
             _ => {
                 store_options.insert(key.into_owned(), value.into_owned());
             }

@@ -34,10 +34,18 @@ pub struct Section {
     pub keys: &'static [Key],
 }
 
-const ANY_SIZE: Kind = Kind::Size { min: 0, max: u64::MAX, is_power_of_two: false };
+const ANY_SIZE: Kind = Kind::Size {
+    min: 0,
+    max: u64::MAX,
+    is_power_of_two: false,
+};
 
 const fn count(min: u64, max: u64) -> Kind {
-    Kind::Count { min, max, is_power_of_two: false }
+    Kind::Count {
+        min,
+        max,
+        is_power_of_two: false,
+    }
 }
 
 /// The top level.
@@ -99,7 +107,11 @@ pub const TOP: &Section = &Section {
         },
         Key {
             name: "device_size",
-            kind: Kind::Size { min: 1 << 20, max: u64::MAX, is_power_of_two: false },
+            kind: Kind::Size {
+                min: 1 << 20,
+                max: u64::MAX,
+                is_power_of_two: false,
+            },
             default: "",
             is_reloadable: false,
             doc: "With it, devices that do not exist are created as files of this size and formatted. \
@@ -107,7 +119,11 @@ pub const TOP: &Section = &Section {
         },
         Key {
             name: "region_size",
-            kind: Kind::Size { min: 1 << 20, max: 1 << 30, is_power_of_two: true },
+            kind: Kind::Size {
+                min: 1 << 20,
+                max: 1 << 30,
+                is_power_of_two: true,
+            },
             default: "64M",
             is_reloadable: false,
             doc: "Region size for devices that are created by `device_size`; existing ones keep theirs. \
@@ -115,7 +131,11 @@ pub const TOP: &Section = &Section {
         },
         Key {
             name: "partitions",
-            kind: Kind::Count { min: 1, max: PARTITIONS_MAX as u64, is_power_of_two: true },
+            kind: Kind::Count {
+                min: 1,
+                max: PARTITIONS_MAX as u64,
+                is_power_of_two: true,
+            },
             default: "256",
             is_reloadable: false,
             doc: "Partitions for devices that are created by `device_size`; existing ones keep theirs. \
@@ -123,7 +143,11 @@ pub const TOP: &Section = &Section {
         },
         Key {
             name: "dram",
-            kind: Kind::Size { min: 32 << 20, max: 1 << 44, is_power_of_two: false },
+            kind: Kind::Size {
+                min: 32 << 20,
+                max: 1 << 44,
+                is_power_of_two: false,
+            },
             default: "1G",
             is_reloadable: false,
             doc: "Memory of all shards together: index, checksums, and with the rest the DRAM tier. \
@@ -164,7 +188,9 @@ pub const TOP: &Section = &Section {
         },
         Key {
             name: "spin",
-            kind: Kind::Duration { max: Duration::from_secs(1) },
+            kind: Kind::Duration {
+                max: Duration::from_secs(1),
+            },
             default: "50us",
             is_reloadable: false,
             doc: "How long a core polls for work before it sleeps. Longer spares a wake-up of some \
@@ -363,7 +389,10 @@ pub const MOUNT: &Section = &Section {
         },
         Key {
             name: "admission",
-            kind: Kind::Formed { expected: "always or second-touch", check: check_admission },
+            kind: Kind::Formed {
+                expected: "always or second-touch",
+                check: check_admission,
+            },
             default: "always",
             is_reloadable: true,
             doc: "Which fetched blocks go to the device: all, or those that are asked for twice.",
@@ -397,7 +426,9 @@ fn check_name(text: &str) -> Result<(), String> {
     if (1..=64).contains(&text.len()) && text.chars().all(is_fine) {
         return Ok(());
     }
-    Err(format!("expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"))
+    Err(format!(
+        "expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"
+    ))
 }
 
 fn check_log_level(text: &str) -> Result<(), String> {
@@ -407,14 +438,18 @@ fn check_log_level(text: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check_mount_path(text: &str) -> Result<(), String> {
-    let parts = text.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let parts = text
+        .strip_prefix('/')
+        .map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let is_fine = parts.is_some_and(|rest| {
         rest.is_empty() || rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
     });
     if is_fine {
         return Ok(());
     }
-    Err(format!("expected an absolute path such as /data, without `.`, `..` or empty parts, found `{text}`"))
+    Err(format!(
+        "expected an absolute path such as /data, without `.`, `..` or empty parts, found `{text}`"
+    ))
 }
 
 pub(crate) fn check_mount_uri(text: &str) -> Result<(), String> {
@@ -423,7 +458,9 @@ pub(crate) fn check_mount_uri(text: &str) -> Result<(), String> {
             "expected s3://, gs://, az://, abfs://, http://, https:// or file:/// and a place, found `{text}`{why}"
         ))
     };
-    let Ok(uri) = url::Url::parse(text) else { return wrong("") };
+    let Ok(uri) = url::Url::parse(text) else {
+        return wrong("");
+    };
     if !SCHEMES.contains(&uri.scheme()) {
         return wrong(&format!(" with the scheme `{}`", uri.scheme()));
     }

@@ -115,7 +115,10 @@ pub(super) struct Wrong {
 
 impl From<String> for Wrong {
     fn from(message: String) -> Self {
-        Wrong { span: None, message }
+        Wrong {
+            span: None,
+            message,
+        }
     }
 }
 
@@ -130,24 +133,48 @@ impl Kind {
             }
             Kind::Formed { expected, .. } => (*expected).to_owned(),
             Kind::Flag => "true or false".to_owned(),
-            Kind::Size { min, max, is_power_of_two } => {
-                let power = if *is_power_of_two { ", a power of two" } else { "" };
+            Kind::Size {
+                min,
+                max,
+                is_power_of_two,
+            } => {
+                let power = if *is_power_of_two {
+                    ", a power of two"
+                } else {
+                    ""
+                };
                 let low = quantity::show_size(*min);
                 match *max {
                     u64::MAX if *min == 0 => format!("{SIZE_EXPECTED}{power}"),
                     u64::MAX => format!("{SIZE_EXPECTED}{power}, at least {low}"),
-                    max => format!("{SIZE_EXPECTED}{power}, {low} to {}", quantity::show_size(max)),
+                    max => format!(
+                        "{SIZE_EXPECTED}{power}, {low} to {}",
+                        quantity::show_size(max)
+                    ),
                 }
             }
-            Kind::Count { min, max, is_power_of_two } => {
-                let power = if *is_power_of_two { ", a power of two" } else { "" };
+            Kind::Count {
+                min,
+                max,
+                is_power_of_two,
+            } => {
+                let power = if *is_power_of_two {
+                    ", a power of two"
+                } else {
+                    ""
+                };
                 format!("a number from {min} to {max}{power}")
             }
             Kind::Duration { max } => {
-                format!("{DURATION_EXPECTED}, at most {}", quantity::show_duration(*max))
+                format!(
+                    "{DURATION_EXPECTED}, at most {}",
+                    quantity::show_duration(*max)
+                )
             }
             Kind::Cpus => "CPU numbers such as \"0-3,8\" or [0, 1]".to_owned(),
-            Kind::Address => "an IP address and a port such as 127.0.0.1:7000 or [::1]:7000".to_owned(),
+            Kind::Address => {
+                "an IP address and a port such as 127.0.0.1:7000 or [::1]:7000".to_owned()
+            }
             Kind::Texts => "a list of texts such as [\"a\", \"b\"]".to_owned(),
             Kind::Options => "a table of texts such as { region = \"eu-west-1\" }".to_owned(),
         }
@@ -166,9 +193,10 @@ impl Kind {
                 _ => Err(self.refusal(&format!("`{text}`"))),
             },
             Kind::Cpus => parse_cpus(text).map(Value::Cpus),
-            Kind::Address => {
-                text.parse().map(Value::Address).map_err(|_| self.refusal(&format!("`{text}`")))
-            }
+            Kind::Address => text
+                .parse()
+                .map(Value::Address)
+                .map_err(|_| self.refusal(&format!("`{text}`"))),
             _ => Err(self.refusal(&format!("the text \"{text}\""))),
         }
     }
@@ -209,17 +237,26 @@ impl Kind {
         }
     }
 
-    fn part(&self, at: &Spanned<DeValue<'_>>, value: &Spanned<DeValue<'_>>) -> Result<String, Wrong> {
-        value.get_ref().as_str().map(ToOwned::to_owned).ok_or_else(|| Wrong {
-            span: Some(at.span()),
-            message: self.refusal(value.get_ref().type_str()),
-        })
+    fn part(
+        &self,
+        at: &Spanned<DeValue<'_>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<String, Wrong> {
+        value
+            .get_ref()
+            .as_str()
+            .map(ToOwned::to_owned)
+            .ok_or_else(|| Wrong {
+                span: Some(at.span()),
+                message: self.refusal(value.get_ref().type_str()),
+            })
     }
 
     fn cpu(&self, item: &Spanned<DeValue<'_>>) -> Result<usize, Wrong> {
-        let number = item.get_ref().as_integer().and_then(|integer| {
-            usize::from_str_radix(integer.as_str(), integer.radix()).ok()
-        });
+        let number = item
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| usize::from_str_radix(integer.as_str(), integer.radix()).ok());
         number.filter(|cpu| *cpu <= CPU_MAX).ok_or_else(|| Wrong {
             span: Some(item.span()),
             message: self.refusal(item.get_ref().type_str()),
@@ -227,12 +264,23 @@ impl Kind {
     }
 
     fn bounded(&self, number: u64) -> Result<Value, String> {
-        let (Kind::Size { min, max, is_power_of_two } | Kind::Count { min, max, is_power_of_two }) = self
+        let (Kind::Size {
+            min,
+            max,
+            is_power_of_two,
+        }
+        | Kind::Count {
+            min,
+            max,
+            is_power_of_two,
+        }) = self
         else {
             unreachable!("only numbers have bounds");
         };
-        let fits = (*min..=*max).contains(&number) && (!is_power_of_two || number.is_power_of_two());
-        fits.then_some(Value::Number(number)).ok_or_else(|| self.refusal(&number.to_string()))
+        let fits =
+            (*min..=*max).contains(&number) && (!is_power_of_two || number.is_power_of_two());
+        fits.then_some(Value::Number(number))
+            .ok_or_else(|| self.refusal(&number.to_string()))
     }
 
     fn refusal(&self, found: &str) -> String {
@@ -276,7 +324,13 @@ pub fn show_cpus(cpus: &[usize]) -> String {
     }
     let shown: Vec<String> = runs
         .into_iter()
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        })
         .collect();
     shown.join(",")
 }

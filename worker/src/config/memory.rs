@@ -87,9 +87,16 @@ impl MemoryNeed {
         if budget_bytes < needed_bytes {
             // Rounded up to whole MiB, the number is one that can be written into the file.
             let needed_bytes = needed_bytes.next_multiple_of(1 << 20);
-            return Err(OverBudget { budget_bytes, needed_bytes, need: self });
+            return Err(OverBudget {
+                budget_bytes,
+                needed_bytes,
+                need: self,
+            });
         }
-        Ok(MemorySplit { need: self, tier_bytes: budget_bytes - fixed })
+        Ok(MemorySplit {
+            need: self,
+            tier_bytes: budget_bytes - fixed,
+        })
     }
 }
 
@@ -109,7 +116,9 @@ mod tests {
         let need = MemoryNeed::of_device(100 << 30, 1 << 20);
         let refusal = need.split(64 << 20).expect_err("too small");
         assert!(need.split(refusal.needed_bytes - (1 << 20)).is_err());
-        let split = need.split(refusal.needed_bytes).expect("the number that was named");
+        let split = need
+            .split(refusal.needed_bytes)
+            .expect("the number that was named");
         assert!(split.tier_bytes >= TIER_BYTES_MIN);
         let text = refusal.to_string();
         assert!(text.contains(&show_size(refusal.needed_bytes)), "{text}");

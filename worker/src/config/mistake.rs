@@ -57,7 +57,10 @@ pub struct Mistakes(pub Vec<Mistake>);
 impl Mistakes {
     /// Notes one more.
     pub fn add(&mut self, origin: &Origin, message: impl Into<String>) {
-        self.0.push(Mistake { origin: origin.clone(), message: message.into() });
+        self.0.push(Mistake {
+            origin: origin.clone(),
+            message: message.into(),
+        });
     }
 }
 
@@ -82,7 +85,10 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn new(path: &Path, text: &'a str) -> Self {
-        Source { path: Arc::from(PathBuf::from(path)), text }
+        Source {
+            path: Arc::from(PathBuf::from(path)),
+            text,
+        }
     }
 
     /// The place where `span` starts.

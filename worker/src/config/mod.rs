@@ -134,7 +134,11 @@ pub struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Token({}, operator {})", self.name, self.is_operator)
+        write!(
+            formatter,
+            "Token({}, operator {})",
+            self.name, self.is_operator
+        )
     }
 }
 
@@ -148,7 +152,11 @@ impl Config {
             return Config::from_text(Path::new(""), "", flags);
         };
         let text = read_file(path).map_err(|message| {
-            let origin = Origin::File { path: path.as_path().into(), line: 1, column: 1 };
+            let origin = Origin::File {
+                path: path.as_path().into(),
+                line: 1,
+                column: 1,
+            };
             Mistakes(vec![Mistake { origin, message }])
         })?;
         Config::from_text(path, &text, flags)
@@ -200,7 +208,13 @@ impl Config {
     /// An equal part of `limits` for each of this worker's shards.
     pub fn part_of(&self, limits: &Limits) -> ShardLimits {
         let shards = self.cores.len() as u64;
-        let part = |bytes: u64| if bytes == 0 { 0 } else { (bytes / shards).max(1) };
+        let part = |bytes: u64| {
+            if bytes == 0 {
+                0
+            } else {
+                (bytes / shards).max(1)
+            }
+        };
         ShardLimits {
             device_write_bytes_per_second: part(limits.device_write_bytes_per_second),
             scrub_bytes_per_second: part(limits.scrub_bytes_per_second),
@@ -210,7 +224,10 @@ impl Config {
     /// Takes over from `new` what a reload applies; the rest stays what the process runs with, so
     /// that the next comparison lists it again.
     pub fn take_over(&mut self, new: &Config) {
-        self.limits = Limits { operations_connections: self.limits.operations_connections, ..new.limits };
+        self.limits = Limits {
+            operations_connections: self.limits.operations_connections,
+            ..new.limits
+        };
         self.tokens.clone_from(&new.tokens);
         self.mounts.clone_from(&new.mounts);
         self.log_level.clone_from(&new.log_level);
@@ -220,13 +237,19 @@ impl Config {
 
 /// What misses because of a mistake elsewhere would only distract from it.
 fn drop_echoes(mistakes: &mut Mistakes) {
-    mistakes.0.retain(|mistake| mistake.origin != Origin::Default);
+    mistakes
+        .0
+        .retain(|mistake| mistake.origin != Origin::Default);
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let length = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
+    let length = std::fs::metadata(path)
+        .map_err(|error| format!("cannot be read: {error}"))?
+        .len();
     if length > FILE_BYTES_MAX {
-        return Err(format!("{length} bytes are more than a configuration may have ({FILE_BYTES_MAX})"));
+        return Err(format!(
+            "{length} bytes are more than a configuration may have ({FILE_BYTES_MAX})"
+        ));
     }
     std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
 }

@@ -66,11 +66,20 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// `bytes` in the largest binary unit that divides it, such as `64MiB`.
 pub fn show_size(bytes: u64) -> String {
-    let units = [("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let units = [
+        ("PiB", 50),
+        ("TiB", 40),
+        ("GiB", 30),
+        ("MiB", 20),
+        ("KiB", 10),
+    ];
     units
         .into_iter()
         .find(|(_, shift)| bytes != 0 && bytes.trailing_zeros() >= *shift)
-        .map_or_else(|| format!("{bytes}B"), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+        .map_or_else(
+            || format!("{bytes}B"),
+            |(unit, shift)| format!("{}{unit}", bytes >> shift),
+        )
 }
 
 /// `duration` in the largest unit that divides it, such as `30s`.
@@ -82,7 +91,7 @@ pub fn show_duration(duration: Duration) -> String {
     let (unit, scale) = DURATION_UNITS
         .into_iter()
         .rev()
-        .find(|(_, scale)| nanos % u128::from(*scale) == 0)
+        .find(|(_, scale)| nanos.is_multiple_of(u128::from(*scale)))
         .expect("one nanosecond divides everything");
     format!("{}{unit}", nanos / u128::from(scale))
 }
@@ -90,7 +99,9 @@ pub fn show_duration(duration: Duration) -> String {
 /// The number in front of a unit, times that unit's scale; `None` if it is not exactly that.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit.trim_start().to_ascii_lowercase();
     let scale = units.iter().find(|(name, _)| *name == unit)?.1;
@@ -125,9 +136,24 @@ mod tests {
             ("1GB", 1_000_000_000),
             ("16E", 0),
         ] {
-            assert_eq!(parse_size(text).ok(), (bytes != 0 || text == "0").then_some(bytes), "{text}");
+            assert_eq!(
+                parse_size(text).ok(),
+                (bytes != 0 || text == "0").then_some(bytes),
+                "{text}"
+            );
         }
-        for wrong in ["", "G", "-1", "1.2.3G", "0.3B", "1.", ".5G", "8 gigs", "99999999P", "1e3"] {
+        for wrong in [
+            "",
+            "G",
+            "-1",
+            "1.2.3G",
+            "0.3B",
+            "1.",
+            ".5G",
+            "8 gigs",
+            "99999999P",
+            "1e3",
+        ] {
             let message = parse_size(wrong).expect_err(wrong);
             assert!(message.contains(SIZE_EXPECTED), "{message}");
         }

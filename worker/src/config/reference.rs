@@ -47,7 +47,15 @@ fn write_key(page: &mut String, key: &Key) {
         "" => "not set".to_owned(),
         text => format!("`{text}`"),
     };
-    let reload = if key.is_reloadable { " · *reload*" } else { "" };
+    let reload = if key.is_reloadable {
+        " · *reload*"
+    } else {
+        ""
+    };
     let expected = key.kind.expected();
-    let _ = write!(page, "\n### `{}`\n{expected} · default: {default}{reload}\n\n{}\n", key.name, key.doc);
+    let _ = write!(
+        page,
+        "\n### `{}`\n{expected} · default: {default}{reload}\n\n{}\n",
+        key.name, key.doc
+    );
 }

@@ -45,15 +45,27 @@ impl Changes {
             let new = after.get(key.name);
             if old != new {
                 let line = format!("{prefix}{}: {old:?} -> {new:?}", key.name);
-                let list = if key.is_reloadable { &mut self.applied } else { &mut self.need_restart };
+                let list = if key.is_reloadable {
+                    &mut self.applied
+                } else {
+                    &mut self.need_restart
+                };
                 list.push(line);
             }
         }
     }
 
-    fn add_list(&mut self, section: &keys::Section, name: &str, before: &[Fields], after: &[Fields]) {
+    fn add_list(
+        &mut self,
+        section: &keys::Section,
+        name: &str,
+        before: &[Fields],
+        after: &[Fields],
+    ) {
         let named = |list: &[Fields], wanted: &Fields| {
-            list.iter().find(|fields| fields.text(name) == wanted.text(name)).cloned()
+            list.iter()
+                .find(|fields| fields.text(name) == wanted.text(name))
+                .cloned()
         };
         for new in after {
             let label = format!("{} {}", section.name, new.text(name).unwrap_or_default());
@@ -65,7 +77,8 @@ impl Changes {
         for old in before {
             if named(after, old).is_none() {
                 let label = old.text(name).unwrap_or_default();
-                self.applied.push(format!("{} {label}: removed", section.name));
+                self.applied
+                    .push(format!("{} {label}: removed", section.name));
             }
         }
     }

@@ -73,12 +73,14 @@ impl CachedWalk {
 
     async fn ask(&mut self) -> Result<Vec<CachedObject>, CallError> {
         let (prefix, after, limit) = (&self.uri_prefix, &self.after, self.page_objects);
-        let answers = self.shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::CachedObjects {
-            uri_prefix: prefix.clone(),
-            after: after.clone(),
-            limit,
-            answer,
-        });
+        let answers = self
+            .shards
+            .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::CachedObjects {
+                uri_prefix: prefix.clone(),
+                after: after.clone(),
+                limit,
+                answer,
+            });
         let answers = answers.await?;
         // A shard that filled its page may hold more behind the last URI, also of that URI, so
         // the page ends where all shards are known to be complete.
@@ -90,7 +92,10 @@ impl CachedWalk {
                 continue;
             }
             let key = (meta.uri.clone(), meta.id);
-            let object = merged.entry(key).or_insert_with(|| CachedObject { meta, cached: Cached::default() });
+            let object = merged.entry(key).or_insert_with(|| CachedObject {
+                meta,
+                cached: Cached::default(),
+            });
             add(&mut object.cached, cached);
         }
         match horizon {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use capnp::Error;
 use capnp::capability::Rc as CapRc;
-use corelane_rpc_schema::generated::worker_capnp::{entry, mount, object_info, progress, stats, worker};
+use corelane_rpc_schema::generated::worker_capnp::{
+    entry, mount, object_info, progress, stats, worker,
+};
 use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, Stripe};
 
 use super::cached::CachedObject;
@@ -40,17 +42,25 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(control: Rc<Control>, traffic: Rc<Traffic>, reader: Reader) -> Self {
-        Calls { control, traffic, reader }
+        Calls {
+            control,
+            traffic,
+            reader,
+        }
     }
 
     /// Counts a call in.
     fn begin(&self) -> Result<CallInFlight, CallError> {
         if self.control.is_stopping() {
-            return Err(CallError::Busy("the worker is stopping; retry when it is up again".to_owned()));
+            return Err(CallError::Busy(
+                "the worker is stopping; retry when it is up again".to_owned(),
+            ));
         }
         let limit = self.control.limits().control_calls;
         self.traffic.begin(limit).ok_or_else(|| {
-            CallError::Busy(format!("{limit} calls of this connection are in flight (`limits.control_calls`); retry"))
+            CallError::Busy(format!(
+                "{limit} calls of this connection are in flight (`limits.control_calls`); retry"
+            ))
         })
     }
 
@@ -63,18 +73,30 @@ impl Calls {
             return Ok(());
         }
         let name = self.reader.name();
-        Err(CallError::Denied(format!("the token {name} is not an operator's (`operator = true` in its [[token]])")))
+        Err(CallError::Denied(format!(
+            "the token {name} is not an operator's (`operator = true` in its [[token]])"
+        )))
     }
 }
 
 impl worker::Server for Calls {
-    async fn stats(self: CapRc<Self>, _: worker::StatsParams, mut results: worker::StatsResults) -> Result<(), Error> {
+    async fn stats(
+        self: CapRc<Self>,
+        _: worker::StatsParams,
+        mut results: worker::StatsResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         let control = &self.control;
-        let shards = control.shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Stats { answer }).await;
+        let shards = control
+            .shards
+            .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Stats { answer })
+            .await;
         let shards = shards.map_err(CallError::from)?;
         let devices = devices(control).await?;
-        let bytes: usize = shards.iter().map(|shard| shard.values.len() * ENTRY_BYTES).sum();
+        let bytes: usize = shards
+            .iter()
+            .map(|shard| shard.values.len() * ENTRY_BYTES)
+            .sum();
         self.traffic.queue(bytes + devices.len() * ENTRY_BYTES);
         write_stats(results.get().init_stats(), control, &shards, &devices);
         Ok(())
@@ -88,9 +110,17 @@ impl worker::Server for Calls {
         let _call = self.begin()?;
         let rights = self.rights();
         let table = self.control.mounts();
-        let mut mounts: Vec<&Arc<Mount>> = table.iter().filter(|mount| rights.may_read(mount)).collect();
+        let mut mounts: Vec<&Arc<Mount>> = table
+            .iter()
+            .filter(|mount| rights.may_read(mount))
+            .collect();
         mounts.sort_by(|left, right| left.path.cmp(&right.path));
-        self.traffic.queue(mounts.iter().map(|mount| mount.path.len() + mount.uri.len() + ENTRY_BYTES).sum());
+        self.traffic.queue(
+            mounts
+                .iter()
+                .map(|mount| mount.path.len() + mount.uri.len() + ENTRY_BYTES)
+                .sum(),
+        );
         let mut list = results.get().init_mounts(mounts.len() as u32);
         for (index, mount) in mounts.into_iter().enumerate() {
             write_mount(list.reborrow().get(index as u32), mount);
@@ -98,15 +128,28 @@ impl worker::Server for Calls {
         Ok(())
     }
 
-    async fn mount(self: CapRc<Self>, params: worker::MountParams, _: worker::MountResults) -> Result<(), Error> {
+    async fn mount(
+        self: CapRc<Self>,
+        params: worker::MountParams,
+        _: worker::MountResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         self.as_operator()?;
         let mount = read_mount(params.get()?.get_mount()?)?;
-        tracing::info!(path = mount.path, uri = mount.uri, by = self.reader.name(), "mount");
+        tracing::info!(
+            path = mount.path,
+            uri = mount.uri,
+            by = self.reader.name(),
+            "mount"
+        );
         Ok(self.control.mount(mount).await?)
     }
 
-    async fn unmount(self: CapRc<Self>, params: worker::UnmountParams, _: worker::UnmountResults) -> Result<(), Error> {
+    async fn unmount(
+        self: CapRc<Self>,
+        params: worker::UnmountParams,
+        _: worker::UnmountResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         self.as_operator()?;
         let path = checked_path(params.get()?.get_path()?.to_str()?)?;
@@ -124,7 +167,8 @@ impl worker::Server for Calls {
         self.rights().mount_of(&path)?;
         let meta = objects::describe(&self.control, &path).await?;
         let cached = objects::cached_of(&self.control, &meta).await?;
-        self.traffic.queue(path.len() + meta.uri.len() + meta.version.len());
+        self.traffic
+            .queue(path.len() + meta.uri.len() + meta.version.len());
         let object = CachedObject { meta, cached };
         write_object(results.get().init_object(), &self.control, &path, &object);
         Ok(())
@@ -145,7 +189,9 @@ impl worker::Server for Calls {
             after: params.get_after()?.to_str()?.to_owned(),
         };
         let (entries, more) = listing::list(&self.control, &self.rights(), &query).await?;
-        let bytes = entries.iter().map(|entry| entry.listed.path.len() + entry.listed.version.len() + ENTRY_BYTES);
+        let bytes = entries
+            .iter()
+            .map(|entry| entry.listed.path.len() + entry.listed.version.len() + ENTRY_BYTES);
         self.traffic.queue(bytes.sum());
         let mut results = results.get();
         results.set_more(more);
@@ -168,7 +214,13 @@ impl worker::Server for Calls {
         if rights.mounts_at(&path).is_empty() {
             rights.mount_of(&path)?;
         }
-        let job = jobs::start(&self.control, JobKind::Load, rights, &path, params.get_recursive());
+        let job = jobs::start(
+            &self.control,
+            JobKind::Load,
+            rights,
+            &path,
+            params.get_recursive(),
+        );
         results.get().set_job(job.map_err(CallError::from)?);
         Ok(())
     }
@@ -182,14 +234,19 @@ impl worker::Server for Calls {
         self.as_operator()?;
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
-        let freed = objects::free(&self.control, &self.rights(), &path, params.get_recursive()).await?;
+        let freed =
+            objects::free(&self.control, &self.rights(), &path, params.get_recursive()).await?;
         let mut results = results.get();
         results.set_blocks(freed.blocks);
         results.set_bytes(freed.bytes);
         Ok(())
     }
 
-    async fn pin(self: CapRc<Self>, params: worker::PinParams, mut results: worker::PinResults) -> Result<(), Error> {
+    async fn pin(
+        self: CapRc<Self>,
+        params: worker::PinParams,
+        mut results: worker::PinResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         self.as_operator()?;
         let params = params.get()?;
@@ -225,12 +282,17 @@ impl worker::Server for Calls {
         let _call = self.begin()?;
         let job = params.get()?.get_job();
         let progress = self.control.jobs().progress(job).map_err(CallError::from)?;
-        self.traffic.queue(progress.path.len() + progress.first_failure.len());
+        self.traffic
+            .queue(progress.path.len() + progress.first_failure.len());
         write_progress(results.get().init_progress(), &progress);
         Ok(())
     }
 
-    async fn cancel(self: CapRc<Self>, params: worker::CancelParams, _: worker::CancelResults) -> Result<(), Error> {
+    async fn cancel(
+        self: CapRc<Self>,
+        params: worker::CancelParams,
+        _: worker::CancelResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         self.as_operator()?;
         let job = params.get()?.get_job();
@@ -246,7 +308,8 @@ impl worker::Server for Calls {
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
         let (offset, length) = (params.get_offset(), params.get_length());
-        let (data, version) = objects::read(&self.control, &self.rights(), &path, offset, length).await?;
+        let (data, version) =
+            objects::read(&self.control, &self.rights(), &path, offset, length).await?;
         self.traffic.queue(data.len() + version.len());
         let mut results = results.get();
         results.set_data(&data);
@@ -254,10 +317,18 @@ impl worker::Server for Calls {
         Ok(())
     }
 
-    async fn jobs(self: CapRc<Self>, _: worker::JobsParams, mut results: worker::JobsResults) -> Result<(), Error> {
+    async fn jobs(
+        self: CapRc<Self>,
+        _: worker::JobsParams,
+        mut results: worker::JobsResults,
+    ) -> Result<(), Error> {
         let _call = self.begin()?;
         let jobs = self.control.jobs().all();
-        self.traffic.queue(jobs.iter().map(|job| job.path.len() + job.first_failure.len() + ENTRY_BYTES).sum());
+        self.traffic.queue(
+            jobs.iter()
+                .map(|job| job.path.len() + job.first_failure.len() + ENTRY_BYTES)
+                .sum(),
+        );
         let mut list = results.get().init_jobs(jobs.len() as u32);
         for (index, job) in jobs.iter().enumerate() {
             write_progress(list.reborrow().get(index as u32), job);
@@ -271,7 +342,10 @@ impl worker::Server for Calls {
 /// # Errors
 /// When a shard does not answer.
 pub async fn devices(control: &Control) -> Result<Vec<DeviceStats>, CallError> {
-    let answers = control.shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Devices { answer }).await?;
+    let answers = control
+        .shards
+        .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Devices { answer })
+        .await?;
     let mut devices: Vec<DeviceStats> = Vec::new();
     for part in answers.into_iter().flatten() {
         match devices.iter_mut().find(|device| device.path == part.path) {
@@ -288,7 +362,12 @@ pub async fn devices(control: &Control) -> Result<Vec<DeviceStats>, CallError> {
     Ok(devices)
 }
 
-fn write_stats(mut stats: stats::Builder<'_>, control: &Control, shards: &[ShardStats], devices: &[DeviceStats]) {
+fn write_stats(
+    mut stats: stats::Builder<'_>,
+    control: &Control,
+    shards: &[ShardStats],
+    devices: &[DeviceStats],
+) {
     stats.set_worker_id(&control.worker_id);
     stats.set_epoch(control.epoch);
     stats.set_version(env!("CARGO_PKG_VERSION"));
@@ -337,20 +416,34 @@ fn write_mount(mut builder: mount::Builder<'_>, mount: &Mount) {
 }
 
 fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
-    let invalid = |key: &'static str| move |message: String| Error::from(CallError::Invalid(format!("`{key}`: {message}")));
+    let invalid = |key: &'static str| {
+        move |message: String| Error::from(CallError::Invalid(format!("`{key}`: {message}")))
+    };
     let path = reader.get_path()?.to_str()?;
     let uri = reader.get_uri()?.to_str()?;
     check_mount_path(path).map_err(invalid("path"))?;
     check_mount_uri(uri).map_err(invalid("uri"))?;
     let block_bytes = match reader.get_block_bytes() {
         0 => BLOCK_BYTES_DEFAULT,
-        bytes if bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&bytes) => bytes,
+        bytes
+            if bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&bytes) =>
+        {
+            bytes
+        }
         bytes => {
-            let message = format!("expected a power of two from {BLOCK_BYTES_MIN} to {BLOCK_BYTES_MAX}, found {bytes}");
+            let message = format!(
+                "expected a power of two from {BLOCK_BYTES_MIN} to {BLOCK_BYTES_MAX}, found {bytes}"
+            );
             return Err(invalid("blockBytes")(message));
         }
     };
-    let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+    let or = |text: &str, default: &str| {
+        if text.is_empty() {
+            default.to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
     let freshness = or(reader.get_freshness()?.to_str()?, FRESHNESS_DEFAULT);
     let admission = or(reader.get_admission()?.to_str()?, ADMISSION_DEFAULT);
     let mut readers = Vec::new();
@@ -359,7 +452,10 @@ fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
     }
     let mut options = std::collections::BTreeMap::new();
     for option in reader.get_options()? {
-        options.insert(option.get_key()?.to_str()?.to_owned(), option.get_value()?.to_str()?.to_owned());
+        options.insert(
+            option.get_key()?.to_str()?.to_owned(),
+            option.get_value()?.to_str()?.to_owned(),
+        );
     }
     Ok(Mount {
         id: MountId::NONE,
@@ -374,7 +470,12 @@ fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
     })
 }
 
-fn write_object(mut builder: object_info::Builder<'_>, control: &Control, path: &str, object: &CachedObject) {
+fn write_object(
+    mut builder: object_info::Builder<'_>,
+    control: &Control,
+    path: &str,
+    object: &CachedObject,
+) {
     let CachedObject { meta, cached } = object;
     builder.set_path(path);
     builder.set_uri(&meta.uri);

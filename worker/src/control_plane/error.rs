@@ -49,7 +49,9 @@ impl From<UnderStoreError> for CallError {
             UnderStoreErrorKind::Denied => CallError::Denied(sentence),
             UnderStoreErrorKind::Invalid => CallError::Invalid(sentence),
             UnderStoreErrorKind::VersionChanged => CallError::Busy(sentence),
-            UnderStoreErrorKind::Unavailable | UnderStoreErrorKind::Malformed => CallError::Unavailable(sentence),
+            UnderStoreErrorKind::Unavailable | UnderStoreErrorKind::Malformed => {
+                CallError::Unavailable(sentence)
+            }
         }
     }
 }

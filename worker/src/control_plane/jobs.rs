@@ -103,7 +103,9 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
     /// No such job.
-    #[error("there is no job {0}; ended jobs are remembered until the restart, at most {ENDED_KEPT} of them")]
+    #[error(
+        "there is no job {0}; ended jobs are remembered until the restart, at most {ENDED_KEPT} of them"
+    )]
     Missing(u64),
     /// Too many run.
     #[error("{RUNNING_MAX} jobs are running already; wait for one to end, or cancel one")]
@@ -127,7 +129,11 @@ pub struct Jobs {
 impl Jobs {
     /// No jobs. Numbers start anew with each `epoch`, so that they are never used twice.
     pub fn new(epoch: u64) -> Self {
-        Jobs { jobs: RefCell::default(), next: Cell::new((epoch << 20) + 1), has_moved: Cell::new(false) }
+        Jobs {
+            jobs: RefCell::default(),
+            next: Cell::new((epoch << 20) + 1),
+            has_moved: Cell::new(false),
+        }
     }
 
     /// Where a job stands.
@@ -135,12 +141,20 @@ impl Jobs {
     /// # Errors
     /// When there is no such job.
     pub fn progress(&self, job: u64) -> Result<Progress, JobError> {
-        self.jobs.borrow().get(&job).map(|job| job.progress.borrow().clone()).ok_or(JobError::Missing(job))
+        self.jobs
+            .borrow()
+            .get(&job)
+            .map(|job| job.progress.borrow().clone())
+            .ok_or(JobError::Missing(job))
     }
 
     /// All jobs, oldest first.
     pub fn all(&self) -> Vec<Progress> {
-        self.jobs.borrow().values().map(|job| job.progress.borrow().clone()).collect()
+        self.jobs
+            .borrow()
+            .values()
+            .map(|job| job.progress.borrow().clone())
+            .collect()
     }
 
     /// Ends a job. One that has ended stays as it is.
@@ -148,7 +162,12 @@ impl Jobs {
     /// # Errors
     /// When there is no such job.
     pub fn cancel(&self, job: u64) -> Result<(), JobError> {
-        let job = self.jobs.borrow().get(&job).cloned().ok_or(JobError::Missing(job))?;
+        let job = self
+            .jobs
+            .borrow()
+            .get(&job)
+            .cloned()
+            .ok_or(JobError::Missing(job))?;
         if job.progress.borrow().state == JobState::Running {
             job.abort();
             self.end(&job, JobState::Cancelled);
@@ -181,7 +200,11 @@ impl Jobs {
 
     /// How many run.
     pub fn running(&self) -> usize {
-        self.jobs.borrow().values().filter(|job| job.progress.borrow().state == JobState::Running).count()
+        self.jobs
+            .borrow()
+            .values()
+            .filter(|job| job.progress.borrow().state == JobState::Running)
+            .count()
     }
 
     fn add(&self, job: Job) -> Result<Rc<Job>, JobError> {
@@ -296,7 +319,13 @@ impl Job {
 ///
 /// # Errors
 /// When too many run.
-pub fn start(control: &Rc<Control>, kind: JobKind, rights: Rights, path: &str, recursive: bool) -> Result<u64, JobError> {
+pub fn start(
+    control: &Rc<Control>,
+    kind: JobKind,
+    rights: Rights,
+    path: &str,
+    recursive: bool,
+) -> Result<u64, JobError> {
     let number = control.jobs.next.get();
     let job = control.jobs.add(Job::new(number, kind, path, recursive))?;
     control.jobs.next.set(number + 1);
@@ -307,12 +336,21 @@ pub fn start(control: &Rc<Control>, kind: JobKind, rights: Rights, path: &str, r
 /// Goes on with a job that was kept.
 pub(super) fn resume(control: &Rc<Control>, saved: SavedJob) {
     if saved.kind != JobKind::Load.name() {
-        tracing::warn!(job = saved.job, kind = saved.kind, "a kept job of this kind is not known; it is dropped");
+        tracing::warn!(
+            job = saved.job,
+            kind = saved.kind,
+            "a kept job of this kind is not known; it is dropped"
+        );
         return;
     }
     match control.jobs.add(Job::restore(&saved)) {
         Ok(job) => {
-            tracing::info!(job = saved.job, path = saved.path, after = saved.done_to, "a load goes on");
+            tracing::info!(
+                job = saved.job,
+                path = saved.path,
+                after = saved.done_to,
+                "a load goes on"
+            );
             run(control, job, Rights::own(control.mounts()));
         }
         Err(error) => tracing::warn!(job = saved.job, %error, "a kept job is dropped"),
@@ -332,7 +370,14 @@ fn run(control: &Rc<Control>, job: Rc<Job>, rights: Rights) {
         }
         let progress = task_job.progress.borrow().clone();
         let is_well = progress.failures == 0 && progress.blocks_wrong == 0;
-        held.jobs.end(&task_job, if is_well { JobState::Done } else { JobState::Failed });
+        held.jobs.end(
+            &task_job,
+            if is_well {
+                JobState::Done
+            } else {
+                JobState::Failed
+            },
+        );
     });
     job.task.borrow_mut().replace(task.abort_handle());
 }
@@ -372,8 +417,11 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
     let mut under_way: FuturesUnordered<_> = FuturesUnordered::new();
     loop {
         let (entries, more) = listing::list(control, rights, &query).await?;
-        let files: Vec<Listed> =
-            entries.iter().filter(|entry| !entry.listed.is_directory).map(|entry| entry.listed.clone()).collect();
+        let files: Vec<Listed> = entries
+            .iter()
+            .filter(|entry| !entry.listed.is_directory)
+            .map(|entry| entry.listed.clone())
+            .collect();
         {
             let mut progress = job.progress.borrow_mut();
             progress.objects_total += files.len() as u64;
@@ -404,7 +452,13 @@ async fn named_load(control: &Control, path: String) -> (String, Result<Loaded, 
     (path, result)
 }
 
-fn account(control: &Control, job: &Job, watermark: &mut Watermark, path: String, result: Result<Loaded, CallError>) {
+fn account(
+    control: &Control,
+    job: &Job,
+    watermark: &mut Watermark,
+    path: String,
+    result: Result<Loaded, CallError>,
+) {
     if let Some(done_to) = watermark.finish(&path) {
         *job.done_to.borrow_mut() = done_to;
     }
@@ -412,7 +466,8 @@ fn account(control: &Control, job: &Job, watermark: &mut Watermark, path: String
         Ok(loaded) => {
             let mut progress = job.progress.borrow_mut();
             progress.objects_done += 1;
-            progress.bytes_done += loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept;
+            progress.bytes_done +=
+                loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept;
             progress.bytes_skipped += loaded.bytes_skipped;
             drop(progress);
             if loaded.bytes_not_kept > 0 {
@@ -444,7 +499,12 @@ async fn try_load(control: &Control, path: &str) -> Result<Loaded, CallError> {
     let object = objects::describe(control, path).await?;
     let parts = objects::owners(control, &object).into_iter().map(|owner| {
         let object = std::sync::Arc::clone(&object);
-        control.shards.ask(owner, WORK_DEADLINE, |answer| ShardRequest::Load { object, answer })
+        control
+            .shards
+            .ask(owner, WORK_DEADLINE, |answer| ShardRequest::Load {
+                object,
+                answer,
+            })
     });
     let mut total = Loaded::default();
     for part in futures::future::join_all(parts).await {

@@ -52,7 +52,11 @@ pub struct Entry {
 ///
 /// # Errors
 /// When nothing is mounted there, nothing is there, or an under-store fails.
-pub async fn list(control: &Control, rights: &Rights, query: &Query) -> Result<(Vec<Entry>, bool), CallError> {
+pub async fn list(
+    control: &Control,
+    rights: &Rights,
+    query: &Query,
+) -> Result<(Vec<Entry>, bool), CallError> {
     let limit = match query.limit {
         0 => ENTRIES_DEFAULT,
         limit => limit.min(ENTRIES_MAX),
@@ -64,7 +68,10 @@ pub async fn list(control: &Control, rights: &Rights, query: &Query) -> Result<(
     let mut merged = Merged::default();
     for mount in &sources {
         if is_below(&mount.path, &query.path) && !query.recursive {
-            merged.add_folder(child(&format!("{}/", mount.path), &query.path), &query.after);
+            merged.add_folder(
+                child(&format!("{}/", mount.path), &query.path),
+                &query.after,
+            );
             continue;
         }
         let (entries, more) = if query.cached_only {
@@ -75,7 +82,12 @@ pub async fn list(control: &Control, rights: &Rights, query: &Query) -> Result<(
         merged.add(entries, more);
     }
     let (entries, more) = merged.into_page(limit);
-    if entries.is_empty() && query.after.is_empty() && sources.iter().all(|mount| mount.path != query.path) {
+    // An empty folder is one when it is a mount, or stands above mounts; elsewhere, stores without
+    // folders cannot tell it from nothing.
+    let is_inside = sources
+        .iter()
+        .any(|mount| is_below(&query.path, &mount.path));
+    if entries.is_empty() && query.after.is_empty() && is_inside {
         return lone_object(control, rights, query).await;
     }
     Ok((entries, more))
@@ -91,7 +103,13 @@ fn child(path: &str, folder: &str) -> String {
 }
 
 fn folder(path: String) -> Listed {
-    Listed { path, is_directory: true, length: 0, last_modified_ms: 0, version: String::new() }
+    Listed {
+        path,
+        is_directory: true,
+        length: 0,
+        last_modified_ms: 0,
+        version: String::new(),
+    }
 }
 
 /// Entries of several mounts on their way into one page.
@@ -105,7 +123,10 @@ struct Merged {
 impl Merged {
     fn add_folder(&mut self, path: String, after: &str) {
         if path.as_str() > after {
-            self.entries.entry(path.clone()).or_insert(Entry { listed: folder(path), bytes_cached: 0 });
+            self.entries.entry(path.clone()).or_insert(Entry {
+                listed: folder(path),
+                bytes_cached: 0,
+            });
         }
     }
 
@@ -125,7 +146,9 @@ impl Merged {
         let Merged { entries, horizon } = self;
         let total = entries.len();
         let complete = entries.into_values().filter(|entry| {
-            horizon.as_ref().is_none_or(|horizon| entry.listed.path <= *horizon)
+            horizon
+                .as_ref()
+                .is_none_or(|horizon| entry.listed.path <= *horizon)
         });
         let page: Vec<Entry> = complete.take(limit).collect();
         let more = horizon.is_some() || page.len() < total;
@@ -135,7 +158,11 @@ impl Merged {
 
 /// Where the part of `query` in `mount` begins: its folder, and what entries come after.
 fn start_in(mount: &Mount, query: &Query) -> String {
-    if is_below(&mount.path, &query.path) { mount.path.clone() } else { query.path.clone() }
+    if is_below(&mount.path, &query.path) {
+        mount.path.clone()
+    } else {
+        query.path.clone()
+    }
 }
 
 /// The part of `after` that concerns `mount`: empty when all of it comes later, `None` when none.
@@ -160,7 +187,9 @@ async fn store_entries(
     limit: usize,
 ) -> Result<(Vec<Entry>, bool), CallError> {
     let path = start_in(mount, query);
-    let Some(mut after) = after_in(mount, &query.after) else { return Ok((Vec::new(), false)) };
+    let Some(mut after) = after_in(mount, &query.after) else {
+        return Ok((Vec::new(), false));
+    };
     // A page of which mounts below hide everything is not the end, so it goes on.
     loop {
         let request = ListRequest {
@@ -172,8 +201,16 @@ async fn store_entries(
         };
         let page = control.catalogue.list(request).await?;
         let last = page.entries.last().map(|listed| listed.path.clone());
-        let shown = page.entries.into_iter().filter(|listed| listed.path > after && rights.shows(&listed.path, mount));
-        let mut entries: Vec<Entry> = shown.map(|listed| Entry { listed, bytes_cached: 0 }).collect();
+        let shown = page
+            .entries
+            .into_iter()
+            .filter(|listed| listed.path > after && rights.shows(&listed.path, mount));
+        let mut entries: Vec<Entry> = shown
+            .map(|listed| Entry {
+                listed,
+                bytes_cached: 0,
+            })
+            .collect();
         match last {
             Some(last) if entries.is_empty() && page.more => after = last,
             _ => {
@@ -185,21 +222,38 @@ async fn store_entries(
 }
 
 /// Fills in the cached bytes of `entries`, which lie in `folder` of `mount` in order.
-async fn count_cached(control: &Control, mount: &Mount, folder: &str, entries: &mut [Entry]) -> Result<(), CallError> {
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
-    let (first, last) = (mount.uri_of(&first.listed.path), mount.uri_of(&last.listed.path));
+async fn count_cached(
+    control: &Control,
+    mount: &Mount,
+    folder: &str,
+    entries: &mut [Entry],
+) -> Result<(), CallError> {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return Ok(());
+    };
+    let (first, last) = (
+        mount.uri_of(&first.listed.path),
+        mount.uri_of(&last.listed.path),
+    );
     let mut before_first = first;
     before_first.pop();
-    let positions: BTreeMap<String, usize> =
-        entries.iter().enumerate().map(|(index, entry)| (entry.listed.path.clone(), index)).collect();
+    let positions: BTreeMap<String, usize> = entries
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| (entry.listed.path.clone(), index))
+        .collect();
     let mut walk = CachedWalk::new(&control.shards, folder_uri(mount, folder), before_first);
     for _ in 0..CACHED_PAGES_MAX {
-        let Some(page) = walk.next_page().await? else { break };
+        let Some(page) = walk.next_page().await? else {
+            break;
+        };
         let is_beyond = page
             .last()
             .is_some_and(|object| object.meta.uri > last && !object.meta.uri.starts_with(&last));
         for object in page {
-            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            let Some(path) = mount.path_of(&object.meta.uri) else {
+                continue;
+            };
             if object.meta.block_bytes != mount.block_bytes {
                 continue;
             }
@@ -232,21 +286,36 @@ async fn cached_entries(
     let folder_path = start_in(mount, query);
     let prefix = folder_uri(mount, &folder_path);
     if query.recursive {
-        let Some(after) = after_in(mount, &query.after) else { return Ok((Vec::new(), false)) };
-        let after = if after.is_empty() { after } else { mount.uri_of(&after) };
+        let Some(after) = after_in(mount, &query.after) else {
+            return Ok((Vec::new(), false));
+        };
+        let after = if after.is_empty() {
+            after
+        } else {
+            mount.uri_of(&after)
+        };
         return cached_below(control, rights, mount, prefix, after, limit).await;
     }
     let mut names: BTreeMap<String, Entry> = BTreeMap::new();
     let mut walk = CachedWalk::new(&control.shards, prefix, "");
     while let Some(page) = walk.next_page().await? {
         for object in page {
-            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            let Some(path) = mount.path_of(&object.meta.uri) else {
+                continue;
+            };
             if !rights.shows(&path, mount) {
                 continue;
             }
             let name = child(&path, &folder_path);
-            let listed = if name == path { described(&path, &object.meta) } else { folder(name.clone()) };
-            let entry = names.entry(name).or_insert(Entry { listed, bytes_cached: 0 });
+            let listed = if name == path {
+                described(&path, &object.meta)
+            } else {
+                folder(name.clone())
+            };
+            let entry = names.entry(name).or_insert(Entry {
+                listed,
+                bytes_cached: 0,
+            });
             entry.bytes_cached += object.cached.bytes;
         }
         if names.len() > FOLDER_NAMES_MAX {
@@ -255,7 +324,10 @@ async fn cached_entries(
             )));
         }
     }
-    let after = names.range::<str, _>((std::ops::Bound::Excluded(query.after.as_str()), std::ops::Bound::Unbounded));
+    let after = names.range::<str, _>((
+        std::ops::Bound::Excluded(query.after.as_str()),
+        std::ops::Bound::Unbounded,
+    ));
     let entries: Vec<Entry> = after.map(|(_, entry)| entry.clone()).collect();
     Ok((entries, false))
 }
@@ -272,7 +344,9 @@ async fn cached_below(
     let mut walk = CachedWalk::new(&control.shards, prefix, after);
     while let Some(page) = walk.next_page().await? {
         for object in page {
-            let Some(path) = mount.path_of(&object.meta.uri) else { continue };
+            let Some(path) = mount.path_of(&object.meta.uri) else {
+                continue;
+            };
             if !rights.shows(&path, mount) {
                 continue;
             }
@@ -309,20 +383,34 @@ fn described(path: &str, meta: &crate::object::ObjectMeta) -> Listed {
 }
 
 /// The entry of an object whose own path was listed.
-async fn lone_object(control: &Control, rights: &Rights, query: &Query) -> Result<(Vec<Entry>, bool), CallError> {
+async fn lone_object(
+    control: &Control,
+    rights: &Rights,
+    query: &Query,
+) -> Result<(Vec<Entry>, bool), CallError> {
     let mount = rights.mount_of(&query.path)?;
     let found = if query.cached_only {
         objects::cached_at(control, mount, &query.path, false).await?
     } else {
-        objects::described(control, &query.path).await?.into_iter().collect()
+        objects::described(control, &query.path)
+            .await?
+            .into_iter()
+            .collect()
     };
     let entries: Vec<Entry> = found
         .into_iter()
-        .map(|object| Entry { listed: described(&query.path, &object.meta), bytes_cached: object.cached.bytes })
+        .map(|object| Entry {
+            listed: described(&query.path, &object.meta),
+            bytes_cached: object.cached.bytes,
+        })
         .take(1)
         .collect();
     if entries.is_empty() {
-        let what = if query.cached_only { "nothing is cached at" } else { "there is nothing at" };
+        let what = if query.cached_only {
+            "nothing is cached at"
+        } else {
+            "there is nothing at"
+        };
         return Err(CallError::NotFound(format!("{what} {}", query.path)));
     }
     Ok((entries, false))

@@ -97,7 +97,8 @@ impl Control {
     /// # Errors
     /// A sentence, when mounts clash or a shard cannot be told.
     pub async fn new(setup: ControlSetup) -> Result<Rc<Self>, String> {
-        let mounts = Mounts::new(&setup.config.mounts, &setup.state.mounts).map_err(|error| error.to_string())?;
+        let mounts = Mounts::new(&setup.config.mounts, &setup.state.mounts)
+            .map_err(|error| error.to_string())?;
         let control = Rc::new(Control {
             worker_id: setup.worker_id,
             epoch: setup.epoch,
@@ -112,7 +113,10 @@ impl Control {
             jobs: Jobs::new(setup.epoch),
             saving: tokio::sync::Mutex::new(()),
         });
-        control.publish_mounts().await.map_err(|error| error.to_string())?;
+        control
+            .publish_mounts()
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(control)
     }
 
@@ -139,7 +143,11 @@ impl Control {
     async fn publish_mounts(&self) -> Result<(), shards::AskError> {
         let mounts = self.mounts();
         self.catalogue.retain_mounts(&mounts);
-        self.shards.tell_all(|| ShardRequest::SetMounts { mounts: Arc::clone(&mounts) }).await
+        self.shards
+            .tell_all(|| ShardRequest::SetMounts {
+                mounts: Arc::clone(&mounts),
+            })
+            .await
     }
 
     /// Takes over what can change of `config`.
@@ -148,14 +156,27 @@ impl Control {
     /// A sentence, when it cannot be applied; nothing has changed then.
     pub async fn reload(&self, config: Config) -> Result<Changes, String> {
         let changes = Changes::between(&self.config.borrow(), &config);
-        self.mounts.borrow_mut().reload(&config.mounts).map_err(|error| error.to_string())?;
+        self.mounts
+            .borrow_mut()
+            .reload(&config.mounts)
+            .map_err(|error| error.to_string())?;
         self.limits.set(config.limits);
         self.access.replace(config.tokens.clone());
         let limits = &config.limits;
-        self.catalogue.set_limits(limits.under_store_bytes_per_second, limits.under_store_requests);
+        self.catalogue.set_limits(
+            limits.under_store_bytes_per_second,
+            limits.under_store_requests,
+        );
         let shard_limits = self.config.borrow().part_of(limits);
-        self.publish_mounts().await.map_err(|error| error.to_string())?;
-        let told = self.shards.tell_all(|| ShardRequest::SetLimits { limits: shard_limits }).await;
+        self.publish_mounts()
+            .await
+            .map_err(|error| error.to_string())?;
+        let told = self
+            .shards
+            .tell_all(|| ShardRequest::SetLimits {
+                limits: shard_limits,
+            })
+            .await;
         told.map_err(|error| error.to_string())?;
         self.config.borrow_mut().take_over(&config);
         Ok(changes)
@@ -180,7 +201,9 @@ impl Control {
         self.mounts.borrow_mut().mount(mount)?;
         if let Err(message) = self.save().await {
             self.mounts.borrow_mut().unmount(&path)?;
-            return Err(CallError::Failed(format!("the mount could not be kept: {message}")));
+            return Err(CallError::Failed(format!(
+                "the mount could not be kept: {message}"
+            )));
         }
         Ok(self.publish_mounts().await?)
     }
@@ -206,11 +229,17 @@ impl Control {
             let mut interval = tokio::time::interval(SAVE_INTERVAL);
             loop {
                 interval.tick().await;
-                let Some(control) = control.upgrade().filter(|control| !control.is_stopping()) else { return };
+                let Some(control) = control.upgrade().filter(|control| !control.is_stopping())
+                else {
+                    return;
+                };
                 if control.jobs.has_moved()
                     && let Err(error) = control.save().await
                 {
-                    tracing::warn!(error, "the progress of jobs could not be kept; after a restart they repeat it");
+                    tracing::warn!(
+                        error,
+                        "the progress of jobs could not be kept; after a restart they repeat it"
+                    );
                 }
             }
         });
@@ -223,11 +252,16 @@ impl Control {
     pub async fn save(&self) -> Result<(), String> {
         let _one_at_a_time = self.saving.lock().await;
         let mounts = self.mounts.borrow().made_at_run_time();
-        let state = SavedState { mounts, jobs: self.jobs.unfinished() }.to_bytes();
-        let saved = self.shards.ask(ShardId(0), shards::ANSWER_DEADLINE, |answer| ShardRequest::SaveState {
-            state,
-            answer,
-        });
+        let state = SavedState {
+            mounts,
+            jobs: self.jobs.unfinished(),
+        }
+        .to_bytes();
+        let saved = self
+            .shards
+            .ask(ShardId(0), shards::ANSWER_DEADLINE, |answer| {
+                ShardRequest::SaveState { state, answer }
+            });
         saved.await.map_err(|error| error.to_string())?
     }
 
@@ -236,7 +270,10 @@ impl Control {
         self.is_stopping.set(true);
         self.jobs.pause();
         if let Err(error) = self.save().await {
-            tracing::warn!(error, "unfinished jobs and run-time mounts could not be kept");
+            tracing::warn!(
+                error,
+                "unfinished jobs and run-time mounts could not be kept"
+            );
         }
     }
 }

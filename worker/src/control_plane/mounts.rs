@@ -27,7 +27,9 @@ pub enum MountError {
     #[error("the mount at {0} stands in the configuration file; remove it there and reload")]
     Configured(String),
     /// No slot is left.
-    #[error("all {MOUNTS_MAX} mount slots were used since the start; restart the worker to use freed ones again")]
+    #[error(
+        "all {MOUNTS_MAX} mount slots were used since the start; restart the worker to use freed ones again"
+    )]
     Full,
     /// The table refuses it.
     #[error("{0}")]
@@ -40,14 +42,20 @@ impl Mounts {
     /// # Errors
     /// When the configuration's own clash, which its check excludes.
     pub fn new(configured: &[Mount], saved: &[Mount]) -> Result<Self, MountError> {
-        let mut mounts = Mounts { table: Arc::new(MountTable::default()), slots_used: 0 };
+        let mut mounts = Mounts {
+            table: Arc::new(MountTable::default()),
+            slots_used: 0,
+        };
         let mut all = Vec::new();
         for mount in configured {
             all.push(mounts.with_new_slot(mount.clone())?);
         }
         for mount in saved {
             if configured.iter().any(|other| other.path == mount.path) {
-                tracing::warn!(path = mount.path, "the configuration's mount replaces the one made at run time");
+                tracing::warn!(
+                    path = mount.path,
+                    "the configuration's mount replaces the one made at run time"
+                );
             } else {
                 all.push(mounts.with_new_slot(mount.clone())?);
             }
@@ -63,7 +71,11 @@ impl Mounts {
 
     /// Those made at run time, to be saved.
     pub fn made_at_run_time(&self) -> Vec<Mount> {
-        self.table.iter().filter(|mount| mount.is_runtime).map(|mount| (**mount).clone()).collect()
+        self.table
+            .iter()
+            .filter(|mount| mount.is_runtime)
+            .map(|mount| (**mount).clone())
+            .collect()
     }
 
     /// Adds a mount at run time; its slot is chosen here.
@@ -74,7 +86,10 @@ impl Mounts {
         if self.table.iter().any(|other| other.path == mount.path) {
             return Err(MountError::Exists(mount.path));
         }
-        let mount = self.with_new_slot(Mount { is_runtime: true, ..mount })?;
+        let mount = self.with_new_slot(Mount {
+            is_runtime: true,
+            ..mount
+        })?;
         let all = self.all().chain([mount]).collect();
         self.replace(all)
     }
@@ -86,7 +101,9 @@ impl Mounts {
     pub fn unmount(&mut self, path: &str) -> Result<(), MountError> {
         match self.table.iter().find(|mount| mount.path == path) {
             None => return Err(MountError::Missing(path.to_owned())),
-            Some(mount) if !mount.is_runtime => return Err(MountError::Configured(path.to_owned())),
+            Some(mount) if !mount.is_runtime => {
+                return Err(MountError::Configured(path.to_owned()));
+            }
             Some(_) => {}
         }
         let rest = self.all().filter(|mount| mount.path != path).collect();
@@ -112,16 +129,20 @@ impl Mounts {
         let mut all = Vec::new();
         for mount in configured {
             let same_place = before.iter().find(|other| {
-                (&other.path, &other.uri, other.block_bytes) == (&mount.path, &mount.uri, mount.block_bytes)
+                (&other.path, &other.uri, other.block_bytes)
+                    == (&mount.path, &mount.uri, mount.block_bytes)
             });
             all.push(match same_place {
-                Some(other) => Mount { id: other.id, ..mount.clone() },
+                Some(other) => Mount {
+                    id: other.id,
+                    ..mount.clone()
+                },
                 None => self.with_new_slot(mount.clone())?,
             });
         }
-        let kept = before
-            .iter()
-            .filter(|mount| mount.is_runtime && configured.iter().all(|other| other.path != mount.path));
+        let kept = before.iter().filter(|mount| {
+            mount.is_runtime && configured.iter().all(|other| other.path != mount.path)
+        });
         all.extend(kept.map(|mount| (**mount).clone()));
         self.replace(all)
     }
@@ -165,33 +186,58 @@ mod tests {
     }
 
     fn slot(mounts: &Mounts, path: &str) -> Option<u16> {
-        mounts.table().iter().find(|mount| mount.path == path).map(|mount| mount.id.0)
+        mounts
+            .table()
+            .iter()
+            .find(|mount| mount.path == path)
+            .map(|mount| mount.id.0)
     }
 
     #[test]
     fn a_slot_is_never_given_to_another_place() {
         let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[]).expect("valid");
         mounts.mount(mount("/b", "s3://b")).expect("free path");
-        assert_eq!((slot(&mounts, "/a"), slot(&mounts, "/b")), (Some(0), Some(1)));
+        assert_eq!(
+            (slot(&mounts, "/a"), slot(&mounts, "/b")),
+            (Some(0), Some(1))
+        );
         mounts.unmount("/b").expect("was made at run time");
         mounts.mount(mount("/c", "s3://c")).expect("free path");
         assert_eq!(slot(&mounts, "/c"), Some(2));
         // Another freshness is the same place, another URI is not.
-        let fresher = Mount { freshness: Freshness::AlwaysCheck, ..mount("/a", "s3://a") };
+        let fresher = Mount {
+            freshness: Freshness::AlwaysCheck,
+            ..mount("/a", "s3://a")
+        };
         mounts.reload(&[fresher]).expect("valid");
         assert_eq!(slot(&mounts, "/a"), Some(0));
         mounts.reload(&[mount("/a", "s3://other")]).expect("valid");
-        assert_eq!((slot(&mounts, "/a"), slot(&mounts, "/c")), (Some(3), Some(2)));
+        assert_eq!(
+            (slot(&mounts, "/a"), slot(&mounts, "/c")),
+            (Some(3), Some(2))
+        );
     }
 
     #[test]
     fn the_configuration_keeps_its_mounts_and_wins_over_saved_ones() {
-        let saved = Mount { is_runtime: true, ..mount("/a", "s3://saved") };
+        let saved = Mount {
+            is_runtime: true,
+            ..mount("/a", "s3://saved")
+        };
         let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[saved]).expect("valid");
         assert!(mounts.made_at_run_time().is_empty());
-        assert_eq!(mounts.unmount("/a"), Err(MountError::Configured("/a".to_owned())));
-        assert_eq!(mounts.unmount("/x"), Err(MountError::Missing("/x".to_owned())));
-        assert_eq!(mounts.mount(mount("/a", "s3://b")), Err(MountError::Exists("/a".to_owned())));
+        assert_eq!(
+            mounts.unmount("/a"),
+            Err(MountError::Configured("/a".to_owned()))
+        );
+        assert_eq!(
+            mounts.unmount("/x"),
+            Err(MountError::Missing("/x".to_owned()))
+        );
+        assert_eq!(
+            mounts.mount(mount("/a", "s3://b")),
+            Err(MountError::Exists("/a".to_owned()))
+        );
     }
 
     #[test]
@@ -202,7 +248,10 @@ mod tests {
             mounts.unmount("/a").expect("was made");
         }
         assert_eq!(mounts.mount(mount("/a", "s3://a")), Err(MountError::Full));
-        assert_eq!(mounts.reload(&[mount("/b", "s3://b")]), Err(MountError::Full));
+        assert_eq!(
+            mounts.reload(&[mount("/b", "s3://b")]),
+            Err(MountError::Full)
+        );
         assert_eq!(mounts.table().iter().count(), 0);
     }
 }

@@ -31,7 +31,12 @@ const PINS_MAX: usize = 100_000;
 pub async fn describe(control: &Control, path: &str) -> Result<Arc<ObjectMeta>, CallError> {
     let shard = ShardId((spread(path) % u64::from(control.shards.count())) as u16);
     let path = path.to_owned();
-    let described = control.shards.ask(shard, ANSWER_DEADLINE, |answer| ShardRequest::Describe { path, answer });
+    let described = control
+        .shards
+        .ask(shard, ANSWER_DEADLINE, |answer| ShardRequest::Describe {
+            path,
+            answer,
+        });
     Ok(described.await??)
 }
 
@@ -60,12 +65,14 @@ pub async fn described(control: &Control, path: &str) -> Result<Option<CachedObj
 /// # Errors
 /// When a shard does not answer.
 pub async fn cached_of(control: &Control, meta: &ObjectMeta) -> Result<Cached, CallError> {
-    let answers = control.shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Cached {
-        object: meta.id,
-        blocks: meta.blocks(),
-        block_bytes: meta.block_bytes,
-        answer,
-    });
+    let answers = control
+        .shards
+        .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Cached {
+            object: meta.id,
+            blocks: meta.blocks(),
+            block_bytes: meta.block_bytes,
+            answer,
+        });
     Ok(sum(answers.await?))
 }
 
@@ -129,7 +136,9 @@ async fn cached_in(
         let start = if is_inside { path } else { &mount.path };
         let objects = cached_at(control, &mount, start, recursive).await?;
         found.extend(objects.into_iter().filter(|object| {
-            mount.path_of(&object.meta.uri).is_some_and(|path| rights.shows(&path, &mount))
+            mount
+                .path_of(&object.meta.uri)
+                .is_some_and(|path| rights.shows(&path, &mount))
         }));
     }
     Ok(found)
@@ -139,14 +148,21 @@ async fn cached_in(
 ///
 /// # Errors
 /// When nothing is mounted there or a shard does not answer.
-pub async fn free(control: &Control, rights: &Rights, path: &str, recursive: bool) -> Result<Cached, CallError> {
+pub async fn free(
+    control: &Control,
+    rights: &Rights,
+    path: &str,
+    recursive: bool,
+) -> Result<Cached, CallError> {
     let objects = cached_in(control, rights, path, recursive).await?;
     let freed: Vec<Cached> = stream::iter(objects)
         .map(|object| async move {
-            let freed = control.shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Free {
-                object: object.meta.id,
-                answer,
-            });
+            let freed = control
+                .shards
+                .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Free {
+                    object: object.meta.id,
+                    answer,
+                });
             freed.await.map(sum)
         })
         .buffer_unordered(OBJECTS_AT_ONCE)
@@ -171,18 +187,25 @@ pub async fn pin(
     } else {
         // To let go needs no under-store, and reaches versions that it has no more.
         let cached = cached_in(control, rights, path, recursive).await?;
-        cached.into_iter().filter(|object| object.cached.pinned).map(|object| object.meta).collect()
+        cached
+            .into_iter()
+            .filter(|object| object.cached.pinned)
+            .map(|object| object.meta)
+            .collect()
     };
     let count = objects.len() as u64;
     stream::iter(objects)
         .map(|object| async move {
             for owner in owners(control, &object) {
                 let object = Arc::clone(&object);
-                let answer = control.shards.ask(owner, ANSWER_DEADLINE, |answer| ShardRequest::Pin {
-                    object,
-                    pinned,
-                    answer,
-                });
+                let answer =
+                    control
+                        .shards
+                        .ask(owner, ANSWER_DEADLINE, |answer| ShardRequest::Pin {
+                            object,
+                            pinned,
+                            answer,
+                        });
                 answer.await?.map_err(CallError::Failed)?;
             }
             Ok::<(), CallError>(())
@@ -203,11 +226,18 @@ async fn objects_in(
         rights.mount_of(path)?;
         return Ok(vec![describe(control, path).await?]);
     }
-    let mut query = Query { path: path.to_owned(), recursive, limit: listing::ENTRIES_MAX, ..Query::default() };
+    let mut query = Query {
+        path: path.to_owned(),
+        recursive,
+        limit: listing::ENTRIES_MAX,
+        ..Query::default()
+    };
     let mut objects = Vec::new();
     loop {
         let (entries, more) = listing::list(control, rights, &query).await?;
-        let Some(last) = entries.last() else { return Ok(objects) };
+        let Some(last) = entries.last() else {
+            return Ok(objects);
+        };
         query.after.clone_from(&last.listed.path);
         let described: Vec<Arc<ObjectMeta>> = stream::iter(entries)
             .filter(|entry| futures::future::ready(!entry.listed.is_directory))
@@ -217,7 +247,8 @@ async fn objects_in(
             .await?;
         objects.extend(described);
         if objects.len() > PINS_MAX {
-            let message = format!("{path} has more than {PINS_MAX} objects; pin its folders one by one");
+            let message =
+                format!("{path} has more than {PINS_MAX} objects; pin its folders one by one");
             return Err(CallError::Invalid(message));
         }
         if !more {
@@ -251,16 +282,21 @@ pub async fn read(
         let stripe_end = (position / STRIPE_BYTES + 1) * STRIPE_BYTES;
         let part = (end.min(stripe_end) - position) as u32;
         let owner = control.shards.owner(meta.id, Stripe::of_offset(position));
-        let answer = control.shards.ask(owner, ANSWER_DEADLINE, |answer| ShardRequest::Read {
-            object: Arc::clone(&meta),
-            offset: position,
-            length: part,
-            answer,
-        });
+        let answer = control
+            .shards
+            .ask(owner, ANSWER_DEADLINE, |answer| ShardRequest::Read {
+                object: Arc::clone(&meta),
+                offset: position,
+                length: part,
+                answer,
+            });
         let read: Result<Vec<u8>, DescribeError> = answer.await?;
         let read = read?;
         if read.len() != part as usize {
-            return Err(CallError::Failed(format!("{path}: {} bytes came instead of {part}", read.len())));
+            return Err(CallError::Failed(format!(
+                "{path}: {} bytes came instead of {part}",
+                read.len()
+            )));
         }
         bytes.extend_from_slice(&read);
         position += u64::from(part);
@@ -287,14 +323,23 @@ pub fn owners(control: &Control, meta: &ObjectMeta) -> Vec<ShardId> {
 ///
 /// # Errors
 /// When a shard does not answer.
-pub async fn verify(control: &Control, meta: &Arc<ObjectMeta>) -> Result<(u64, u64, u64), CallError> {
-    let answers = control.shards.ask_all(WORK_DEADLINE, |answer| ShardRequest::Verify {
-        object: Arc::clone(meta),
-        answer,
-    });
+pub async fn verify(
+    control: &Control,
+    meta: &Arc<ObjectMeta>,
+) -> Result<(u64, u64, u64), CallError> {
+    let answers = control
+        .shards
+        .ask_all(WORK_DEADLINE, |answer| ShardRequest::Verify {
+            object: Arc::clone(meta),
+            answer,
+        });
     let parts = answers.await?;
     Ok(parts.iter().fold((0, 0, 0), |(right, wrong, bytes), part| {
-        (right + part.blocks_right, wrong + part.blocks_wrong, bytes + part.bytes)
+        (
+            right + part.blocks_right,
+            wrong + part.blocks_wrong,
+            bytes + part.bytes,
+        )
     }))
 }
 
@@ -302,6 +347,10 @@ pub async fn verify(control: &Control, meta: &Arc<ObjectMeta>) -> Result<(u64, u
 ///
 /// # Errors
 /// When nothing is mounted there or a shard does not answer.
-pub async fn to_verify(control: &Control, rights: &Rights, path: &str) -> Result<Vec<CachedObject>, CallError> {
+pub async fn to_verify(
+    control: &Control,
+    rights: &Rights,
+    path: &str,
+) -> Result<Vec<CachedObject>, CallError> {
     cached_in(control, rights, path, true).await
 }

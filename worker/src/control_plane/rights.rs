@@ -19,17 +19,27 @@ impl Rights {
     /// What `reader` may read now.
     pub fn of(reader: &Reader, access: &Access, mounts: Arc<MountTable>) -> Self {
         let allowed = access.set_of(&mounts, reader.name());
-        Rights { mounts, allowed: Some(allowed), name: reader.name().to_owned() }
+        Rights {
+            mounts,
+            allowed: Some(allowed),
+            name: reader.name().to_owned(),
+        }
     }
 
     /// The worker's own, for jobs that were allowed when they began.
     pub fn own(mounts: Arc<MountTable>) -> Self {
-        Rights { mounts, allowed: None, name: String::new() }
+        Rights {
+            mounts,
+            allowed: None,
+            name: String::new(),
+        }
     }
 
     /// Whether objects of `mount` may be read.
     pub fn may_read(&self, mount: &Mount) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.allows(mount.id))
+        self.allowed
+            .as_ref()
+            .is_none_or(|allowed| allowed.allows(mount.id))
     }
 
     /// The mount that covers `path`, if it may be read.
@@ -38,13 +48,22 @@ impl Rights {
     /// When no mount covers it, or the caller may not read it.
     pub fn mount_of(&self, path: &str) -> Result<&Arc<Mount>, CallError> {
         let Some(mount) = self.mounts.covering(path) else {
-            return Err(CallError::NotFound(format!("no mount covers {path}; `corelane status` lists the mounts")));
+            return Err(CallError::NotFound(format!(
+                "no mount covers {path}; `corelane status` lists the mounts"
+            )));
         };
         if self.may_read(mount) {
             return Ok(mount);
         }
-        let name = if self.name.is_empty() { "who brings no token" } else { &self.name };
-        Err(CallError::Denied(format!("{name} is not among the readers of the mount at {}", mount.path)))
+        let name = if self.name.is_empty() {
+            "who brings no token"
+        } else {
+            &self.name
+        };
+        Err(CallError::Denied(format!(
+            "{name} is not among the readers of the mount at {}",
+            mount.path
+        )))
     }
 
     /// Readable mounts that have a part below `path`: the one that covers it, and those below it.
@@ -60,14 +79,17 @@ impl Rights {
 
     /// Whether the object at `path` is `mount`'s, and not hidden by a mount below it.
     pub fn shows(&self, path: &str, mount: &Mount) -> bool {
-        self.mounts.covering(path).is_some_and(|covering| covering.id == mount.id)
+        self.mounts
+            .covering(path)
+            .is_some_and(|covering| covering.id == mount.id)
     }
 }
 
 /// Whether `path` lies strictly below `folder`.
 pub fn is_below(path: &str, folder: &str) -> bool {
     let folder = folder.trim_end_matches('/');
-    path.strip_prefix(folder).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
 }
 
 /// `path` as the worker knows it: absolute, without a trailing slash.
@@ -92,7 +114,10 @@ mod tests {
     #[test]
     fn paths_that_climb_or_are_relative_are_refused() {
         for wrong in ["", "a", "/a/../b", "/a//b", "/./a"] {
-            assert!(matches!(checked_path(wrong), Err(CallError::Invalid(_))), "{wrong}");
+            assert!(
+                matches!(checked_path(wrong), Err(CallError::Invalid(_))),
+                "{wrong}"
+            );
         }
         assert_eq!(checked_path("/a/b/"), Ok("/a/b".to_owned()));
         assert_eq!(checked_path("/"), Ok("/".to_owned()));

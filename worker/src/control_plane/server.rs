@@ -40,7 +40,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When the listener cannot be used by the runtime.
 pub fn listen(listener: TcpListener, control: &Rc<Control>) -> Result<AbortHandle, WorkerError> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| {
-        WorkerError::new(FailureKind::Environment, format!("the control listener cannot be used: {error}"))
+        WorkerError::new(
+            FailureKind::Environment,
+            format!("the control listener cannot be used: {error}"),
+        )
     })?;
     let control = Rc::clone(control);
     let task = tokio::task::spawn_local(async move {
@@ -87,16 +90,29 @@ fn admit(control: &Rc<Control>, open: &Rc<Cell<usize>>, stream: TcpStream, peer:
 /// Serves one connection until it ends or has to be cut off.
 async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String> {
     // Answers are small and waited for.
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
     let traffic = Traffic::new();
     let has_entered = Rc::new(Cell::new(false));
     let tries_left = Rc::new(Cell::new(ENTER_TRIES));
     let (reader, writer) = stream.compat().split();
-    let incoming = Incoming { inner: futures::io::BufReader::new(reader), traffic: Rc::clone(&traffic) };
-    let outgoing = Outgoing { inner: futures::io::BufWriter::new(writer), traffic: Rc::clone(&traffic) };
+    let incoming = Incoming {
+        inner: futures::io::BufReader::new(reader),
+        traffic: Rc::clone(&traffic),
+    };
+    let outgoing = Outgoing {
+        inner: futures::io::BufWriter::new(writer),
+        traffic: Rc::clone(&traffic),
+    };
     let mut options = capnp::message::ReaderOptions::new();
     options.traversal_limit_in_words(Some(MESSAGE_WORDS_MAX));
-    let network = twoparty::VatNetwork::new(incoming, outgoing, rpc_twoparty_capnp::Side::Server, options);
+    let network = twoparty::VatNetwork::new(
+        incoming,
+        outgoing,
+        rpc_twoparty_capnp::Side::Server,
+        options,
+    );
     let gate: gate::Client = capnp_rpc::new_client(Gate {
         control,
         traffic: Rc::clone(&traffic),
@@ -141,10 +157,14 @@ impl gate::Server for Gate {
         mut results: gate::EnterResults,
     ) -> Result<(), capnp::Error> {
         let Some(_call) = self.traffic.begin(self.control.limits().control_calls) else {
-            return Err(capnp::Error::overloaded("busy: too many calls are in flight; retry".to_owned()));
+            return Err(capnp::Error::overloaded(
+                "busy: too many calls are in flight; retry".to_owned(),
+            ));
         };
         if self.tries_left.get() == 0 {
-            return Err(capnp::Error::failed("denied: too many wrong tokens; connect again".to_owned()));
+            return Err(capnp::Error::failed(
+                "denied: too many wrong tokens; connect again".to_owned(),
+            ));
         }
         let token = params.get()?.get_token()?.to_str()?;
         match self.control.access.enter(token) {

@@ -37,7 +37,9 @@ pub enum AskError {
     #[error("shard {0} is stopping; retry when the worker is up again")]
     Stopping(u16),
     /// It took too long.
-    #[error("shard {0} did not answer within {1} s; retry, and see /slow and the log for the cause")]
+    #[error(
+        "shard {0} did not answer within {1} s; retry, and see /slow and the log for the cause"
+    )]
     Late(u16, u64),
 }
 
@@ -55,7 +57,10 @@ impl Shards {
     /// If there are none.
     pub fn new(inboxes: Vec<InboxSender<ShardRequest>>, partitions: u32) -> Self {
         assert!(!inboxes.is_empty(), "a worker has at least one shard");
-        Shards { inboxes: inboxes.into(), partitions }
+        Shards {
+            inboxes: inboxes.into(),
+            partitions,
+        }
     }
 
     /// How many there are.
@@ -117,7 +122,9 @@ impl Shards {
             letter = match self.inboxes[usize::from(shard.0)].post(letter) {
                 Ok(()) => return Ok(()),
                 Err(PostError::Closed(_)) => return Err(AskError::Stopping(shard.0)),
-                Err(PostError::Full(_)) if Instant::now() >= end => return Err(AskError::Busy(shard.0)),
+                Err(PostError::Full(_)) if Instant::now() >= end => {
+                    return Err(AskError::Busy(shard.0));
+                }
                 Err(PostError::Full(letter)) => letter,
             };
             sleep(POST_PAUSE).await;

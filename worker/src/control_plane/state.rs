@@ -70,10 +70,14 @@ struct SavedMount {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another program wrote it, or it is damaged.
-    #[error("the state kept on the devices is not readable ({0}); run-time mounts and unfinished jobs are lost")]
+    #[error(
+        "the state kept on the devices is not readable ({0}); run-time mounts and unfinished jobs are lost"
+    )]
     Malformed(String),
     /// A newer worker wrote it.
-    #[error("the state kept on the devices is of version {0}, this worker knows {VERSION}; run the newer worker again")]
+    #[error(
+        "the state kept on the devices is of version {0}, this worker knows {VERSION}; run the newer worker again"
+    )]
     Newer(u32),
 }
 
@@ -89,7 +93,11 @@ impl SavedState {
             readers: mount.readers.clone(),
             options: mount.options.clone(),
         });
-        let envelope = Envelope { version: VERSION, mounts: mounts.collect(), jobs: self.jobs.clone() };
+        let envelope = Envelope {
+            version: VERSION,
+            mounts: mounts.collect(),
+            jobs: self.jobs.clone(),
+        };
         serde_json::to_vec(&envelope).expect("texts and numbers can always be written as JSON")
     }
 
@@ -112,8 +120,12 @@ impl SavedState {
             return Err(StateError::Newer(version));
         }
         let envelope: Envelope = serde_json::from_slice(bytes).map_err(malformed)?;
-        let mounts: Result<Vec<Mount>, StateError> = envelope.mounts.into_iter().map(restore).collect();
-        Ok(SavedState { mounts: mounts?, jobs: envelope.jobs })
+        let mounts: Result<Vec<Mount>, StateError> =
+            envelope.mounts.into_iter().map(restore).collect();
+        Ok(SavedState {
+            mounts: mounts?,
+            jobs: envelope.jobs,
+        })
     }
 }
 
@@ -150,10 +162,20 @@ mod tests {
                 options: [("region".to_owned(), "eu".to_owned())].into(),
                 is_runtime: true,
             }],
-            jobs: vec![SavedJob { job: 7, kind: "load".to_owned(), ..SavedJob::default() }],
+            jobs: vec![SavedJob {
+                job: 7,
+                kind: "load".to_owned(),
+                ..SavedJob::default()
+            }],
         };
-        assert_eq!(SavedState::from_bytes(&state.to_bytes()).expect("own bytes"), state);
-        assert_eq!(SavedState::from_bytes(&[]).expect("nothing kept"), SavedState::default());
+        assert_eq!(
+            SavedState::from_bytes(&state.to_bytes()).expect("own bytes"),
+            state
+        );
+        assert_eq!(
+            SavedState::from_bytes(&[]).expect("nothing kept"),
+            SavedState::default()
+        );
     }
 
     #[test]

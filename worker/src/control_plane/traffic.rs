@@ -59,13 +59,19 @@ impl Traffic {
     pub(super) fn queue(&self, bytes: usize) {
         // An answer may weigh less than was estimated, and that of a cancelled call never leaves;
         // what is left over goes whenever the writer has caught up.
-        let before = if self.is_idle.replace(false) { 0 } else { self.queued.get() };
+        let before = if self.is_idle.replace(false) {
+            0
+        } else {
+            self.queued.get()
+        };
         self.queued.set(before + bytes as u64 + ANSWER_BYTES);
     }
 
     /// Whether the peer leaves its answers lying.
     pub(super) fn is_stuck(&self) -> bool {
-        self.blocked_since.get().is_some_and(|since| since.elapsed() > TAKE_DEADLINE)
+        self.blocked_since
+            .get()
+            .is_some_and(|since| since.elapsed() > TAKE_DEADLINE)
     }
 
     fn is_full(&self) -> bool {
@@ -98,9 +104,16 @@ pub(super) struct Incoming<R> {
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Incoming<R> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if self.traffic.is_full() {
-            self.traffic.reader.borrow_mut().replace(context.waker().clone());
+            self.traffic
+                .reader
+                .borrow_mut()
+                .replace(context.waker().clone());
             return Poll::Pending;
         }
         Pin::new(&mut self.inner).poll_read(context, buffer)
@@ -114,14 +127,20 @@ pub(super) struct Outgoing<W> {
 }
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for Outgoing<W> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(context, buffer);
         let traffic = &self.traffic;
         traffic.is_idle.set(false);
         match &polled {
             Poll::Ready(Ok(written)) => {
                 traffic.blocked_since.set(None);
-                traffic.queued.set(traffic.queued.get().saturating_sub(*written as u64));
+                traffic
+                    .queued
+                    .set(traffic.queued.get().saturating_sub(*written as u64));
                 traffic.wake_reader();
             }
             Poll::Ready(Err(_)) => {}
@@ -164,25 +183,48 @@ mod tests {
     #[test]
     fn nothing_is_read_while_too_much_is_queued() {
         let traffic = Traffic::new();
-        let mut incoming =
-            Incoming { inner: futures::io::Cursor::new(vec![1u8; 8]), traffic: Rc::clone(&traffic) };
+        let mut incoming = Incoming {
+            inner: futures::io::Cursor::new(vec![1u8; 8]),
+            traffic: Rc::clone(&traffic),
+        };
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
         let mut buffer = [0; 4];
         traffic.queue(QUEUED_BYTES_MAX as usize);
-        assert!(Pin::new(&mut incoming).poll_read(&mut context, &mut buffer).is_pending());
-        let mut outgoing = Outgoing { inner: Vec::new(), traffic: Rc::clone(&traffic) };
-        assert!(Pin::new(&mut outgoing).poll_write(&mut context, &[0; 1024]).is_ready());
-        assert!(matches!(Pin::new(&mut incoming).poll_read(&mut context, &mut buffer), Poll::Ready(Ok(4))));
+        assert!(
+            Pin::new(&mut incoming)
+                .poll_read(&mut context, &mut buffer)
+                .is_pending()
+        );
+        let mut outgoing = Outgoing {
+            inner: Vec::new(),
+            traffic: Rc::clone(&traffic),
+        };
+        assert!(
+            Pin::new(&mut outgoing)
+                .poll_write(&mut context, &[0; 1024])
+                .is_ready()
+        );
+        assert!(matches!(
+            Pin::new(&mut incoming).poll_read(&mut context, &mut buffer),
+            Poll::Ready(Ok(4))
+        ));
     }
 
     #[test]
     fn what_was_estimated_too_high_is_gone_once_the_writer_has_caught_up() {
         let traffic = Traffic::new();
-        let mut outgoing = Outgoing { inner: Vec::new(), traffic: Rc::clone(&traffic) };
+        let mut outgoing = Outgoing {
+            inner: Vec::new(),
+            traffic: Rc::clone(&traffic),
+        };
         let mut context = Context::from_waker(futures::task::noop_waker_ref());
         for _ in 0..10 {
             traffic.queue(QUEUED_BYTES_MAX as usize / 2);
-            assert!(Pin::new(&mut outgoing).poll_write(&mut context, b"small").is_ready());
+            assert!(
+                Pin::new(&mut outgoing)
+                    .poll_write(&mut context, b"small")
+                    .is_ready()
+            );
             assert!(Pin::new(&mut outgoing).poll_flush(&mut context).is_ready());
             assert!(!traffic.is_full());
         }

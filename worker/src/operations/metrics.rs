@@ -19,7 +19,11 @@ pub struct Sample {
 impl Sample {
     /// A value of the metric `name`, which is without the prefix and without `_total`.
     pub fn new(name: &str, labels: Vec<(&'static str, String)>, value: f64) -> Self {
-        Sample { name: name.to_owned(), labels, value }
+        Sample {
+            name: name.to_owned(),
+            labels,
+            value,
+        }
     }
 }
 
@@ -27,10 +31,16 @@ impl Sample {
 const GAUGES: &[(&str, &str)] = &[
     ("worker_info", "Name and version of the worker; always 1."),
     ("worker_epoch", "Starts of the device set so far."),
-    ("worker_uptime_seconds", "Seconds since the worker began to serve."),
+    (
+        "worker_uptime_seconds",
+        "Seconds since the worker began to serve.",
+    ),
     ("worker_mounts", "Mounts."),
     ("worker_jobs_running", "Load and verify jobs that run."),
-    ("read_latency_microseconds", "Latency of reads by source, from decode to the last byte queued."),
+    (
+        "read_latency_microseconds",
+        "Latency of reads by source, from decode to the last byte queued.",
+    ),
     ("device_healthy", "Whether the device takes I/O."),
     ("device_bytes", "Size of the device."),
     ("device_used_bytes", "Bytes of cached blocks on the device."),
@@ -40,27 +50,51 @@ const GAUGES: &[(&str, &str)] = &[
     ("tier_frames", "Frames of the DRAM tier."),
     ("tier_frames_used", "Of them, in use."),
     ("fills_under_way", "Blocks that are being fetched."),
-    ("questions_under_way", "Questions to other shards that wait for an answer."),
+    (
+        "questions_under_way",
+        "Questions to other shards that wait for an answer.",
+    ),
     ("objects_known", "Objects whose metadata is cached."),
-    ("loop_poll_ns_longest", "Longest single poll of a task, in nanoseconds."),
+    (
+        "loop_poll_ns_longest",
+        "Longest single poll of a task, in nanoseconds.",
+    ),
     ("index_blocks", "Blocks in the index."),
     ("index_bytes", "Memory of the index."),
     ("regions_free", "Free regions."),
     ("bytes_pinned", "Bytes of pinned blocks."),
     ("under_store_in_flight", "Requests in flight."),
-    ("under_store_latency_p50_microseconds", "Median from sending a request to its last byte."),
-    ("under_store_latency_p99_microseconds", "99th percentile of the same."),
+    (
+        "under_store_latency_p50_microseconds",
+        "Median from sending a request to its last byte.",
+    ),
+    (
+        "under_store_latency_p99_microseconds",
+        "99th percentile of the same.",
+    ),
     ("flush_bytes_pending", "Bytes that wait to be written."),
 ];
 
 /// Counters that are not a shard's, with what they mean.
 const COUNTERS: &[(&str, &str)] = &[
     ("reads", "Reads by source."),
-    ("under_store_requests", "Requests sent to the mount's under-store, retries included."),
+    (
+        "under_store_requests",
+        "Requests sent to the mount's under-store, retries included.",
+    ),
     ("under_store_bytes", "Bytes received from it."),
-    ("under_store_retries", "Requests that repeated a failed one."),
-    ("under_store_errors", "Jobs and listings that ended in an error."),
-    ("device_written_bytes", "Bytes written to the device since it was formatted."),
+    (
+        "under_store_retries",
+        "Requests that repeated a failed one.",
+    ),
+    (
+        "under_store_errors",
+        "Jobs and listings that ended in an error.",
+    ),
+    (
+        "device_written_bytes",
+        "Bytes written to the device since it was formatted.",
+    ),
 ];
 
 /// The samples of shard `shard`.
@@ -80,7 +114,11 @@ pub fn of_shard(shard: usize, stats: &ShardStats) -> Vec<Sample> {
             ]
         };
         for (quantile, value) in [("0.5", p50), ("0.99", p99), ("0.999", p999)] {
-            samples.push(Sample::new("read_latency_microseconds", labels(quantile), *value as f64));
+            samples.push(Sample::new(
+                "read_latency_microseconds",
+                labels(quantile),
+                *value as f64,
+            ));
         }
         let labels = vec![("shard", shard.clone()), ("source", (*source).to_owned())];
         samples.push(Sample::new("reads", labels, *count as f64));
@@ -98,14 +136,22 @@ pub fn of_device(device: &DeviceStats) -> Vec<Sample> {
         ("device_regions", u64::from(device.regions)),
         ("device_regions_free", u64::from(device.regions_free)),
     ];
-    let labels = vec![("device", device.path.clone()), ("uuid", device.uuid.clone())];
-    values.map(|(name, value)| Sample::new(name, labels.clone(), value as f64)).into()
+    let labels = vec![
+        ("device", device.path.clone()),
+        ("uuid", device.uuid.clone()),
+    ];
+    values
+        .map(|(name, value)| Sample::new(name, labels.clone(), value as f64))
+        .into()
 }
 
 /// What a metric means.
 fn help(name: &str, is_gauge: bool) -> String {
     let tables = [GAUGES, COUNTERS];
-    let known = tables.iter().flat_map(|table| table.iter()).find(|(known, _)| *known == name);
+    let known = tables
+        .iter()
+        .flat_map(|table| table.iter())
+        .find(|(known, _)| *known == name);
     match known {
         Some((_, help)) => (*help).to_owned(),
         None if is_gauge => format!("{} now.", name.replace('_', " ")),
@@ -138,22 +184,37 @@ pub fn exposition(samples: &[Sample]) -> String {
 fn write_group(text: &mut String, name: &str, samples: &[&Sample]) {
     let is_gauge = is_gauge(name);
     // Counters end in _total by convention; what is named so already is not named twice.
-    let suffix = if is_gauge || name.ends_with("_total") { "" } else { "_total" };
+    let suffix = if is_gauge || name.ends_with("_total") {
+        ""
+    } else {
+        "_total"
+    };
     let kind = if is_gauge { "gauge" } else { "counter" };
     let help = escaped(&help(name, is_gauge), false);
     let _ = writeln!(text, "# HELP {PREFIX}{name}{suffix} {help}");
     let _ = writeln!(text, "# TYPE {PREFIX}{name}{suffix} {kind}");
     for sample in samples {
-        let labels: Vec<String> =
-            sample.labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value, true))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels: Vec<String> = sample
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}=\"{}\"", escaped(value, true)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         let _ = writeln!(text, "{PREFIX}{name}{suffix}{labels} {}", sample.value);
     }
 }
 
 fn escaped(text: &str, in_label: bool) -> String {
     let text = text.replace('\\', "\\\\").replace('\n', "\\n");
-    if in_label { text.replace('"', "\\\"") } else { text }
+    if in_label {
+        text.replace('"', "\\\"")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -179,22 +240,32 @@ corelane_reads_dram_total{shard=\"1\"} 7
 corelane_lanes_open{shard=\"0\"} 2
 ";
         assert!(text.starts_with(expected), "{text}");
-        let latency = "corelane_read_latency_microseconds{shard=\"1\",source=\"dram\",quantile=\"0.99\"} 2\n";
+        let latency =
+            "corelane_read_latency_microseconds{shard=\"1\",source=\"dram\",quantile=\"0.99\"} 2\n";
         assert!(text.contains(latency), "{text}");
-        assert_eq!(text.matches("# TYPE corelane_reads_total counter").count(), 1);
+        assert_eq!(
+            text.matches("# TYPE corelane_reads_total counter").count(),
+            1
+        );
     }
 
     #[test]
     fn labels_cannot_break_out_of_their_quotes() {
         let sample = Sample::new("x", vec![("mount", "a\"} 1\nb\\".to_owned())], 1.0);
         let text = exposition(&[sample]);
-        assert!(text.contains(r#"corelane_x_total{mount="a\"} 1\nb\\"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"corelane_x_total{mount="a\"} 1\nb\\"} 1"#),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 3);
     }
 
     #[test]
     fn large_counters_keep_their_last_digit() {
         let text = exposition(&[Sample::new("x", Vec::new(), (1u64 << 53) as f64)]);
-        assert!(text.ends_with("corelane_x_total 9007199254740992\n"), "{text}");
+        assert!(
+            text.ends_with("corelane_x_total 9007199254740992\n"),
+            "{text}"
+        );
     }
 }

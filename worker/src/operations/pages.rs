@@ -31,7 +31,11 @@ pub struct Page {
 impl Page {
     /// A page of plain text.
     pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
-        Page { status, content_type: TEXT, body: body.into() }
+        Page {
+            status,
+            content_type: TEXT,
+            body: body.into(),
+        }
     }
 
     fn unavailable(error: &CallError) -> Self {
@@ -46,15 +50,27 @@ pub async fn page(status: &Status, path: &str) -> Page {
         "/readyz" => readiness(status.phase()),
         "/" | "/metrics" | "/slow" => match status.control() {
             Some(control) => live_page(control, status.phase(), path).await,
-            None if path == "/" => Page::text(StatusCode::OK, "corelane: starting, the shards recover\n"),
-            None => Page::text(StatusCode::SERVICE_UNAVAILABLE, "starting: the shards recover\n"),
+            None if path == "/" => {
+                Page::text(StatusCode::OK, "corelane: starting, the shards recover\n")
+            }
+            None => Page::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "starting: the shards recover\n",
+            ),
         },
-        _ => Page::text(StatusCode::NOT_FOUND, "pages: / /metrics /healthz /readyz /slow\n"),
+        _ => Page::text(
+            StatusCode::NOT_FOUND,
+            "pages: / /metrics /healthz /readyz /slow\n",
+        ),
     }
 }
 
 fn readiness(phase: Phase) -> Page {
-    let status = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if phase == Phase::Serving {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     Page::text(status, format!("{}\n", phase.name()))
 }
 
@@ -70,14 +86,20 @@ async fn live_page(control: &Control, phase: Phase, path: &str) -> Page {
         Ok(Ok(page)) => page,
         Ok(Err(error)) => Page::unavailable(&error),
         Err(_) => {
-            let sentence = format!("the shards did not answer within {} s", PAGE_DEADLINE.as_secs());
+            let sentence = format!(
+                "the shards did not answer within {} s",
+                PAGE_DEADLINE.as_secs()
+            );
             Page::unavailable(&CallError::Failed(sentence))
         }
     }
 }
 
 async fn shard_stats(control: &Control) -> Result<Vec<ShardStats>, CallError> {
-    Ok(control.shards.ask_all(PAGE_DEADLINE, |answer| ShardRequest::Stats { answer }).await?)
+    Ok(control
+        .shards
+        .ask_all(PAGE_DEADLINE, |answer| ShardRequest::Stats { answer })
+        .await?)
 }
 
 async fn metrics_page(control: &Control) -> Result<Page, CallError> {
@@ -89,7 +111,11 @@ async fn metrics_page(control: &Control) -> Result<Page, CallError> {
     }
     samples.extend(devices.iter().flat_map(metrics::of_device));
     for (name, mount, value) in control.catalogue.counters() {
-        let labels = if mount.is_empty() { Vec::new() } else { vec![("mount", mount)] };
+        let labels = if mount.is_empty() {
+            Vec::new()
+        } else {
+            vec![("mount", mount)]
+        };
         samples.push(Sample::new(name, labels, value as f64));
     }
     Ok(Page {
@@ -102,24 +128,50 @@ async fn metrics_page(control: &Control) -> Result<Page, CallError> {
 fn worker_samples(control: &Control) -> Vec<Sample> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     vec![
-        Sample::new("worker_info", vec![("id", control.worker_id.clone()), ("version", version)], 1.0),
+        Sample::new(
+            "worker_info",
+            vec![("id", control.worker_id.clone()), ("version", version)],
+            1.0,
+        ),
         Sample::new("worker_epoch", Vec::new(), control.epoch as f64),
-        Sample::new("worker_uptime_seconds", Vec::new(), control.uptime().as_secs_f64()),
-        Sample::new("worker_mounts", Vec::new(), control.mounts().iter().count() as f64),
-        Sample::new("worker_jobs_running", Vec::new(), control.jobs().running() as f64),
+        Sample::new(
+            "worker_uptime_seconds",
+            Vec::new(),
+            control.uptime().as_secs_f64(),
+        ),
+        Sample::new(
+            "worker_mounts",
+            Vec::new(),
+            control.mounts().iter().count() as f64,
+        ),
+        Sample::new(
+            "worker_jobs_running",
+            Vec::new(),
+            control.jobs().running() as f64,
+        ),
     ]
 }
 
 async fn slow_page(control: &Control) -> Result<Page, CallError> {
-    let answers = control.shards.ask_all(PAGE_DEADLINE, |answer| ShardRequest::Slow { answer }).await?;
+    let answers = control
+        .shards
+        .ask_all(PAGE_DEADLINE, |answer| ShardRequest::Slow { answer })
+        .await?;
     let mut slow: Vec<(usize, SlowRequest)> = Vec::new();
     for (shard, requests) in answers.into_iter().enumerate() {
         slow.extend(requests.into_iter().map(|request| (shard, request)));
     }
     slow.sort_by_key(|(_, request)| std::cmp::Reverse(request.total_us));
-    let requests: Vec<serde_json::Value> = slow.iter().map(|(shard, request)| slow_json(*shard, request)).collect();
+    let requests: Vec<serde_json::Value> = slow
+        .iter()
+        .map(|(shard, request)| slow_json(*shard, request))
+        .collect();
     let body = format!("{:#}\n", json!({ "requests": requests }));
-    Ok(Page { status: StatusCode::OK, content_type: "application/json", body })
+    Ok(Page {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body,
+    })
 }
 
 fn slow_json(shard: usize, request: &SlowRequest) -> serde_json::Value {
@@ -153,7 +205,11 @@ async fn status_page(control: &Control, phase: Phase) -> Result<Page, CallError>
     write_devices(&mut body, &devices);
     let _ = writeln!(body, "\nmounts");
     for mount in control.mounts().iter() {
-        let _ = writeln!(body, "  {}  {}  {} {}", mount.path, mount.uri, mount.freshness, mount.admission);
+        let _ = writeln!(
+            body,
+            "  {}  {}  {} {}",
+            mount.path, mount.uri, mount.freshness, mount.admission
+        );
     }
     let _ = writeln!(body, "\njobs");
     for job in control.jobs().all() {
@@ -174,7 +230,10 @@ async fn status_page(control: &Control, phase: Phase) -> Result<Page, CallError>
     for (shard, stats) in shards.iter().enumerate() {
         let _ = writeln!(body, "\nshard {shard}");
         for (name, [p50, p99, p999, count]) in &stats.latencies {
-            let _ = writeln!(body, "  {name}: p50 {p50} us, p99 {p99} us, p99.9 {p999} us, of {count} reads");
+            let _ = writeln!(
+                body,
+                "  {name}: p50 {p50} us, p99 {p99} us, p99.9 {p999} us, of {count} reads"
+            );
         }
         for (name, value) in &stats.values {
             let _ = writeln!(body, "  {name} {value}");
@@ -186,7 +245,11 @@ async fn status_page(control: &Control, phase: Phase) -> Result<Page, CallError>
 fn write_devices(body: &mut String, devices: &[DeviceStats]) {
     let _ = writeln!(body, "devices");
     for device in devices {
-        let health = if device.healthy { "healthy" } else { "TAKEN OUT" };
+        let health = if device.healthy {
+            "healthy"
+        } else {
+            "TAKEN OUT"
+        };
         let _ = writeln!(
             body,
             "  {}  {}  {health}  {} of {} bytes used, {} of {} regions free, {} bytes written since format",

@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -48,18 +50,36 @@ struct Desk {
 ///
 /// # Errors
 /// When the listener cannot be used by the runtime.
-pub fn serve(listener: TcpListener, status: Rc<Status>, config: &Config, access: Arc<Access>) -> Result<(), WorkerError> {
+pub fn serve(
+    listener: TcpListener,
+    status: Rc<Status>,
+    config: &Config,
+    access: Arc<Access>,
+) -> Result<(), WorkerError> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| {
-        WorkerError::new(FailureKind::Environment, format!("the operations listener cannot be used: {error}"))
+        WorkerError::new(
+            FailureKind::Environment,
+            format!("the operations listener cannot be used: {error}"),
+        )
     })?;
-    let desk = Rc::new(Desk { status, access, wants_token: !config.operations.ip().is_loopback() });
+    let desk = Rc::new(Desk {
+        status,
+        access,
+        wants_token: !config.operations.ip().is_loopback(),
+    });
     let places = Arc::new(Semaphore::new(config.limits.operations_connections));
     tokio::task::spawn_local(async move {
         loop {
             // A connection beyond the limit waits in the kernel's queue.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::task::spawn_local(converse(Rc::clone(&desk), stream, place))),
+                Ok((stream, _)) => drop(tokio::task::spawn_local(converse(
+                    Rc::clone(&desk),
+                    stream,
+                    place,
+                ))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an operations connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -86,30 +106,49 @@ async fn converse(desk: Rc<Desk>, stream: TcpStream, _place: OwnedSemaphorePermi
 
 async fn answer(desk: &Desk, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"));
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut response = respond(Page::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD\n",
+        ));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let path = request.uri().path();
     if !matches!(path, "/healthz" | "/readyz") && !is_admitted(desk, request) {
-        let page = Page::text(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer SECRET\n");
+        let page = Page::text(
+            StatusCode::UNAUTHORIZED,
+            "a token is needed: Authorization: Bearer SECRET\n",
+        );
         let mut response = respond(page);
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
     respond(pages::page(&desk.status, path).await)
 }
 
 fn is_admitted(desk: &Desk, request: &Request<Incoming>) -> bool {
-    let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = token.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let token = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let token = token
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
     !desk.wants_token || desk.access.enter(token.trim()).is_ok()
 }
 
 fn respond(page: Page) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

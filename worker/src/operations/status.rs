@@ -35,7 +35,10 @@ pub struct Status {
 
 impl Default for Status {
     fn default() -> Self {
-        Status { phase: Cell::new(Phase::Starting), control: OnceCell::new() }
+        Status {
+            phase: Cell::new(Phase::Starting),
+            control: OnceCell::new(),
+        }
     }
 }
 
@@ -50,7 +53,10 @@ impl Status {
     /// # Panics
     /// If it did so before.
     pub fn serve(&self, control: Rc<Control>) {
-        assert!(self.control.set(control).is_ok(), "a worker begins to serve once");
+        assert!(
+            self.control.set(control).is_ok(),
+            "a worker begins to serve once"
+        );
         self.phase.set(Phase::Serving);
     }
 

@@ -56,12 +56,17 @@ pub(super) struct Setup {
 /// Starts the control thread. It ends when the worker has ended.
 pub(super) fn spawn(setup: Setup) -> Result<JoinHandle<Result<(), WorkerError>>, WorkerError> {
     let environment = |error: std::io::Error| {
-        WorkerError::new(FailureKind::Environment, format!("cannot start the control thread: {error}"))
+        WorkerError::new(
+            FailureKind::Environment,
+            format!("cannot start the control thread: {error}"),
+        )
     };
     let thread = std::thread::Builder::new().name("control".to_owned());
     let body = move || {
         pin_thread(&setup.config.control_cpus);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(environment)?;
         LocalSet::new().block_on(&runtime, live(setup))
     };
@@ -69,12 +74,26 @@ pub(super) fn spawn(setup: Setup) -> Result<JoinHandle<Result<(), WorkerError>>,
 }
 
 async fn live(setup: Setup) -> Result<(), WorkerError> {
-    let Setup { config, ready, mut ends, mut commands, started, threads, companions, .. } = setup;
+    let Setup {
+        config,
+        ready,
+        mut ends,
+        mut commands,
+        started,
+        threads,
+        companions,
+        ..
+    } = setup;
     let shards = Shards::new(setup.inboxes, setup.partitions);
     let status = Rc::new(Status::default());
     let operations_address = address_of(&setup.operations)?;
     let control_address = address_of(&setup.control)?;
-    operations::serve(setup.operations, Rc::clone(&status), &config, Arc::clone(&setup.access))?;
+    operations::serve(
+        setup.operations,
+        Rc::clone(&status),
+        &config,
+        Arc::clone(&setup.access),
+    )?;
 
     let served = async {
         let seats = all_ready(ready).await?;
@@ -91,7 +110,9 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
             config,
             state,
         });
-        let control = control.await.map_err(|message| WorkerError::new(FailureKind::Other, message))?;
+        let control = control
+            .await
+            .map_err(|message| WorkerError::new(FailureKind::Other, message))?;
         open_for_service(&shards, &seats).await?;
         let listener = server::listen(setup.control, &control)?;
         control.resume(resumed);
@@ -121,19 +142,29 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, WorkerError> {
-    listener
-        .local_addr()
-        .map_err(|error| WorkerError::new(FailureKind::Environment, format!("a listener has no address: {error}")))
+    listener.local_addr().map_err(|error| {
+        WorkerError::new(
+            FailureKind::Environment,
+            format!("a listener has no address: {error}"),
+        )
+    })
 }
 
-async fn all_ready(ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>) -> Result<Vec<SeatReady>, WorkerError> {
+async fn all_ready(
+    ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>,
+) -> Result<Vec<SeatReady>, WorkerError> {
     let mut seats = Vec::with_capacity(ready.len());
     for (shard, receiver) in ready.into_iter().enumerate() {
-        let told = receiver.await.unwrap_or_else(|_| Err("its thread ended; see the log above".to_owned()));
+        let told = receiver
+            .await
+            .unwrap_or_else(|_| Err("its thread ended; see the log above".to_owned()));
         let seat = told.map_err(|message| {
             // A shard that cannot start names a device or a limit of the machine; which of them,
             // its sentence says.
-            WorkerError::new(FailureKind::Device, format!("shard {shard} cannot start: {message}"))
+            WorkerError::new(
+                FailureKind::Device,
+                format!("shard {shard} cannot start: {message}"),
+            )
         })?;
         seats.push(seat);
     }
@@ -144,7 +175,9 @@ fn saved_state(seats: &[SeatReady]) -> Result<SavedState, WorkerError> {
     use crate::control_plane::state::StateError;
     match SavedState::from_bytes(seats[0].state.as_deref().unwrap_or_default()) {
         Ok(state) => Ok(state),
-        Err(error @ StateError::Newer(_)) => Err(WorkerError::new(FailureKind::Device, error.to_string())),
+        Err(error @ StateError::Newer(_)) => {
+            Err(WorkerError::new(FailureKind::Device, error.to_string()))
+        }
         Err(error) => {
             tracing::error!("{error}");
             Ok(SavedState::default())
@@ -155,7 +188,15 @@ fn saved_state(seats: &[SeatReady]) -> Result<SavedState, WorkerError> {
 fn summary(seats: &[SeatReady]) -> (Vec<SocketAddr>, u64, Duration) {
     let data = seats.iter().map(|seat| seat.address).collect();
     let blocks = seats.iter().map(|seat| seat.recovered_blocks).sum();
-    (data, blocks, seats.iter().map(|seat| seat.recovery).max().unwrap_or_default())
+    (
+        data,
+        blocks,
+        seats
+            .iter()
+            .map(|seat| seat.recovery)
+            .max()
+            .unwrap_or_default(),
+    )
 }
 
 async fn open_for_service(shards: &Shards, seats: &[SeatReady]) -> Result<(), WorkerError> {
@@ -164,7 +205,10 @@ async fn open_for_service(shards: &Shards, seats: &[SeatReady]) -> Result<(), Wo
     let serve = || ShardRequest::Serve {
         ports: Arc::clone(&ports),
         epoch,
-        doorbells: seats.iter().map(|seat| Arc::clone(&seat.doorbell)).collect(),
+        doorbells: seats
+            .iter()
+            .map(|seat| Arc::clone(&seat.doorbell))
+            .collect(),
     };
     let told = shards.tell_all(serve).await;
     told.map_err(|error| WorkerError::new(FailureKind::Other, error.to_string()))
@@ -203,7 +247,11 @@ async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<()
     for shard in shards.ids() {
         let (answer, answered) = oneshot::channel();
         // A shard that is gone already needs no telling.
-        if shards.tell(shard, ShardRequest::Stop { answer }).await.is_ok() {
+        if shards
+            .tell(shard, ShardRequest::Stop { answer })
+            .await
+            .is_ok()
+        {
             answers.push((shard, answered));
         }
     }
@@ -228,7 +276,10 @@ async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<()
         }
     });
     if all_ended.await.is_err() {
-        let message = format!("a shard's thread did not end within {} s", JOIN_DEADLINE.as_secs());
+        let message = format!(
+            "a shard's thread did not end within {} s",
+            JOIN_DEADLINE.as_secs()
+        );
         return Err(WorkerError::new(FailureKind::Other, message));
     }
     for thread in threads {

@@ -27,7 +27,10 @@ pub struct WorkerError {
 impl WorkerError {
     /// A failure of `kind`; the message ends in what to do, where there is something to do.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        WorkerError { kind, message: message.into() }
+        WorkerError {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// What kind it is.

@@ -19,7 +19,9 @@ use crate::config::quantity::show_size;
 use crate::shard::message::Message;
 use crate::shard::request::ShardLimits;
 use crate::shard::{self, ShardReady, ShardSetup, Tuning};
-use crate::store::{DeviceIdentity, DeviceLock, FormatOptions, StoreError, format_paths, read_identity};
+use crate::store::{
+    DeviceIdentity, DeviceLock, FormatOptions, StoreError, format_paths, read_identity,
+};
 use crate::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime, ShardUnderStore};
 
 /// Messages that wait between two cores: more than the credits of a busy lane.
@@ -68,7 +70,11 @@ impl Launcher for Machine {
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
         let shards = plan.seats.len();
         let mut threads = Vec::with_capacity(shards);
-        for (seat, mesh) in plan.seats.into_iter().zip(mesh::build::<Message>(shards, MESH_MESSAGES)) {
+        for (seat, mesh) in plan
+            .seats
+            .into_iter()
+            .zip(mesh::build::<Message>(shards, MESH_MESSAGES))
+        {
             let setup = Place {
                 shards: shards as u16,
                 worker_id: plan.worker_id.clone(),
@@ -84,23 +90,37 @@ impl Launcher for Machine {
             threads.push(start_shard(config, seat, setup)?);
         }
         let catalogue = Arc::new(UnderStores::new(Arc::clone(&runtime)));
-        let companions: Vec<Box<dyn Send>> = vec![Box::new(Fetching(Some(runtime))), Box::new(locks)];
-        Ok(Launched { threads, catalogue, companions })
+        let companions: Vec<Box<dyn Send>> =
+            vec![Box::new(Fetching(Some(runtime))), Box::new(locks)];
+        Ok(Launched {
+            threads,
+            catalogue,
+            companions,
+        })
     }
 }
 
 impl Machine {
     /// The tuning with an index that fits the devices, and the bytes left for each shard's tier.
-    fn budget(&self, config: &Config, devices: &[DeviceIdentity]) -> Result<(Tuning, u64), WorkerError> {
+    fn budget(
+        &self,
+        config: &Config,
+        devices: &[DeviceIdentity],
+    ) -> Result<(Tuning, u64), WorkerError> {
         let shards = config.cores.len() as u64;
-        let bytes: u64 =
-            devices.iter().map(|device| u64::from(device.regions) * u64::from(device.region_bytes)).sum();
+        let bytes: u64 = devices
+            .iter()
+            .map(|device| u64::from(device.regions) * u64::from(device.region_bytes))
+            .sum();
         // The smallest block size in use decides how many blocks the devices can hold.
         let block_bytes = config.mounts.iter().map(|mount| mount.block_bytes).min();
         let block_bytes = block_bytes.unwrap_or(corelane_rpc_schema::BLOCK_BYTES_DEFAULT);
         let need = MemoryNeed::of_device(bytes.div_ceil(shards), block_bytes);
         let split = need.split(config.dram_bytes / shards).map_err(|over| {
-            WorkerError::new(FailureKind::Device, format!("{} of devices and {over}", show_size(bytes)))
+            WorkerError::new(
+                FailureKind::Device,
+                format!("{} of devices and {over}", show_size(bytes)),
+            )
         })?;
         // Files shorter than a block take an entry each, too, so the index has room for twice as
         // many; when it is full, reclaim makes room as on a full device.
@@ -108,8 +128,17 @@ impl Machine {
         let fixed = (self.tuning.page_frames as u64) * 4096
             + ((self.tuning.read_frames + self.tuning.store_frames) as u64) * (64 << 10)
             + need.index_bytes;
-        let tier_bytes = split.tier_bytes.saturating_sub(fixed).max((self.tuning.tier_frames_min as u64) * (64 << 10));
-        Ok((Tuning { index_blocks, ..self.tuning }, tier_bytes))
+        let tier_bytes = split
+            .tier_bytes
+            .saturating_sub(fixed)
+            .max((self.tuning.tier_frames_min as u64) * (64 << 10));
+        Ok((
+            Tuning {
+                index_blocks,
+                ..self.tuning
+            },
+            tier_bytes,
+        ))
     }
 }
 
@@ -127,7 +156,11 @@ struct Place {
     mesh: MeshEnd<Message>,
 }
 
-fn start_shard(config: &Config, seat: Seat, place: Place) -> Result<std::thread::JoinHandle<()>, WorkerError> {
+fn start_shard(
+    config: &Config,
+    seat: Seat,
+    place: Place,
+) -> Result<std::thread::JoinHandle<()>, WorkerError> {
     let number = seat.shard.0;
     let options = uring::Options {
         core: Some(seat.cpu),
@@ -138,7 +171,14 @@ fn start_shard(config: &Config, seat: Seat, place: Place) -> Result<std::thread:
     };
     let thread = std::thread::Builder::new().name(format!("shard-{number}"));
     let body = move || {
-        let Seat { shard, listen, inbox, ready, end, .. } = seat;
+        let Seat {
+            shard,
+            listen,
+            inbox,
+            ready,
+            end,
+            ..
+        } = seat;
         let run = uring::run(&options, move |io: UringIo| async move {
             let (report, reported) = oneshot::channel();
             forward(&io, ready, reported);
@@ -159,12 +199,16 @@ fn start_shard(config: &Config, seat: Seat, place: Place) -> Result<std::thread:
                 mesh: place.mesh,
                 ready: report,
             };
-            shard::run(io, setup).await.map_err(|error| error.to_string())
+            shard::run(io, setup)
+                .await
+                .map_err(|error| error.to_string())
         });
         end.report(run.unwrap_or_else(|error| Err(error.to_string())));
     };
     thread.spawn(body).map_err(|error| {
-        let message = format!("cannot start the thread of shard {number}: {error}; raise the limit of threads");
+        let message = format!(
+            "cannot start the thread of shard {number}: {error}; raise the limit of threads"
+        );
         WorkerError::new(FailureKind::Environment, message)
     })
 }
@@ -228,14 +272,23 @@ fn refused(error: StoreError) -> WorkerError {
 
 /// Creates and formats the devices, when the configuration gives a size and none of them exists.
 fn create_missing(config: &Config) -> Result<(), WorkerError> {
-    let Some(bytes) = config.device_bytes else { return Ok(()) };
-    let missing: Vec<&Path> =
-        config.devices.iter().map(PathBuf::as_path).filter(|path| !path.exists()).collect();
+    let Some(bytes) = config.device_bytes else {
+        return Ok(());
+    };
+    let missing: Vec<&Path> = config
+        .devices
+        .iter()
+        .map(PathBuf::as_path)
+        .filter(|path| !path.exists())
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     if missing.len() < config.devices.len() {
-        let names: Vec<String> = missing.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = missing
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         return Err(WorkerError::new(
             FailureKind::Device,
             format!(
@@ -258,7 +311,10 @@ fn random_uuid() -> Result<[u8; 16], WorkerError> {
     let mut uuid = [0; 16];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut uuid));
     read.map_err(|error| {
-        WorkerError::new(FailureKind::Environment, format!("/dev/urandom cannot be read: {error}"))
+        WorkerError::new(
+            FailureKind::Environment,
+            format!("/dev/urandom cannot be read: {error}"),
+        )
     })?;
     // Version 4, variant 1 (RFC 9562), so that it reads as a uuid everywhere.
     uuid[6] = (uuid[6] & 0x0f) | 0x40;
@@ -291,7 +347,10 @@ fn check_set(identities: &[DeviceIdentity]) -> Result<DeviceSet, WorkerError> {
         }
     }
     Ok(DeviceSet {
-        paths: ordered.iter().map(|identity| identity.path.clone()).collect(),
+        paths: ordered
+            .iter()
+            .map(|identity| identity.path.clone())
+            .collect(),
         uuid: hex(&first.set_uuid),
         partitions: first.partitions,
     })
@@ -328,7 +387,8 @@ mod tests {
 
     #[test]
     fn devices_of_two_sets_and_copies_are_refused_by_name() {
-        let foreign = check_set(&[identity("/a", 1, 0), identity("/b", 2, 1)]).expect_err("two sets");
+        let foreign =
+            check_set(&[identity("/a", 1, 0), identity("/b", 2, 1)]).expect_err("two sets");
         assert!(foreign.to_string().contains("/a and /b"), "{foreign}");
         assert_eq!(foreign.kind(), FailureKind::Device);
         let copies = check_set(&[identity("/a", 1, 0), identity("/b", 1, 0)]).expect_err("a copy");

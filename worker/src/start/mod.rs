@@ -58,11 +58,17 @@ impl Worker {
     ///
     /// # Errors
     /// When the machine, a device, an address or a shard is not as needed. Nothing runs then.
-    pub fn start_with(config: Config, launcher: &dyn Launcher) -> Result<RunningWorker, WorkerError> {
+    pub fn start_with(
+        config: Config,
+        launcher: &dyn Launcher,
+    ) -> Result<RunningWorker, WorkerError> {
         let control = bind("control", config.control)?;
         let operations = bind("operations", config.operations)?;
         let devices = launcher.prepare(&config)?;
-        let worker_id = config.worker_id.clone().unwrap_or_else(|| devices.uuid.clone());
+        let worker_id = config
+            .worker_id
+            .clone()
+            .unwrap_or_else(|| devices.uuid.clone());
         let mounts = MountTable::new(config.mounts.iter().cloned())
             .map_err(|message| WorkerError::new(FailureKind::Configuration, message))?;
         let access = Arc::new(Access::of_config(&config));
@@ -76,7 +82,11 @@ impl Worker {
             access: Arc::clone(&access),
             seats: table.seats,
         };
-        let Launched { threads, catalogue, companions } = launcher.launch(plan)?;
+        let Launched {
+            threads,
+            catalogue,
+            companions,
+        } = launcher.launch(plan)?;
         let (commands, inbound) = mpsc::channel(COMMANDS);
         let (started, starting) = oneshot::channel();
         let thread = control_thread::spawn(control_thread::Setup {
@@ -96,12 +106,22 @@ impl Worker {
             started,
         })?;
         match starting.blocking_recv() {
-            Ok(report) => Ok(RunningWorker { report, commands, thread: Some(thread) }),
+            Ok(report) => Ok(RunningWorker {
+                report,
+                commands,
+                thread: Some(thread),
+            }),
             // The control thread ended instead of serving, and knows why.
             Err(_) => Err(match thread.join() {
                 Ok(Err(error)) => error,
-                Ok(Ok(())) => WorkerError::new(FailureKind::Other, "the worker was stopped before it served"),
-                Err(_) => WorkerError::new(FailureKind::Other, "the control thread panicked; see the log above"),
+                Ok(Ok(())) => WorkerError::new(
+                    FailureKind::Other,
+                    "the worker was stopped before it served",
+                ),
+                Err(_) => WorkerError::new(
+                    FailureKind::Other,
+                    "the control thread panicked; see the log above",
+                ),
             }),
         }
     }
@@ -120,7 +140,12 @@ struct Seating {
 impl Seating {
     fn of_config(config: &Config) -> Self {
         let (end, ends) = mpsc::unbounded_channel();
-        let mut seating = Seating { seats: Vec::new(), inboxes: Vec::new(), ready: Vec::new(), ends };
+        let mut seating = Seating {
+            seats: Vec::new(),
+            inboxes: Vec::new(),
+            ready: Vec::new(),
+            ends,
+        };
         let shards = config.cores.len() as u64;
         for (index, cpu) in config.cores.iter().enumerate() {
             let shard = ShardId(index as u16);
@@ -155,7 +180,9 @@ fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
     });
     bound.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another process (a worker?) listens there: choose another port",
+            std::io::ErrorKind::AddrInUse => {
+                "; another process (a worker?) listens there: choose another port"
+            }
             std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
             std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
             _ => "",

@@ -50,11 +50,19 @@ fn serve(flags: &WorkerFlags) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| WorkerError::new(FailureKind::Environment, format!("cannot wait for signals: {error}")))?;
+        .map_err(|error| {
+            WorkerError::new(
+                FailureKind::Environment,
+                format!("cannot wait for signals: {error}"),
+            )
+        })?;
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new().map_err(|error| {
-            WorkerError::new(FailureKind::Environment, format!("cannot wait for signals: {error}"))
+            WorkerError::new(
+                FailureKind::Environment,
+                format!("cannot wait for signals: {error}"),
+            )
         })?
     };
     let cores = config.cores.clone();
@@ -66,7 +74,11 @@ fn serve(flags: &WorkerFlags) -> Result<(), WorkerError> {
 
 /// What a configuration amounts to, for `--check-config` and the log.
 fn summary(config: &Config) -> String {
-    let devices: Vec<String> = config.devices.iter().map(|device| device.display().to_string()).collect();
+    let devices: Vec<String> = config
+        .devices
+        .iter()
+        .map(|device| device.display().to_string())
+        .collect();
     let mut text = format!(
         "cores {} (control {}, fetch {} on {} threads)\ndevices {}\ndram {}\nlisten {} control {} operations {}\n",
         show_cpus(&config.cores),
@@ -103,15 +115,22 @@ fn announce(worker: &RunningWorker, cores: &[usize]) {
 }
 
 fn start_log(config: &Config) -> Result<LogHandle, WorkerError> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|error| WorkerError::new(FailureKind::Configuration, format!("log level: {error}")))?;
+    let filter = EnvFilter::try_new(&config.log_level).map_err(|error| {
+        WorkerError::new(FailureKind::Configuration, format!("log level: {error}"))
+    })?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match config.log_format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => registry
+            .with(fmt::layer().with_writer(std::io::stderr))
+            .try_init(),
+        LogFormat::Json => registry
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .try_init(),
     };
-    started.map_err(|error| WorkerError::new(FailureKind::Other, format!("the log cannot start: {error}")))?;
+    started.map_err(|error| {
+        WorkerError::new(FailureKind::Other, format!("the log cannot start: {error}"))
+    })?;
     Ok(handle)
 }
 
@@ -156,7 +175,9 @@ async fn follow(
             _ = signals.interrupt.recv() => "SIGINT",
         };
         if is_stopping {
-            eprintln!("corelane: a second signal: ending at once; what was not flushed is fetched again");
+            eprintln!(
+                "corelane: a second signal: ending at once; what was not flushed is fetched again"
+            );
             std::process::exit(EXIT_AT_ONCE);
         }
         is_stopping = true;
@@ -171,7 +192,9 @@ async fn reload(flags: &WorkerFlags, stopper: &Stopper, log: &LogHandle) {
     let config = match Config::load(flags) {
         Ok(config) => config,
         Err(mistakes) => {
-            tracing::error!("SIGHUP: the configuration has mistakes and nothing was changed:\n{mistakes}");
+            tracing::error!(
+                "SIGHUP: the configuration has mistakes and nothing was changed:\n{mistakes}"
+            );
             return;
         }
     };
@@ -180,7 +203,9 @@ async fn reload(flags: &WorkerFlags, stopper: &Stopper, log: &LogHandle) {
     let reloaded = tokio::task::spawn_blocking(move || stopper.reload(config)).await;
     let changes = match reloaded {
         Ok(Ok(changes)) => changes,
-        Ok(Err(message)) => return tracing::error!("SIGHUP: not all could be taken over: {message}"),
+        Ok(Err(message)) => {
+            return tracing::error!("SIGHUP: not all could be taken over: {message}");
+        }
         Err(error) => return tracing::error!("SIGHUP: {error}"),
     };
     // Checked with the configuration; the log itself lives as long as the process.

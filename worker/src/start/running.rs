@@ -65,9 +65,16 @@ impl Stopper {
     pub fn reload(&self, config: Config) -> Result<Changes, String> {
         let ending = |_| "the worker is stopping".to_owned();
         let (answer, answered) = oneshot::channel();
-        let command = Command::Reload { config: Box::new(config), answer };
-        self.0.blocking_send(command).map_err(|error| ending(error.to_string()))?;
-        answered.blocking_recv().map_err(|error| ending(error.to_string()))?
+        let command = Command::Reload {
+            config: Box::new(config),
+            answer,
+        };
+        self.0
+            .blocking_send(command)
+            .map_err(|error| ending(error.to_string()))?;
+        answered
+            .blocking_recv()
+            .map_err(|error| ending(error.to_string()))?
     }
 }
 
@@ -120,9 +127,14 @@ impl RunningWorker {
     }
 
     fn join(&mut self) -> Result<(), WorkerError> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
         thread.join().unwrap_or_else(|_| {
-            Err(WorkerError::new(FailureKind::Other, "the control thread panicked; see the log above"))
+            Err(WorkerError::new(
+                FailureKind::Other,
+                "the control thread panicked; see the log above",
+            ))
         })
     }
 }

@@ -76,8 +76,15 @@ pub struct ShardEnd {
 
 impl ShardEnd {
     /// The reporter of `shard`. One message each, so that the channel needs no bound.
-    pub fn new(shard: ShardId, sender: mpsc::UnboundedSender<(ShardId, Result<(), String>)>) -> Self {
-        ShardEnd { shard, result: None, sender }
+    pub fn new(
+        shard: ShardId,
+        sender: mpsc::UnboundedSender<(ShardId, Result<(), String>)>,
+    ) -> Self {
+        ShardEnd {
+            shard,
+            result: None,
+            sender,
+        }
     }
 
     /// Reports how it ended.
@@ -88,7 +95,10 @@ impl ShardEnd {
 
 impl Drop for ShardEnd {
     fn drop(&mut self) {
-        let result = self.result.take().unwrap_or_else(|| Err("its thread panicked".to_owned()));
+        let result = self
+            .result
+            .take()
+            .unwrap_or_else(|| Err("its thread panicked".to_owned()));
         // Nobody listens any more once the worker has ended.
         let _ = self.sender.send((self.shard, result));
     }

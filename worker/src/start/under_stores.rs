@@ -24,9 +24,21 @@ impl UnderStores {
 }
 
 async fn list(listings: Listings, request: ListRequest) -> Result<Page, UnderStoreError> {
-    let depth = if request.recursive { Depth::All } else { Depth::Children };
+    let depth = if request.recursive {
+        Depth::All
+    } else {
+        Depth::Children
+    };
     let prefix = format!("{}/", request.path.trim_end_matches('/'));
-    let page = listings.list(&request.mount, &prefix, depth, &request.after, request.limit).await?;
+    let page = listings
+        .list(
+            &request.mount,
+            &prefix,
+            depth,
+            &request.after,
+            request.limit,
+        )
+        .await?;
     let folders = page.common_prefixes.into_iter().map(|path| Listed {
         path,
         is_directory: true,
@@ -43,7 +55,10 @@ async fn list(listings: Listings, request: ListRequest) -> Result<Page, UnderSto
     });
     let mut entries: Vec<Listed> = objects.chain(folders).collect();
     entries.sort_by(|left, right| left.path.cmp(&right.path));
-    Ok(Page { entries, more: page.more.is_some() })
+    Ok(Page {
+        entries,
+        more: page.more.is_some(),
+    })
 }
 
 impl Catalogue for UnderStores {
@@ -52,7 +67,10 @@ impl Catalogue for UnderStores {
     }
 
     fn set_limits(&self, bytes_per_second: u64, requests: usize) {
-        self.runtime.set_limits(FetchLimits { requests_in_flight_max: requests, bytes_per_second });
+        self.runtime.set_limits(FetchLimits {
+            requests_in_flight_max: requests,
+            bytes_per_second,
+        });
     }
 
     fn retain_mounts(&self, mounts: &MountTable) {
@@ -65,13 +83,29 @@ impl Catalogue for UnderStores {
             let errors = counts.errors.iter().map(|(_, count)| count).sum();
             let latency = |quantile| counts.latency_us.value_at_quantile(quantile);
             values.extend([
-                ("under_store_requests", counts.mount.clone(), counts.requests),
+                (
+                    "under_store_requests",
+                    counts.mount.clone(),
+                    counts.requests,
+                ),
                 ("under_store_bytes", counts.mount.clone(), counts.bytes),
                 ("under_store_retries", counts.mount.clone(), counts.retries),
                 ("under_store_errors", counts.mount.clone(), errors),
-                ("under_store_in_flight", counts.mount.clone(), counts.in_flight as u64),
-                ("under_store_latency_p50_microseconds", counts.mount.clone(), latency(0.5)),
-                ("under_store_latency_p99_microseconds", counts.mount.clone(), latency(0.99)),
+                (
+                    "under_store_in_flight",
+                    counts.mount.clone(),
+                    counts.in_flight as u64,
+                ),
+                (
+                    "under_store_latency_p50_microseconds",
+                    counts.mount.clone(),
+                    latency(0.5),
+                ),
+                (
+                    "under_store_latency_p99_microseconds",
+                    counts.mount.clone(),
+                    latency(0.99),
+                ),
             ]);
         }
         values

@@ -1,0 +1,770 @@
+//! The control plane and the assembly around it, against shards that the test plays: they answer
+//! letters from a small world in memory, so that every answer is known.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use capnp_rpc::{RpcSystem, rpc_twoparty_capnp, twoparty};
+use corelane_io::Doorbell;
+use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::generated::worker_capnp::{gate, progress, worker};
+use corelane_worker::config::{Config, WorkerFlags};
+use corelane_worker::control_plane::catalogue::{Catalogue, ListRequest, Listed, Page};
+use corelane_worker::mount::MountTable;
+use corelane_worker::object::ObjectMeta;
+use corelane_worker::shard::request::{
+    Cached, DescribeError, Loaded, ShardRequest, ShardStats, Verified,
+};
+use corelane_worker::start::seats::{DeviceSet, LaunchPlan, Launched, Launcher, Seat, SeatReady};
+use corelane_worker::start::{RunningWorker, Worker, WorkerError};
+use corelane_worker::under_store::{UnderStoreError, UnderStoreErrorKind};
+use futures::AsyncReadExt;
+use futures::future::{BoxFuture, FutureExt};
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+const BLOCK: u32 = 1 << 20;
+
+/// What the shards and the under-store of a test have.
+#[derive(Default)]
+struct World {
+    /// Objects of the under-store, by path.
+    objects: Mutex<BTreeMap<String, Arc<ObjectMeta>>>,
+    /// What shard 0 holds.
+    held: Mutex<BTreeMap<ObjectId, (Arc<ObjectMeta>, Cached)>>,
+    state: Mutex<Option<Vec<u8>>>,
+    is_store_away: AtomicBool,
+    /// While set, loads are left unanswered.
+    holds_loads: AtomicBool,
+    /// While set, shard 0 ends at the next letter.
+    fails: AtomicBool,
+}
+
+impl World {
+    fn with_files(files: &[(&str, u64)]) -> Arc<World> {
+        let world = World::default();
+        for (path, length) in files {
+            let uri = format!(
+                "s3://bucket{}",
+                path.strip_prefix("/data").expect("below the mount")
+            );
+            let meta = ObjectMeta {
+                id: ObjectId::new(&uri, "v1", BLOCK),
+                path_key: uri.clone(),
+                uri,
+                version: "v1".to_owned(),
+                length: *length,
+                last_modified_ms: 7,
+                block_bytes: BLOCK,
+                content_type: String::new(),
+            };
+            world
+                .objects
+                .lock()
+                .expect("no panic")
+                .insert((*path).to_owned(), Arc::new(meta));
+        }
+        Arc::new(world)
+    }
+
+    fn away(&self) -> Option<UnderStoreError> {
+        self.is_store_away
+            .load(Ordering::Relaxed)
+            .then(|| UnderStoreError {
+                kind: UnderStoreErrorKind::Unavailable,
+                uri: "s3://bucket".to_owned(),
+                message: "away for the test".to_owned(),
+            })
+    }
+
+    fn answer(&self, letter: ShardRequest) {
+        let held = |object| {
+            self.held
+                .lock()
+                .expect("no panic")
+                .get(&object)
+                .map_or(Cached::default(), |(_, cached)| *cached)
+        };
+        match letter {
+            ShardRequest::Stats { answer } => {
+                let values = vec![("reads_dram", 3), ("lanes_open", 1)];
+                give(
+                    answer,
+                    ShardStats {
+                        values,
+                        latencies: vec![("dram", [1, 2, 3, 4])],
+                    },
+                );
+            }
+            ShardRequest::Describe { path, answer } => {
+                let found = self.objects.lock().expect("no panic").get(&path).cloned();
+                let missing = || UnderStoreError {
+                    kind: UnderStoreErrorKind::NotFound,
+                    uri: path.clone(),
+                    message: "no such object".to_owned(),
+                };
+                let result = match self.away() {
+                    Some(error) => Err(error),
+                    None => found.ok_or_else(missing),
+                };
+                give(answer, result.map_err(DescribeError::from));
+            }
+            ShardRequest::Cached { object, answer, .. } => give(answer, held(object)),
+            ShardRequest::CachedObjects {
+                uri_prefix,
+                after,
+                limit,
+                answer,
+            } => {
+                let all = self.held.lock().expect("no panic");
+                let mut found: Vec<_> = all
+                    .values()
+                    .filter(|(meta, _)| meta.uri.starts_with(&uri_prefix) && meta.uri > after)
+                    .cloned()
+                    .collect();
+                found.sort_by(|left, right| left.0.uri.cmp(&right.0.uri));
+                found.truncate(limit);
+                give(answer, found);
+            }
+            ShardRequest::Load { object, answer } => {
+                let before = held(object.id).bytes;
+                let loaded = Loaded {
+                    bytes_fetched: object.length - before,
+                    bytes_skipped: before,
+                    bytes_not_kept: 0,
+                };
+                let cached = Cached {
+                    blocks: u64::from(object.blocks()),
+                    bytes: object.length,
+                    pinned: false,
+                };
+                self.held
+                    .lock()
+                    .expect("no panic")
+                    .insert(object.id, (object, cached));
+                give(answer, Ok(loaded));
+            }
+            ShardRequest::Free { object, answer } => {
+                let freed = self.held.lock().expect("no panic").remove(&object);
+                give(
+                    answer,
+                    freed.map_or(Cached::default(), |(_, cached)| cached),
+                );
+            }
+            ShardRequest::Pin {
+                object,
+                pinned,
+                answer,
+            } => {
+                let mut all = self.held.lock().expect("no panic");
+                all.entry(object.id)
+                    .or_insert((object, Cached::default()))
+                    .1
+                    .pinned = pinned;
+                give(answer, Ok(()));
+            }
+            ShardRequest::Verify { object, answer } => {
+                let blocks_right = held(object.id).blocks;
+                give(
+                    answer,
+                    Verified {
+                        blocks_right,
+                        blocks_wrong: 1,
+                        bytes: object.length,
+                    },
+                );
+            }
+            ShardRequest::Read {
+                offset,
+                length,
+                answer,
+                ..
+            } => {
+                give(
+                    answer,
+                    Ok((0..length)
+                        .map(|index| (offset + u64::from(index)) as u8)
+                        .collect()),
+                );
+            }
+            ShardRequest::Devices { answer } => give(answer, Vec::new()),
+            ShardRequest::Slow { answer } => give(answer, Vec::new()),
+            ShardRequest::SaveState { state, answer } => {
+                *self.state.lock().expect("no panic") = Some(state);
+                give(answer, Ok(()));
+            }
+            ShardRequest::Stop { answer } => give(answer, ()),
+            ShardRequest::Serve { .. }
+            | ShardRequest::SetMounts { .. }
+            | ShardRequest::SetLimits { .. } => {}
+        }
+    }
+
+    fn run(&self, seat: Seat) {
+        let Seat {
+            shard,
+            inbox,
+            ready,
+            end,
+            ..
+        } = seat;
+        let state = if shard.0 == 0 {
+            self.state.lock().expect("no panic").clone()
+        } else {
+            None
+        };
+        let report = SeatReady {
+            doorbell: Arc::new(Silent),
+            address: SocketAddr::from(([127, 0, 0, 1], 1000 + shard.0)),
+            epoch: 5,
+            recovered_blocks: 2,
+            recovery: Duration::from_millis(3),
+            state,
+        };
+        let _ = ready.send(Ok(report));
+        let mut waiting = Vec::new();
+        loop {
+            if self.fails.load(Ordering::Relaxed) && shard.0 == 0 {
+                return end.report(Err("its device is gone".to_owned()));
+            }
+            let Some(letter) = inbox.take() else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            match letter {
+                ShardRequest::Load { .. } if self.holds_loads.load(Ordering::Relaxed) => {
+                    waiting.push(letter)
+                }
+                ShardRequest::Stop { .. } => {
+                    self.answer(letter);
+                    return end.report(Ok(()));
+                }
+                _ if shard.0 == 0 => self.answer(letter),
+                // The other shard owns nothing.
+                ShardRequest::CachedObjects { answer, .. } => give(answer, Vec::new()),
+                ShardRequest::Cached { answer, .. } | ShardRequest::Free { answer, .. } => {
+                    give(answer, Cached::default());
+                }
+                ShardRequest::Verify { answer, .. } => give(answer, Verified::default()),
+                other => self.answer(other),
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Silent;
+
+/// Answers; whoever asked may be gone.
+fn give<T>(answer: tokio::sync::oneshot::Sender<T>, value: T) {
+    let _ = answer.send(value);
+}
+
+impl Doorbell for Silent {
+    fn ring(&self) {}
+}
+
+struct Store(Arc<World>);
+
+impl Catalogue for Store {
+    fn list(&self, request: ListRequest) -> BoxFuture<'static, Result<Page, UnderStoreError>> {
+        if let Some(error) = self.0.away() {
+            return futures::future::ready(Err(error)).boxed();
+        }
+        let prefix = format!("{}/", request.path.trim_end_matches('/'));
+        let mut entries: BTreeMap<String, Listed> = BTreeMap::new();
+        for (path, meta) in self.0.objects.lock().expect("no panic").iter() {
+            let Some(rest) = path.strip_prefix(&prefix) else {
+                continue;
+            };
+            let folder = rest
+                .find('/')
+                .filter(|_| !request.recursive)
+                .map(|end| path[..=prefix.len() + end].to_owned());
+            let listed = Listed {
+                path: folder.clone().unwrap_or_else(|| path.clone()),
+                is_directory: folder.is_some(),
+                length: meta.length,
+                last_modified_ms: meta.last_modified_ms,
+                version: meta.version.clone(),
+            };
+            entries.insert(listed.path.clone(), listed);
+        }
+        let after = entries
+            .into_values()
+            .filter(|listed| listed.path > request.after);
+        let mut entries: Vec<Listed> = after.collect();
+        let more = entries.len() > request.limit;
+        entries.truncate(request.limit);
+        futures::future::ready(Ok(Page { entries, more })).boxed()
+    }
+
+    fn set_limits(&self, _: u64, _: usize) {}
+
+    fn retain_mounts(&self, _: &MountTable) {}
+
+    fn counters(&self) -> Vec<(&'static str, String, u64)> {
+        vec![("under_store_requests", "/data".to_owned(), 9)]
+    }
+}
+
+struct Played(Arc<World>);
+
+impl Launcher for Played {
+    fn prepare(&self, config: &Config) -> Result<DeviceSet, WorkerError> {
+        Ok(DeviceSet {
+            paths: config.devices.clone(),
+            uuid: "the-set".to_owned(),
+            partitions: 16,
+        })
+    }
+
+    fn launch(&self, plan: LaunchPlan<'_>) -> Result<Launched, WorkerError> {
+        let mut threads = Vec::new();
+        for seat in plan.seats {
+            let world = Arc::clone(&self.0);
+            threads.push(std::thread::spawn(move || world.run(seat)));
+        }
+        Ok(Launched {
+            threads,
+            catalogue: Arc::new(Store(Arc::clone(&self.0))),
+            companions: Vec::new(),
+        })
+    }
+}
+
+const TOKENS: &str = "[[token]]\nname = \"training\"\nsecret = \"training-training\"\n\
+                      [[token]]\nname = \"root\"\nsecret = \"root-root-root-root\"\noperator = true\n";
+
+fn start(world: &Arc<World>, more: &str) -> RunningWorker {
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\ncores = [0, 1]\n\
+         devices = [\"/nonexistent\"]\ndevice_size = \"8G\"\n{more}\n\
+         [[mount]]\npath = \"/data\"\nuri = \"s3://bucket\"\n"
+    );
+    let config = Config::on_cpus(Path::new("w.toml"), &text, &WorkerFlags::default(), &[0, 1]);
+    let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    Worker::start_with(config, &Played(Arc::clone(world))).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs `test` with the gate of the worker at `address`.
+fn with_gate<T, F: Future<Output = T>>(
+    address: SocketAddr,
+    test: impl FnOnce(gate::Client) -> F,
+) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("the worker listens");
+        let (reader, writer) = stream.compat().split();
+        let network = twoparty::VatNetwork::new(
+            reader,
+            writer,
+            rpc_twoparty_capnp::Side::Client,
+            Default::default(),
+        );
+        let mut system = RpcSystem::new(Box::new(network), None);
+        let gate: gate::Client = system.bootstrap(rpc_twoparty_capnp::Side::Server);
+        let system = tokio::task::spawn_local(system);
+        let result = test(gate).await;
+        system.abort();
+        result
+    })
+}
+
+async fn enter(gate: &gate::Client, token: &str) -> Result<worker::Client, capnp::Error> {
+    let mut request = gate.enter_request();
+    request.get().set_token(token);
+    request.send().promise.await?.get()?.get_worker()
+}
+
+type Names = Vec<(String, u64)>;
+
+async fn list(
+    worker: &worker::Client,
+    path: &str,
+    recursive: bool,
+    cached_only: bool,
+) -> Result<Names, capnp::Error> {
+    let names = RefCell::new(Names::new());
+    loop {
+        let mut request = worker.list_request();
+        let mut params = request.get();
+        params.set_path(path);
+        params.set_recursive(recursive);
+        params.set_cached_only(cached_only);
+        params.set_limit(2);
+        params.set_after(
+            names
+                .borrow()
+                .last()
+                .map_or("", |(path, _): &(String, u64)| path.as_str()),
+        );
+        let answer = request.send().promise.await?;
+        let answer = answer.get()?;
+        for entry in answer.get_entries()? {
+            names
+                .borrow_mut()
+                .push((entry.get_path()?.to_string()?, entry.get_bytes_cached()));
+        }
+        if !answer.get_more() {
+            return Ok(names.into_inner());
+        }
+    }
+}
+
+async fn load(worker: &worker::Client, path: &str) -> Result<u64, capnp::Error> {
+    let mut request = worker.load_request();
+    request.get().set_path(path);
+    request.get().set_recursive(true);
+    Ok(request.send().promise.await?.get()?.get_job())
+}
+
+/// State, objects done, bytes done, bytes skipped, wrong blocks of a job once it has ended.
+async fn outcome(worker: &worker::Client, job: u64) -> (progress::State, u64, u64, u64, u64) {
+    loop {
+        let mut request = worker.progress_request();
+        request.get().set_job(job);
+        let answer = request.send().promise.await.expect("the job is known");
+        let progress = answer
+            .get()
+            .expect("an answer")
+            .get_progress()
+            .expect("progress");
+        let state = progress.get_state().expect("a known state");
+        if state != progress::State::Running {
+            let (objects, bytes) = (progress.get_objects_done(), progress.get_bytes_done());
+            return (
+                state,
+                objects,
+                bytes,
+                progress.get_bytes_skipped(),
+                progress.get_blocks_wrong(),
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn names(entries: &[(&str, u64)]) -> Names {
+    entries
+        .iter()
+        .map(|(path, bytes)| ((*path).to_owned(), *bytes))
+        .collect()
+}
+
+fn http(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the operations port listens");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    http(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+#[test]
+fn nothing_is_reachable_without_a_token_and_readers_change_nothing() {
+    let world = World::with_files(&[("/data/a", 10)]);
+    let worker = start(&world, TOKENS);
+    with_gate(worker.control_address(), async |gate| {
+        for wrong in ["", "wrong-wrong-wrong"] {
+            let error = enter(&gate, wrong)
+                .await
+                .err()
+                .expect("refused")
+                .to_string();
+            assert!(error.contains("denied: "), "{error}");
+        }
+        let reader = enter(&gate, "training-training").await.expect("its token");
+        assert_eq!(
+            list(&reader, "/data", false, false)
+                .await
+                .expect("may read"),
+            names(&[("/data/a", 0)])
+        );
+        let error = reader
+            .mount_request()
+            .send()
+            .promise
+            .await
+            .err()
+            .expect("no operator")
+            .to_string();
+        assert!(error.contains("not an operator's"), "{error}");
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
+fn a_load_is_seen_in_listings_and_what_is_cached_is_listed_with_the_store_away() {
+    let world = World::with_files(&[
+        ("/data/a-b", 5),
+        ("/data/a/x", 3 << 20),
+        ("/data/a/y", 7),
+        ("/data/b", 0),
+    ]);
+    let worker = start(&world, "");
+    with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("no token is needed");
+        let job = load(&client, "/data/a").await.expect("started");
+        assert_eq!(
+            outcome(&client, job).await,
+            (progress::State::Done, 2, (3 << 20) + 7, 0, 0)
+        );
+        let again = load(&client, "/data/a").await.expect("started");
+        assert_eq!(
+            outcome(&client, again).await.3,
+            (3 << 20) + 7,
+            "all was cached already"
+        );
+
+        let folder = [
+            ("/data/a-b", 0),
+            ("/data/a/", (3 << 20) + 7),
+            ("/data/b", 0),
+        ];
+        assert_eq!(
+            list(&client, "/data", false, false).await.expect("listed"),
+            names(&folder)
+        );
+        assert_eq!(
+            list(&client, "/", false, false).await.expect("listed"),
+            names(&[("/data/", 0)])
+        );
+        let below = [("/data/a/x", 3 << 20), ("/data/a/y", 7)];
+        world.is_store_away.store(true, Ordering::Relaxed);
+        assert_eq!(
+            list(&client, "/", true, true)
+                .await
+                .expect("needs no store"),
+            names(&below)
+        );
+        let cached = [("/data/a/", (3 << 20) + 7)];
+        assert_eq!(
+            list(&client, "/data", false, true)
+                .await
+                .expect("needs no store"),
+            names(&cached)
+        );
+        let error = list(&client, "/data", true, false)
+            .await
+            .expect_err("the store is away")
+            .to_string();
+        assert!(error.contains("unavailable: s3://bucket"), "{error}");
+
+        let mut request = client.verify_request();
+        request.get().set_path("/data");
+        let job = request
+            .send()
+            .promise
+            .await
+            .expect("started")
+            .get()
+            .expect("an answer")
+            .get_job();
+        assert_eq!(
+            outcome(&client, job).await,
+            (progress::State::Failed, 2, (3 << 20) + 7, 0, 2)
+        );
+
+        let mut request = client.free_request();
+        request.get().set_path("/data/a");
+        request.get().set_recursive(true);
+        let freed = request.send().promise.await.expect("freed");
+        assert_eq!(freed.get().expect("an answer").get_blocks(), 4);
+        assert_eq!(
+            list(&client, "/", true, true).await.expect("listed"),
+            Names::new()
+        );
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
+fn plain_reads_end_with_the_object_and_are_bounded() {
+    let world = World::with_files(&[("/data/a", 1000)]);
+    let worker = start(&world, "");
+    with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("no token is needed");
+        let mut request = client.read_request();
+        request.get().set_path("/data/a");
+        request.get().set_offset(990);
+        request.get().set_length(100);
+        let answer = request.send().promise.await.expect("read");
+        let data = answer.get().expect("an answer").get_data().expect("data");
+        assert_eq!(
+            data,
+            (990u64..1000).map(|byte| byte as u8).collect::<Vec<u8>>()
+        );
+        for (path, length, wanted) in [
+            ("/data/a", (1 << 20) + 1, "invalid: "),
+            ("/data/none", 1, "not-found: "),
+            ("/elsewhere", 1, "not-found: no mount covers /elsewhere"),
+            ("data", 1, "invalid: "),
+        ] {
+            let mut request = client.read_request();
+            request.get().set_path(path);
+            request.get().set_length(length);
+            let error = request.send().promise.await.err().expect(path).to_string();
+            assert!(error.contains(wanted), "{path}: {error}");
+        }
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
+fn mounts_and_unfinished_loads_go_on_after_a_restart() {
+    let world = World::with_files(&[("/data/a", 11), ("/data/b", 22)]);
+    world.holds_loads.store(true, Ordering::Relaxed);
+    let worker = start(&world, "");
+    let job = with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("no token is needed");
+        let mut request = client.mount_request();
+        let mut mount = request.get().init_mount();
+        mount.set_path("/more/");
+        mount.set_uri("s3://more/");
+        request.send().promise.await.expect("mounted");
+        load(&client, "/data").await.expect("started")
+    });
+    worker
+        .stop()
+        .expect("ends in good order, the load unfinished");
+    world.holds_loads.store(false, Ordering::Relaxed);
+
+    let worker = start(&world, "");
+    with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("no token is needed");
+        assert_eq!(
+            outcome(&client, job).await,
+            (progress::State::Done, 2, 33, 0, 0)
+        );
+        let mounts = client
+            .mounts_request()
+            .send()
+            .promise
+            .await
+            .expect("mounts");
+        let mounts = mounts
+            .get()
+            .expect("an answer")
+            .get_mounts()
+            .expect("mounts");
+        let paths: Vec<String> = mounts
+            .iter()
+            .map(|mount| mount.get_path().unwrap().to_string().unwrap())
+            .collect();
+        assert_eq!(paths, ["/data", "/more"]);
+        let mut request = client.unmount_request();
+        request.get().set_path("/data");
+        let error = request
+            .send()
+            .promise
+            .await
+            .err()
+            .expect("the file's mount")
+            .to_string();
+        assert!(
+            error.contains("stands in the configuration file"),
+            "{error}"
+        );
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
+fn a_shard_that_fails_takes_the_worker_down_with_a_sentence() {
+    let world = World::with_files(&[]);
+    let worker = start(&world, "");
+    world.fails.store(true, Ordering::Relaxed);
+    let error = worker.wait().expect_err("a shard failed");
+    assert_eq!(error.exit_code(), 1);
+    assert!(
+        error
+            .to_string()
+            .contains("shard 0 failed: its device is gone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_and_others_go_on() {
+    let world = World::with_files(&[]);
+    let worker = start(&world, "[limits]\ncontrol_connections = 1");
+    with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("the first fits");
+        let mut second = TcpStream::connect(worker.control_address()).expect("the kernel accepts");
+        second
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        let closed = tokio::task::spawn_blocking(move || second.read(&mut [0; 1]))
+            .await
+            .expect("no panic");
+        assert!(
+            matches!(closed, Ok(0))
+                || closed.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock)
+        );
+        client
+            .stats_request()
+            .send()
+            .promise
+            .await
+            .expect("the first is served");
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
+fn the_operations_port_tells_metrics_and_health_and_refuses_the_rest() {
+    let world = World::with_files(&[]);
+    let worker = start(&world, "");
+    let address = worker.operations_address();
+    let metrics = get(address, "/metrics");
+    for wanted in [
+        "HTTP/1.1 200 OK",
+        "corelane_reads_dram_total{shard=\"1\"} 3",
+        "corelane_under_store_requests_total{mount=\"/data\"} 9",
+        "corelane_worker_info{id=\"the-set\"",
+    ] {
+        assert!(metrics.contains(wanted), "{wanted} in {metrics}");
+    }
+    for (path, wanted) in [
+        ("/healthz", "200 OK"),
+        ("/readyz", "200 OK"),
+        ("/slow", "\"requests\": []"),
+        ("/x", "404"),
+    ] {
+        assert!(get(address, path).contains(wanted), "{path}");
+    }
+    let post = http(
+        address,
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert!(post.starts_with("HTTP/1.1 405"), "{post}");
+    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(20_000));
+    let answer = http(address, &long);
+    assert!(!answer.contains("200 OK"), "{answer}");
+    worker.stop().expect("ends in good order");
+    assert!(
+        TcpStream::connect(address).is_err(),
+        "nothing listens any more"
+    );
+}
