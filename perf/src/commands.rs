@@ -1,10 +1,15 @@
 //! The command line.
 
 mod ceiling;
-mod quantities;
+mod gate;
+pub(crate) mod quantities;
 mod read;
 
 use clap::Subcommand;
+
+use crate::gate::script::Cost;
+use crate::gate::worker::ServeForGate;
+pub(crate) use ceiling::start_server;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -13,6 +18,14 @@ pub enum Command {
     Ceiling(ceiling::CeilingArguments),
     /// Reads from a running worker in a closed loop
     Read(read::ReadArguments),
+    /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
+    Gate(gate::GateArguments),
+    /// Runs a fixed script of DRAM hits on a simulated core, for a profiler
+    #[command(hide = true)]
+    Cost(Cost),
+    /// Serves as a worker, for a parent process
+    #[command(hide = true)]
+    ServeForGate(ServeForGate),
     /// Serves as a bare loop, for a parent process
     #[command(hide = true)]
     ServeCeiling(ceiling::ServeArguments),
@@ -27,6 +40,9 @@ impl Command {
         match self {
             Command::Ceiling(arguments) => arguments.run(),
             Command::Read(arguments) => arguments.run(),
+            Command::Gate(arguments) => arguments.run(),
+            Command::Cost(arguments) => arguments.run(),
+            Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),
         }
     }

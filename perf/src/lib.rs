@@ -9,13 +9,18 @@
 //! |---|---|
 //! | [`ceiling`] | the bare loops: device, network, both joined |
 //! | [`load`] | the closed-loop generator |
+//! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
+//! | [`allocations`] | heap allocations by thread |
+//! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
 //! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
 //! | [`process`] | CPU, memory, threads and steal, from /proc |
 //! | [`ring`], [`memory`], [`random`] | what the loops stand on |
 
+pub mod allocations;
 pub mod ceiling;
 pub mod commands;
+pub mod gate;
 pub mod load;
 pub mod memory;
 pub mod process;

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use corelane_perf::allocations::CountingAllocator;
 use corelane_perf::commands::Command;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[derive(Parser)]
 #[command(name = "corelane-perf", version, about = "Measures a worker beside the ceilings of its machine")]

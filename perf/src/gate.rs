@@ -1,0 +1,100 @@
+//! The gate: ceilings and worker in one go, on one machine, in interleaved rounds.
+//!
+//! Every measure of the table is a function of a [`Bench`] that gives a [`Measure`]. The
+//! invariant: worker and ceiling are measured by the same generator with the same sizes, depth,
+//! checksum mode and spin, in turns, and a round in which the hypervisor took the CPU away is
+//! repeated rather than believed.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`measure`] | what a measure is, and the JSON |
+//! | [`rounds`] | interleaving, repetition, medians, spread |
+//! | `bench` | files, options and what was seen on the way |
+//! | `worker` | the worker as a child process |
+//! | `served` | measures over the wire |
+//! | `quiet` | memory, allocations, idle CPU |
+//! | `store` | recovery, hit rate, write amplification, index memory |
+//! | `ideal` | the in-memory S3-FIFO that the hit rate is compared with |
+//! | `callgrind`, `script` | instructions per hit |
+
+pub mod bench;
+mod callgrind;
+mod ideal;
+pub mod measure;
+mod quiet;
+pub mod rounds;
+pub mod script;
+mod served;
+mod store;
+pub mod worker;
+
+pub use bench::{Bench, Options};
+pub use measure::{Bar, Machine, Measure, Report};
+
+/// A measure of the table: its name, and how it is taken.
+type Take = fn(&mut Bench) -> Result<Measure, String>;
+
+/// All measures, in the order of the table. Memory comes last but one, since it looks back at all
+/// loads before it.
+const MEASURES: [(&str, Take); 14] = [
+    ("dram_4k_pipelined", served::dram_4k_pipelined),
+    ("dram_4k_64x1", served::dram_4k_64x1),
+    ("dram_1m", served::dram_1m),
+    ("device_4k_cpu", served::device_4k_cpu),
+    ("fast_device_4k", served::fast_device_4k),
+    ("dram_depth1_added_us", served::dram_depth1_added_us),
+    ("device_depth1_added_us", served::device_depth1_added_us),
+    ("instructions_per_hit", callgrind::instructions_per_hit),
+    ("index_bytes_per_block", store::index_bytes_per_block),
+    ("recovery_seconds", store::recovery_seconds),
+    ("allocations_per_hit", quiet::allocations_per_hit),
+    ("hit_rate_vs_ideal", store::hit_rate_vs_ideal),
+    ("write_amplification", store::write_amplification),
+    ("memory_over_budget_mib", quiet::memory_over_budget_mib),
+];
+
+/// The one that wants an otherwise idle worker, taken at the very end.
+const IDLE: (&str, Take) = ("idle_cpu_percent", quiet::idle_cpu_percent);
+
+/// The names of all measures.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MEASURES.iter().chain([&IDLE]).map(|(name, _)| *name)
+}
+
+/// Takes the measures that `options` ask for. One that cannot be taken is in the report with the
+/// reason; the others go on.
+///
+/// # Errors
+/// When nothing can be measured at all: no such directory, no such core.
+pub fn run(options: Options) -> Result<Report, String> {
+    let mut bench = Bench::new(options)?;
+    for (name, take) in MEASURES.iter().chain([&IDLE]) {
+        if !bench.options.wants(name) {
+            continue;
+        }
+        bench.say(&format!("{name} ..."));
+        let measure = take(&mut bench).unwrap_or_else(|reason| Measure::not_taken(name, reason));
+        bench.say(&measure.to_string());
+        bench.measures.push(measure);
+    }
+    Ok(bench.into_report())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_measure_of_the_table_is_taken_once() {
+        let mut found: Vec<&str> = names().collect();
+        found.sort_unstable();
+        let mut wanted = vec![
+            "dram_4k_pipelined", "dram_4k_64x1", "dram_1m", "device_4k_cpu", "fast_device_4k",
+            "dram_depth1_added_us", "device_depth1_added_us", "instructions_per_hit",
+            "index_bytes_per_block", "recovery_seconds", "allocations_per_hit", "hit_rate_vs_ideal",
+            "write_amplification", "memory_over_budget_mib", "idle_cpu_percent",
+        ];
+        wanted.sort_unstable();
+        assert_eq!(found, wanted);
+    }
+}

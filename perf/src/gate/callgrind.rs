@@ -1,0 +1,210 @@
+//! Instructions per DRAM hit: callgrind counts a script of two lengths, and the difference is
+//! what the further hits cost.
+//!
+//! Costs are told apart by source file, which callgrind names also for inlined code: what stands
+//! in the worker, the frame codec and the buffers is the worker's; the simulator, the client of
+//! the script and the kernel's side are not. Code of no file of ours (the standard library,
+//! `memcpy`) counts for whoever called it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::bench::Bench;
+use super::measure::{Bar, Measure};
+
+/// Hits of the shorter run, and of the longer one.
+const HITS: [u64; 2] = [4096, 36_864];
+const HITS_QUICK: [u64; 2] = [1024, 3072];
+
+/// Source files that are the worker's; the first match decides.
+const OURS: [(&str, bool); 6] = [
+    ("io/src/sim/", false),
+    ("perf/src/", false),
+    ("worker/src/", true),
+    ("rpc-schema/src/", true),
+    ("placement/src/", true),
+    ("io/src/", true),
+];
+
+pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String> {
+    let found = Command::new("valgrind").arg("--version").stdout(Stdio::piped()).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        return Err("valgrind is missing; install the package `valgrind`".to_owned());
+    }
+    let lengths = if bench.options.quick { HITS_QUICK } else { HITS };
+    let mut costs = Vec::new();
+    for hits in lengths {
+        let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
+        count(hits, &out)?;
+        let text = std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+        costs.push(Profile::read(&text)?.cost());
+    }
+    let hits = (lengths[1] - lengths[0]) as f64;
+    let ours = (costs[1].ours as f64 - costs[0].ours as f64) / hits;
+    let all = (costs[1].all as f64 - costs[0].all as f64) / hits;
+    Ok(Measure::of_value("instructions_per_hit", "instructions", ours, Bar::AtMost(900.0)).with_note(format!(
+        "worker on sim, pipelined 32 deep, {} hits counted; {all:.0} with simulator and client",
+        lengths[1] - lengths[0]
+    )))
+}
+
+/// Runs the script under callgrind.
+fn count(hits: u64, out: &Path) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--compress-strings=yes", "--compress-pos=no"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program)
+        .args(["cost", "--hits", &hits.to_string()])
+        .output()
+        .map_err(|error| format!("cannot start valgrind: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = text.lines().rev().take(3).collect();
+    Err(format!("the script under valgrind failed ({}): {}", output.status, last.join(" / ")))
+}
+
+/// Instructions of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Costs {
+    ours: u64,
+    all: u64,
+}
+
+/// Whose a piece of code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Worker,
+    Others,
+    Library,
+}
+
+fn owner_of(file: &str) -> Owner {
+    match OURS.iter().find(|(part, _)| file.contains(part)) {
+        Some((_, true)) => Owner::Worker,
+        Some((_, false)) => Owner::Others,
+        None => Owner::Library,
+    }
+}
+
+/// What callgrind wrote: costs by function and file, calls between functions.
+#[derive(Debug, Default)]
+struct Profile {
+    /// File of each function.
+    home: HashMap<String, Owner>,
+    /// Instructions of functions by the owner of the file that the lines stand in.
+    own: HashMap<(String, Owner), u64>,
+    /// Inclusive instructions of calls, by caller, owner of the calling line, and callee.
+    calls: HashMap<(String, Owner, String), u64>,
+    all: u64,
+}
+
+impl Profile {
+    /// Reads the format that the Callgrind manual describes, as far as it is used here.
+    fn read(text: &str) -> Result<Profile, String> {
+        let mut profile = Profile::default();
+        let mut files = Names::default();
+        let mut functions = Names::default();
+        let (mut function, mut owner, mut callee) = (String::new(), Owner::Library, String::new());
+        let mut is_call = false;
+        for line in text.lines() {
+            if let Some((key, value)) = line.split_once('=') {
+                match key {
+                    "fl" | "fi" | "fe" => owner = owner_of(&files.resolve(value)),
+                    "fn" => {
+                        function = functions.resolve(value);
+                        profile.home.insert(function.clone(), owner);
+                    }
+                    "cfi" | "cfl" => drop(files.resolve(value)),
+                    "cfn" => callee = functions.resolve(value),
+                    "calls" => is_call = true,
+                    _ => {}
+                }
+                continue;
+            }
+            let mut fields = line.split_ascii_whitespace();
+            let (Some(position), Some(cost)) = (fields.next(), fields.next()) else { continue };
+            if !position.starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-' || c == '*') {
+                continue;
+            }
+            let cost: u64 = cost.parse().map_err(|_| format!("callgrind's line `{line}` is not a cost"))?;
+            if std::mem::take(&mut is_call) {
+                *profile.calls.entry((function.clone(), owner, callee.clone())).or_default() += cost;
+            } else {
+                *profile.own.entry((function.clone(), owner)).or_default() += cost;
+                profile.all += cost;
+            }
+        }
+        if profile.all == 0 {
+            return Err("callgrind wrote no costs".to_owned());
+        }
+        Ok(profile)
+    }
+
+    fn cost(&self) -> Costs {
+        let home = |function: &str| self.home.get(function).copied().unwrap_or(Owner::Library);
+        // Lines of the standard library inlined into a function are that function's.
+        let charged = |function: &str, owner: Owner| match owner {
+            Owner::Library => home(function),
+            owner => owner,
+        };
+        let own = self.own.iter().filter(|((function, owner), _)| charged(function, *owner) == Owner::Worker);
+        let library = self.calls.iter().filter(|((caller, owner, callee), _)| {
+            charged(caller, *owner) == Owner::Worker && home(callee) == Owner::Library
+        });
+        let ours = own.map(|(_, cost)| cost).sum::<u64>() + library.map(|(_, cost)| cost).sum::<u64>();
+        Costs { ours, all: self.all }
+    }
+}
+
+/// Names that callgrind writes once as `(number) name` and later as `(number)`.
+#[derive(Debug, Default)]
+struct Names(HashMap<String, String>);
+
+impl Names {
+    fn resolve(&mut self, text: &str) -> String {
+        let Some((number, name)) = text.split_once(')') else { return text.to_owned() };
+        let name = name.trim_start();
+        if name.is_empty() {
+            return self.0.get(number).cloned().unwrap_or_default();
+        }
+        // Functions of one name in several objects are told apart by their number.
+        let unique = format!("{name}{number})");
+        self.0.insert(number.to_owned(), unique.clone());
+        unique
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_go_to_the_file_they_stand_in_and_library_code_to_its_caller() {
+        let text = "version: 1\npositions: line\nevents: Ir\n\n\
+            fl=(1) /src/worker/src/shard/read.rs\nfn=(1) read\n10 100\n\
+            fi=(2) /rustc/core/num.rs\n7 10\n\
+            fi=(3) /src/io/src/sim/net.rs\n8 1000\nfe=(1)\n\
+            cfi=(4) ??\ncfn=(2) memcpy\ncalls=1 0\n11 40\n\
+            cfi=(5) /src/perf/src/gate/script.rs\ncfn=(3) client\ncalls=1 0\n12 5000\n\n\
+            fl=(4)\nfn=(2)\n0 60\n\n\
+            fl=(5)\nfn=(3)\n1 500\ncfi=(4)\ncfn=(2)\ncalls=1 0\n2 20\n";
+        let profile = Profile::read(text).expect("a profile");
+        assert_eq!(profile.cost(), Costs { ours: 100 + 10 + 40, all: 100 + 10 + 1000 + 60 + 500 });
+    }
+
+    #[test]
+    fn an_empty_profile_is_an_error() {
+        assert!(Profile::read("version: 1\n").is_err());
+    }
+
+    #[test]
+    fn the_simulator_is_not_the_worker() {
+        assert_eq!(owner_of("/w/io/src/sim/net.rs"), Owner::Others);
+        assert_eq!(owner_of("/w/io/src/stream.rs"), Owner::Worker);
+        assert_eq!(owner_of("/rustc/alloc/vec.rs"), Owner::Library);
+    }
+}

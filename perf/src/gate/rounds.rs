@@ -1,0 +1,145 @@
+//! Rounds: worker and ceiling in turns, and again where the hypervisor took the CPU away.
+
+use crate::sample::Sample;
+
+/// Stolen time beyond which a round is repeated, in percent.
+pub const STEAL_PERCENT_MAX: f64 = 1.0;
+
+/// Repetitions a round may have before its last sample is taken as it is.
+const REPEATS_MAX: usize = 5;
+
+/// Server CPU from which on a rate counts as the server's, in percent of a core.
+pub const BUSY_PERCENT_MIN: f64 = 95.0;
+
+/// A worker's sample and the ceiling's next to it.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Of the worker.
+    pub worker: Sample,
+    /// Of the ceiling.
+    pub ceiling: Sample,
+}
+
+/// `rounds` pairs. Which of the two goes first alternates, so that a drift of the machine favours
+/// neither; a pair with too much steal is measured again.
+///
+/// # Errors
+/// The first error of either.
+pub fn interleave(
+    rounds: usize,
+    mut worker: impl FnMut() -> Result<Sample, String>,
+    mut ceiling: impl FnMut() -> Result<Sample, String>,
+) -> Result<Vec<Pair>, String> {
+    let mut pairs = Vec::with_capacity(rounds);
+    for round in 0..rounds {
+        let mut attempt = 0;
+        loop {
+            let pair = if round % 2 == 0 {
+                let worker = worker()?;
+                Pair { worker, ceiling: ceiling()? }
+            } else {
+                let ceiling = ceiling()?;
+                Pair { worker: worker()?, ceiling }
+            };
+            attempt += 1;
+            if pair.steal_percent() <= STEAL_PERCENT_MAX || attempt > REPEATS_MAX {
+                pairs.push(pair);
+                break;
+            }
+        }
+    }
+    Ok(pairs)
+}
+
+impl Pair {
+    /// The greater steal of the two.
+    pub fn steal_percent(&self) -> f64 {
+        self.worker.steal_percent.max(self.ceiling.steal_percent)
+    }
+
+    /// The lesser load of the server's core.
+    pub fn busy_percent(&self) -> f64 {
+        self.worker.busy_percent().min(self.ceiling.busy_percent())
+    }
+}
+
+/// What to say of `pairs` beside their figures.
+pub fn notes(pairs: &[Pair]) -> Vec<String> {
+    let range = |figure: &dyn Fn(&Pair) -> f64| {
+        let figures: Vec<f64> = pairs.iter().map(figure).collect();
+        let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+        let greatest = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        format!("{least:.1} to {greatest:.1}")
+    };
+    let mut notes = vec![
+        format!(
+            "server core busy, %: worker {}, ceiling {}",
+            range(&|pair| pair.worker.busy_percent()),
+            range(&|pair| pair.ceiling.busy_percent())
+        ),
+        format!(
+            "server CPU, µs a read: worker {}, ceiling {}; rate, 1/s: worker {}, ceiling {}",
+            range(&|pair| pair.worker.cpu_us_per_operation()),
+            range(&|pair| pair.ceiling.cpu_us_per_operation()),
+            range(&|pair| pair.worker.load.rate()),
+            range(&|pair| pair.ceiling.load.rate())
+        ),
+        format!("{} rounds, steal {} %", pairs.len(), range(&Pair::steal_percent)),
+    ];
+    let total = |count: &dyn Fn(&Sample) -> u64| pairs.iter().map(|pair| count(&pair.worker)).sum::<u64>();
+    let by_source = [0, 1, 2].map(|source| total(&|sample| sample.load.by_source[source]));
+    notes.push(format!(
+        "worker: {} reads from DRAM, {} from the device, {} from the under-store; {} verified, {} wrong, {} errors",
+        by_source[0],
+        by_source[1],
+        by_source[2],
+        total(&|sample| sample.load.verified),
+        total(&|sample| sample.load.wrong),
+        total(&|sample| sample.load.errors)
+    ));
+    let workers: usize = pairs.iter().map(|pair| pair.worker.ring_workers().max(pair.ceiling.ring_workers())).max().unwrap_or(0);
+    notes.push(format!("iou-wrk threads: {workers}"));
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::LoadResult;
+    use crate::process::CpuTime;
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    fn sample(operations: u64, steal_percent: f64) -> Sample {
+        let mut load = LoadResult::new();
+        (load.operations, load.elapsed) = (operations, Duration::from_secs(1));
+        let cpu = CpuTime { user: Duration::from_millis(400), system: Duration::from_millis(560) };
+        Sample { load, cpu, resident_bytes: 0, threads: Vec::new(), steal_percent }
+    }
+
+    #[test]
+    fn rounds_take_turns_and_a_stolen_one_is_repeated() {
+        let order = std::cell::RefCell::new(String::new());
+        let calls = Cell::new(0);
+        let worker = || {
+            order.borrow_mut().push('w');
+            calls.set(calls.get() + 1);
+            Ok(sample(10, if calls.get() == 2 { 3.0 } else { 0.0 }))
+        };
+        let ceiling = || {
+            order.borrow_mut().push('c');
+            Ok(sample(20, 0.0))
+        };
+        let pairs = interleave(3, worker, ceiling).expect("no errors");
+        assert_eq!(order.into_inner(), "wccwcwwc");
+        assert!(pairs.iter().all(|pair| pair.steal_percent() == 0.0));
+        assert!((pairs[0].busy_percent() - 96.0).abs() < 1e-9);
+        assert!(notes(&pairs)[0].contains("96.0"));
+    }
+
+    #[test]
+    fn a_machine_that_always_steals_ends_all_the_same() {
+        let pairs = interleave(1, || Ok(sample(1, 50.0)), || Ok(sample(1, 0.0))).expect("no errors");
+        assert_eq!(pairs[0].steal_percent(), 50.0);
+    }
+}

@@ -1,0 +1,296 @@
+//! A fixed script of DRAM hits: the worker's shard on a simulated core, for a profiler to count.
+//!
+//! Everything is decided by a seed, so two runs execute the same instructions. Requests are
+//! encoded beforehand and answers only counted, so that what the client costs is small; what it
+//! and the simulator cost is told apart by source file (see `callgrind`).
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use corelane_io::sim::{Faults, SimIo, World};
+use corelane_io::{Doorbell, FramePool, Io, PAGE_SIZE, Priority, SendBatch, Stream, mesh};
+use corelane_rpc_schema::frame::{
+    DecodedHead, Head, READ_REQUEST_BYTES, ReadFlags, ReadRequest, ReadSource, decode_head, encode_read_request,
+    padding,
+};
+use corelane_rpc_schema::messages::{Hello, Message, Open, OpenAnswer};
+use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, ShardId};
+use corelane_worker::access::Access;
+use corelane_worker::inbox::inbox;
+use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
+use corelane_worker::object::ObjectMeta;
+use corelane_worker::shard::request::{ShardLimits, ShardRequest};
+use corelane_worker::shard::{self, ShardSetup, Tuning};
+use corelane_worker::store::{FormatOptions, format_devices};
+use corelane_worker::under_store::{Event, Job, Request, UnderStore};
+use tokio::sync::oneshot;
+
+use crate::ceiling::page;
+use crate::random::Random;
+
+/// Bytes of the one object: a stripe.
+const OBJECT_BYTES: u64 = 16 << 20;
+
+/// Requests in flight: sent together, answered together.
+const DEPTH: u64 = 32;
+
+/// Different batches of requests, sent in turn.
+const BATCHES: usize = 64;
+
+/// Runs the script.
+#[derive(Debug, Args)]
+pub struct Cost {
+    /// DRAM hits to serve
+    #[arg(long, default_value_t = 4096)]
+    hits: u64,
+}
+
+impl Cost {
+    /// Serves the hits and says how many were served.
+    ///
+    /// # Errors
+    /// When the shard does not start, or an answer is not a DRAM hit.
+    pub fn run(self) -> Result<(), String> {
+        let served = serve_hits(self.hits.next_multiple_of(DEPTH))?;
+        println!("{served}");
+        Ok(())
+    }
+}
+
+/// Serves `hits` DRAM hits, after one pass that fills; a multiple of the depth.
+///
+/// # Errors
+/// As [`Cost::run`].
+pub fn serve_hits(hits: u64) -> Result<u64, String> {
+    let world = World::new(1, Faults::none());
+    world.set_turns_max(u64::MAX);
+    let device = PathBuf::from("/dev/sim0");
+    world.add_device(&device, 128 << 20);
+    let finished = world.block_on(script(&world, device, hits));
+    finished.map_err(|crash| format!("{crash:?} without a crash scheduled"))?
+}
+
+async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String> {
+    let address = start_shard(world, device).await?;
+    let io = world.core();
+    let stream = io.connect(address).await.map_err(|error| error.to_string())?;
+    let mut client = Client { stream, held: Vec::new(), batch: Some(Box::default()) };
+    client.ask(&Message::Hello(Hello::default())).await?;
+    let opened = match client.ask(&Message::Open(Open { path: "/script/object".to_owned() })).await? {
+        Message::OpenAnswer(opened) => opened,
+        other => return Err(format!("{other:?} does not answer an open")),
+    };
+    let batches = batches(&opened);
+    // Once over the whole object, so that all of it is in DRAM, and a round of every batch.
+    for first in (0..OBJECT_BYTES / PAGE_SIZE as u64).step_by(DEPTH as usize) {
+        let requests: Vec<u64> = (first..first + DEPTH).collect();
+        client.round(&encode(&opened, &requests), None).await?;
+    }
+    for batch in &batches {
+        client.round(batch, Some(ReadSource::Dram)).await?;
+    }
+    for round in 0..hits / DEPTH {
+        client.round(&batches[round as usize % BATCHES], Some(ReadSource::Dram)).await?;
+    }
+    Ok(hits)
+}
+
+fn batches(opened: &OpenAnswer) -> Vec<Vec<u8>> {
+    let mut random = Random::new(6);
+    let pages = OBJECT_BYTES / PAGE_SIZE as u64;
+    let batch = |_| encode(opened, &(0..DEPTH).map(|_| random.below(pages)).collect::<Vec<u64>>());
+    (0..BATCHES).map(batch).collect()
+}
+
+fn encode(opened: &OpenAnswer, pages: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pages.len() * READ_REQUEST_BYTES);
+    for (index, page) in pages.iter().enumerate() {
+        let request = ReadRequest {
+            request_id: index as u64 + 1,
+            object: opened.object,
+            offset: page * PAGE_SIZE as u64,
+            length: PAGE_SIZE as u32,
+            flags: ReadFlags::CHECKSUMS,
+        };
+        encode_read_request(&mut out, &request);
+    }
+    out
+}
+
+struct Client {
+    stream: <SimIo as Io>::Stream,
+    held: Vec<u8>,
+    batch: Option<Box<SendBatch>>,
+}
+
+impl Client {
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut batch = self.batch.take().expect("one send at a time");
+        batch.clear();
+        batch.push_head(bytes);
+        let (sent, batch) = self.stream.send(batch).await;
+        self.batch = Some(batch);
+        sent.map_err(|error| error.to_string())
+    }
+
+    async fn ask(&mut self, message: &Message) -> Result<Message, String> {
+        let mut bytes = Vec::new();
+        message.to_frame(1, &mut bytes).map_err(|error| error.to_string())?;
+        self.send(&bytes).await?;
+        loop {
+            if let DecodedHead::Head { head: Head::Message(header), consumed, .. } =
+                decode_head(&self.held).map_err(|error| error.to_string())?
+            {
+                let (_, answer) = Message::from_header(header).map_err(|error| error.to_string())?;
+                self.held.drain(..consumed);
+                return Ok(answer);
+            }
+            self.receive().await?;
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(), String> {
+        let received = self.stream.receive().await.map_err(|error| error.to_string())?;
+        if received.is_empty() {
+            return Err("the shard closed the lane".to_owned());
+        }
+        self.held.extend_from_slice(&received);
+        Ok(())
+    }
+
+    /// Sends `requests` and takes all their answers.
+    async fn round(&mut self, requests: &[u8], expected: Option<ReadSource>) -> Result<(), String> {
+        self.send(requests).await?;
+        let mut left = requests.len() / READ_REQUEST_BYTES;
+        while left > 0 {
+            self.receive().await?;
+            let mut start = 0;
+            while left > 0 {
+                let decoded = decode_head(&self.held[start..]).map_err(|error| error.to_string())?;
+                let DecodedHead::Head { head, consumed, payload_bytes } = decoded else { break };
+                let Head::ReadAnswer(answer) = head else {
+                    return Err("the shard refused a read of the script".to_owned());
+                };
+                let end = start + consumed + payload_bytes as usize + padding(payload_bytes);
+                if end > self.held.len() {
+                    break;
+                }
+                if expected.is_some_and(|source| answer.head.source != source) {
+                    return Err(format!("an answer from {:?} where a DRAM hit was scripted", answer.head.source));
+                }
+                start = end;
+                left -= 1;
+            }
+            self.held.drain(..start);
+        }
+        Ok(())
+    }
+}
+
+async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, String> {
+    let io = world.core();
+    let opened = io.open_device(&device).await.map_err(|error| error.to_string())?;
+    let scratch = FramePool::map(8, 16).map_err(|error| error.to_string())?;
+    let options = FormatOptions { region_bytes: 1 << 20, ..FormatOptions::new([3; 16]) };
+    format_devices(&[opened], options, &scratch).await.map_err(|error| error.to_string())?;
+
+    let mount = Mount {
+        id: MountId(0),
+        path: "/script".to_owned(),
+        uri: "https://origin.sim/script".to_owned(),
+        block_bytes: BLOCK_BYTES_DEFAULT,
+        freshness: Freshness::Immutable,
+        admission: Admission::Always,
+        readers: Vec::new(),
+        options: BTreeMap::new(),
+        is_runtime: false,
+    };
+    let tuning = Tuning { index_blocks: 4096, page_frames: 256, read_frames: 64, ..Tuning::default() };
+    let (letters, letter_box) = inbox(8);
+    let (ready, is_ready) = oneshot::channel();
+    let mesh = mesh::build(1, 8).pop().expect("one core");
+    let setup = ShardSetup {
+        shard: ShardId(0),
+        shards: 1,
+        worker_id: "script".to_owned(),
+        device_paths: vec![device],
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        dram_bytes: 4 * OBJECT_BYTES,
+        mounts: Arc::new(MountTable::new([mount])?),
+        access: Arc::new(Access::open()),
+        limits: ShardLimits { device_write_bytes_per_second: 0, scrub_bytes_per_second: 0 },
+        tuning,
+        under_store: PageStore { events: RefCell::default(), doorbell: io.doorbell() },
+        inbox: letter_box,
+        mesh,
+        ready,
+    };
+    let running = io.clone();
+    io.spawn(Priority::Foreground, async move {
+        // The same sentence goes to `ready`.
+        let _ = shard::run(running, setup).await;
+    });
+    let report = is_ready.await.map_err(|_| "the shard ended before it was ready".to_owned())??;
+    let serve = ShardRequest::Serve {
+        ports: Arc::from([report.address.port()]),
+        epoch: report.epoch,
+        doorbells: vec![Arc::clone(&report.doorbell)],
+    };
+    letters.post(serve).map_err(|_| "the shard takes no letters".to_owned())?;
+    // Dropping the sender is no end: the shard serves until it is told to stop.
+    std::mem::forget(letters);
+    Ok(report.address)
+}
+
+/// An under-store whose one object is full of the same page.
+struct PageStore {
+    events: RefCell<VecDeque<Event>>,
+    doorbell: Arc<dyn Doorbell>,
+}
+
+impl UnderStore for PageStore {
+    fn submit(&self, job: Job) -> Result<(), Job> {
+        let mut events = self.events.borrow_mut();
+        match job.request {
+            Request::Describe { path } => {
+                let uri = job.mount.uri_of(&path);
+                let object = ObjectMeta {
+                    id: ObjectId::new(&uri, "1", job.mount.block_bytes),
+                    path_key: uri.clone(),
+                    uri,
+                    version: "1".to_owned(),
+                    length: OBJECT_BYTES,
+                    last_modified_ms: 0,
+                    block_bytes: job.mount.block_bytes,
+                    content_type: String::new(),
+                };
+                events.push_back(Event::Described { id: job.id, result: Ok(Arc::new(object)) });
+            }
+            Request::Fetch { leases, .. } => {
+                let page = page();
+                let checksums = [crc32c::crc32c(&page); corelane_worker::under_store::LEASE_PAGES_MAX];
+                for mut lease in leases {
+                    lease.bytes_mut().chunks_exact_mut(PAGE_SIZE).for_each(|bytes| bytes.copy_from_slice(&page));
+                    events.push_back(Event::Filled { id: job.id, lease, checksums });
+                }
+                events.push_back(Event::Finished { id: job.id, result: Ok(()), unused: Vec::new() });
+            }
+        }
+        drop(events);
+        self.doorbell.ring();
+        Ok(())
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        self.events.borrow_mut().pop_front()
+    }
+
+    fn fetch_bytes_max(&self) -> u64 {
+        OBJECT_BYTES
+    }
+}
+

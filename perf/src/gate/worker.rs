@@ -1,0 +1,146 @@
+//! The worker of a measure: a child process with one shard, one mount and one device file.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use corelane_worker::config::{Config, WorkerFlags};
+use corelane_worker::start::Worker;
+use serde_json::{Value, json};
+
+use super::bench::Bench;
+use crate::allocations;
+use crate::ceiling::prepare_file;
+use crate::load::greeting;
+use crate::process;
+use crate::server_process::{Ready, ServerProcess, answer};
+
+/// The object that measures read, as mounted.
+pub const OBJECT_PATH: &str = "/gate/object";
+
+/// What a worker is to be.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    /// Where its files go; another name for each kind of worker.
+    pub directory: PathBuf,
+    /// Bytes of the object.
+    pub object_bytes: u64,
+    /// Its memory budget.
+    pub dram_bytes: u64,
+    /// How long it polls before it sleeps.
+    pub spin: Duration,
+}
+
+/// A running worker whose cache holds the object.
+#[derive(Debug)]
+pub struct GateWorker {
+    /// The process.
+    pub process: ServerProcess,
+    /// Its memory budget.
+    pub dram_bytes: u64,
+}
+
+impl GateWorker {
+    /// Starts one and reads the object once, so that it is in the cache.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn start(bench: &Bench, spec: &WorkerSpec) -> Result<GateWorker, String> {
+        let fail = |error: std::io::Error| format!("the worker under test: {error}");
+        let objects = spec.directory.join("objects");
+        std::fs::create_dir_all(&objects).map_err(fail)?;
+        prepare_file(&objects.join("object"), spec.object_bytes).map_err(fail)?;
+        let config = spec.directory.join("worker.toml");
+        std::fs::write(&config, configuration(bench, spec)).map_err(fail)?;
+        let process = ServerProcess::start([
+            "serve-for-gate".as_ref(),
+            "--config".as_ref(),
+            config.as_os_str(),
+        ])
+        .map_err(fail)?;
+        let worker = GateWorker { process, dram_bytes: spec.dram_bytes };
+        worker.fill().map_err(fail)?;
+        Ok(worker)
+    }
+
+    /// Reads the whole object twice: the first time fetches, the second shows that it is held.
+    fn fill(&self) -> std::io::Result<()> {
+        let (stream, hello) = greeting::connect(self.process.address(), "")?;
+        for _ in 0..2 {
+            let opened = greeting::open(&stream, OBJECT_PATH)?;
+            greeting::read_all(&stream, &opened, hello.read_bytes_max)?;
+        }
+        // What was admitted last waits for others to share its flush.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+}
+
+fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
+    const REGION: u64 = 16 << 20;
+    let options = &bench.options;
+    // Half as many regions again as the object takes, and no fewer than a device must have.
+    let device = (spec.object_bytes * 3 / 2).max(40 * REGION).next_multiple_of(REGION) + REGION;
+    let quoted = |path: &Path| path.display().to_string();
+    format!(
+        "cores = \"{server}\"\ncontrol_cpus = \"{load}\"\nfetch_cpus = \"{load}\"\n\
+         devices = [\"{device_path}\"]\ndevice_size = {device}\nregion_size = \"16M\"\ndram = {dram}\n\
+         listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
+         spin = \"{spin}us\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
+         [[mount]]\npath = \"/gate\"\nuri = \"file://{objects}\"\nfreshness = \"immutable\"\n",
+        server = options.server_core,
+        load = options.load_core,
+        device_path = quoted(&spec.directory.join("device")),
+        dram = spec.dram_bytes,
+        spin = spec.spin.as_micros(),
+        objects = quoted(&spec.directory.join("objects")),
+    )
+}
+
+/// Child side: a worker of this process, with its allocations counted.
+#[derive(Debug, Args)]
+pub struct ServeForGate {
+    /// Its configuration.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+impl ServeForGate {
+    /// Serves until standard input ends.
+    ///
+    /// # Errors
+    /// When the worker does not start.
+    pub fn run(self) -> Result<(), String> {
+        let flags = WorkerFlags { config: Some(self.config), ..WorkerFlags::default() };
+        let config = Config::load(&flags).map_err(|mistakes| mistakes.to_string())?;
+        let worker = Worker::start(config).map_err(|error| error.to_string())?;
+        let report = worker.report();
+        let details = json!({
+            "recovery_seconds": report.recovery.as_secs_f64(),
+            "recovered_blocks": report.recovered_blocks,
+        });
+        let ready = Ready { address: worker.data_address(), details };
+        ready.announce().map_err(|error| error.to_string())?;
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let result = match line.as_str() {
+                "allocations" => answer(&allocations_by_thread()),
+                other => answer(&json!({ "error": format!("unknown question {other}") })),
+            };
+            result.map_err(|error| error.to_string())?;
+        }
+        worker.stop().map_err(|error| error.to_string())
+    }
+}
+
+/// Allocations of each thread since it started, with its name and affinity.
+fn allocations_by_thread() -> Value {
+    let counts = allocations::by_thread();
+    let threads = process::threads(std::process::id()).unwrap_or_default();
+    let rows = threads.iter().map(|thread| {
+        let allocations = counts.iter().filter(|(id, _)| *id == thread.id).map(|(_, count)| count).sum::<u64>();
+        json!({ "id": thread.id, "name": thread.name, "affinity": thread.affinity, "allocations": allocations })
+    });
+    Value::Array(rows.collect())
+}
