@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::shard::counters::ShardCounters;
 use crate::shard::request::{DeviceStats, ShardStats};
 
 /// In front of every name.
@@ -147,7 +148,7 @@ pub fn of_device(device: &DeviceStats) -> Vec<Sample> {
 
 /// What a metric means.
 fn help(name: &str, is_gauge: bool) -> String {
-    let tables = [GAUGES, COUNTERS];
+    let tables = [GAUGES, COUNTERS, ShardCounters::help()];
     let known = tables
         .iter()
         .flat_map(|table| table.iter())

@@ -127,7 +127,9 @@ impl Machine {
         let index_blocks = (need.blocks * 2).max(INDEX_BLOCKS_MIN) as usize;
         let fixed = (self.tuning.page_frames as u64) * 4096
             + ((self.tuning.read_frames + self.tuning.store_frames) as u64) * (64 << 10)
-            + need.index_bytes;
+            + need.index_bytes
+            // One fingerprint a block, for the admission by second touch.
+            + (index_blocks.next_power_of_two() as u64) * 4;
         let tier_bytes = split
             .tier_bytes
             .saturating_sub(fixed)
