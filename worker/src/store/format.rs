@@ -96,7 +96,7 @@ pub fn format_paths(
     Ok(())
 }
 
-fn superblock_for(
+pub(super) fn superblock_for(
     path: &str,
     length: u64,
     ordinal: usize,

@@ -38,6 +38,7 @@ mod signal;
 mod state;
 mod summary;
 mod superblock;
+pub mod synthetic;
 mod transfer;
 mod verify;
 

@@ -8,3 +8,4 @@ mod oracle;
 mod room;
 mod round_trip;
 mod shards;
+mod speed;
