@@ -61,6 +61,8 @@ impl From<DescribeError> for CallError {
         match error {
             DescribeError::UnderStore(error) => error.into(),
             DescribeError::NoMount(_) => CallError::NotFound(error.to_string()),
+            DescribeError::NotFound(sentence) => CallError::NotFound(sentence),
+            DescribeError::Unavailable(sentence) => CallError::Unavailable(sentence),
             DescribeError::Busy(_) => CallError::Busy(error.to_string()),
             DescribeError::Invalid(sentence) => CallError::Failed(sentence),
         }

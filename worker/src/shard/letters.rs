@@ -55,6 +55,8 @@ fn describe_error(failure: ErrorMessage) -> DescribeError {
     match failure.code {
         ErrorCode::NoMount => DescribeError::NoMount(failure.message),
         ErrorCode::Busy => DescribeError::Busy(failure.message),
+        ErrorCode::NotFound => DescribeError::NotFound(failure.message),
+        ErrorCode::UnderStore => DescribeError::Unavailable(failure.message),
         _ => DescribeError::Invalid(failure.message),
     }
 }

@@ -233,6 +233,12 @@ pub enum DescribeError {
     /// No mount covers the path.
     #[error("no mount covers {0}; `corelane status` lists the mounts")]
     NoMount(String),
+    /// There is no such object.
+    #[error("{0}")]
+    NotFound(String),
+    /// The under-store is away or its answer is not usable.
+    #[error("{0}")]
+    Unavailable(String),
     /// The under-store's answer.
     #[error(transparent)]
     UnderStore(#[from] UnderStoreError),
