@@ -114,7 +114,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = kind_of(&error);
         let mut message = error.to_string();
-        if let Some(advice) = advice(kind) {
+        if let Some(advice) = advice(kind, &message) {
             message = format!("{message}; {advice}");
         }
         Failure::Error { kind, message }
@@ -142,32 +142,25 @@ fn kind_of_code(code: ErrorCode) -> Kind {
     }
 }
 
-/// capnp-rpc carries a sentence and no code of ours, so the worker's words decide.
+/// The control plane's sentences begin with a word to branch on, since capnp-rpc has no codes of ours.
 fn kind_of_sentence(reason: &str) -> Kind {
-    const NOT_FOUND: [&str; 5] = [
-        "no mount covers",
-        "does not exist",
-        "not found",
-        "no such",
-        "there is no ",
-    ];
-    const DENIED: [&str; 4] = ["token", "denied", "may not", "operator"];
-    let reason = reason.to_lowercase();
-    if DENIED.iter().any(|words| reason.contains(words)) {
-        Kind::Denied
-    } else if NOT_FOUND.iter().any(|words| reason.contains(words)) {
-        Kind::NotFound
-    } else {
-        Kind::Failed
+    match reason.split_once(": ").map(|(word, _)| word) {
+        Some("not-found") => Kind::NotFound,
+        Some("denied") => Kind::Denied,
+        Some("invalid") => Kind::Usage,
+        _ => Kind::Failed,
     }
 }
 
-fn advice(kind: Kind) -> Option<&'static str> {
+fn advice(kind: Kind, message: &str) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => {
             Some("start one with `corelane serve`, or name another with --control and --address")
         }
-        Kind::Denied => Some("put a token that may do this into CORELANE_TOKEN"),
+        // An under-store that refuses the worker is another matter.
+        Kind::Denied if message.contains("token") => {
+            Some("put a token that may do this into CORELANE_TOKEN")
+        }
         _ => None,
     }
 }
@@ -205,7 +198,7 @@ mod tests {
         assert_eq!(kind(no_worker.into()), Kind::Unreachable);
         let no_mount = Error::Control {
             what: "stat",
-            reason: String::from("no mount covers /x"),
+            reason: String::from("not-found: no mount covers /x"),
         };
         assert_eq!(kind(no_mount.into()), Kind::NotFound);
     }

@@ -1,17 +1,19 @@
-//! `corelane device info`: what superblocks say. Works beside a running worker too.
+//! `corelane device info`: what devices are and hold, going by their records.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use corelane_worker::store::{DeviceIdentity, read_identity};
+use corelane_worker::store::{
+    DeviceIdentity, DeviceReport, StoreError, inspect_offline, read_identity,
+};
 use serde::Serialize;
 
 use super::uuid_text;
 use crate::failure::Failure;
 use crate::output::{Output, table};
-use crate::quantity::bytes;
+use crate::quantity::{bytes, count};
 
-/// Shows what devices are.
+/// Shows what devices are and hold. Of a device that a worker is using, only what it is.
 #[derive(Args, Debug)]
 pub struct Info {
     /// Block devices or files
@@ -30,6 +32,18 @@ struct Line {
     region_bytes: u32,
     regions: u32,
     epoch: u64,
+    in_use: bool,
+    /// Nothing where a worker is using the device.
+    contents: Option<Contents>,
+}
+
+#[derive(Serialize)]
+struct Contents {
+    regions_used: u32,
+    blocks: u64,
+    block_bytes: u64,
+    objects: u64,
+    bytes_written: u64,
 }
 
 impl Info {
@@ -48,13 +62,7 @@ pub fn answer(output: Output, paths: &[&Path]) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     output.answer(&lines, |lines| {
         let columns = [
-            "device",
-            "set",
-            "place",
-            ">regions",
-            ">of",
-            ">partitions",
-            ">starts",
+            "device", "set", "place", ">regions", ">of", ">used", ">objects", ">blocks", ">bytes",
         ];
         table(columns, lines.iter().map(Line::row))
     })
@@ -62,39 +70,58 @@ pub fn answer(output: Output, paths: &[&Path]) -> Result<(), Failure> {
 
 impl Line {
     fn read(path: &Path) -> Result<Line, Failure> {
-        let DeviceIdentity {
-            path,
-            set_uuid,
-            uuid,
-            ordinal,
-            devices,
-            partitions,
-            region_bytes,
-            regions,
-            epoch,
-        } = read_identity(path)?;
-        Ok(Line {
-            path: path.display().to_string(),
-            set_uuid: uuid_text(set_uuid),
-            uuid: uuid_text(uuid),
-            ordinal,
-            devices,
-            partitions,
-            region_bytes,
-            regions,
-            epoch,
-        })
+        let identity = read_identity(path)?;
+        let contents = match inspect_offline(path) {
+            Ok(report) => Some(Contents::from(report)),
+            Err(StoreError::Locked { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Line::new(identity, contents))
     }
 
-    fn row(&self) -> [String; 7] {
+    fn new(identity: DeviceIdentity, contents: Option<Contents>) -> Line {
+        Line {
+            path: identity.path.display().to_string(),
+            set_uuid: uuid_text(identity.set_uuid),
+            uuid: uuid_text(identity.uuid),
+            ordinal: identity.ordinal,
+            devices: identity.devices,
+            partitions: identity.partitions,
+            region_bytes: identity.region_bytes,
+            regions: identity.regions,
+            epoch: identity.epoch,
+            in_use: contents.is_none(),
+            contents,
+        }
+    }
+
+    fn row(&self) -> [String; 9] {
+        let of_contents = |show: fn(&Contents) -> String| match &self.contents {
+            Some(contents) => show(contents),
+            None => "in use".to_owned(),
+        };
         [
             self.path.clone(),
             self.set_uuid.clone(),
             format!("{} of {}", self.ordinal + 1, self.devices),
             self.regions.to_string(),
             bytes(self.region_bytes.into()),
-            self.partitions.to_string(),
-            self.epoch.to_string(),
+            of_contents(|contents| contents.regions_used.to_string()),
+            of_contents(|contents| count(contents.objects)),
+            of_contents(|contents| count(contents.blocks)),
+            of_contents(|contents| bytes(contents.block_bytes)),
         ]
+    }
+}
+
+impl From<DeviceReport> for Contents {
+    fn from(report: DeviceReport) -> Self {
+        Contents {
+            regions_used: report.regions_used,
+            blocks: report.blocks,
+            block_bytes: report.block_bytes,
+            objects: report.objects,
+            bytes_written: report.bytes_written,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod format;
 mod info;
+mod verify;
 
 use clap::Subcommand;
 use corelane_worker::store::StoreError;
@@ -16,6 +17,8 @@ pub enum DeviceCommand {
     Format(format::Format),
     /// Show what devices are
     Info(info::Info),
+    /// Read and check everything on devices
+    Verify(verify::Verify),
 }
 
 impl DeviceCommand {
@@ -24,6 +27,7 @@ impl DeviceCommand {
         match self {
             DeviceCommand::Format(command) => command.run(output),
             DeviceCommand::Info(command) => command.run(output),
+            DeviceCommand::Verify(command) => command.run(output),
         }
     }
 }

@@ -1,0 +1,6 @@
+//! The command line as scripts see it: what it prints, and what it ends with.
+
+mod devices;
+mod harness;
+mod usage;
+mod worker;
