@@ -77,7 +77,13 @@ pub async fn list(
         let (entries, more) = if query.cached_only {
             cached_entries(control, rights, mount, query, limit).await?
         } else {
-            store_entries(control, rights, mount, query, limit).await?
+            match store_entries(control, rights, mount, query, limit).await {
+                // File systems refuse to list what is a file; it may be an object of that name.
+                Err(CallError::NotFound(_)) if is_below(&query.path, &mount.path) => {
+                    (Vec::new(), false)
+                }
+                listed => listed?,
+            }
         };
         merged.add(entries, more);
     }
