@@ -135,6 +135,20 @@ pub fn threads(pid: u32) -> io::Result<Vec<ThreadInfo>> {
     Ok(threads)
 }
 
+/// CPU of the kernel's ring workers (`iou-wrk`) of process `pid` that live now.
+///
+/// # Errors
+/// When there is no such process.
+pub fn ring_worker_time(pid: u32) -> io::Result<Duration> {
+    let mut time = Duration::ZERO;
+    for thread in threads(pid)?.iter().filter(|thread| thread.name.starts_with("iou-wrk")) {
+        // One that ended meanwhile has nothing left to say.
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/task/{}/stat", thread.id)) else { continue };
+        time += parse_stat(&text).map_or(Duration::ZERO, |cpu| cpu.total());
+    }
+    Ok(time)
+}
+
 /// Ring workers among `threads`: where there are any, CPU was used that no loop accounts for.
 pub fn ring_workers(threads: &[ThreadInfo]) -> usize {
     threads.iter().filter(|thread| thread.name.starts_with("iou-wrk")).count()

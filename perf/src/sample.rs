@@ -1,6 +1,7 @@
 //! One run of the generator and what the server's process and the machine did meanwhile.
 
 use std::io;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -19,6 +20,8 @@ pub struct Sample {
     pub resident_bytes: u64,
     /// Threads of the server's process at the end of the measured part.
     pub threads: Vec<ThreadInfo>,
+    /// CPU of the kernel's ring workers in the server's process: work that its loop did not do.
+    pub ring_worker_cpu: Duration,
     /// Time that the hypervisor took from this machine, in percent.
     pub steal_percent: f64,
 }
@@ -35,18 +38,29 @@ pub fn take(spec: &LoadSpec, pid: u32) -> io::Result<Sample> {
         Mark::End => end = Some(look(pid)),
     })?;
     let (Some(begin), Some(end)) = (begin, end) else { unreachable!("both marks were passed") };
-    let ((cpu_begin, machine_begin), (cpu_end, machine_end)) = (begin?, end?);
+    let (begin, end) = (begin?, end?);
     Ok(Sample {
         load,
-        cpu: cpu_end.since(cpu_begin),
+        cpu: end.cpu.since(begin.cpu),
         resident_bytes: process::resident_bytes(pid)?,
         threads: process::threads(pid)?,
-        steal_percent: machine_end.steal_percent_since(machine_begin),
+        ring_worker_cpu: end.ring_workers.saturating_sub(begin.ring_workers),
+        steal_percent: end.machine.steal_percent_since(begin.machine),
     })
 }
 
-fn look(pid: u32) -> io::Result<(CpuTime, MachineTime)> {
-    Ok((CpuTime::of(pid)?, MachineTime::now()?))
+struct Look {
+    cpu: CpuTime,
+    ring_workers: Duration,
+    machine: MachineTime,
+}
+
+fn look(pid: u32) -> io::Result<Look> {
+    Ok(Look {
+        cpu: CpuTime::of(pid)?,
+        ring_workers: process::ring_worker_time(pid)?,
+        machine: MachineTime::now()?,
+    })
 }
 
 impl Sample {
@@ -65,6 +79,11 @@ impl Sample {
         process::ring_workers(&self.threads)
     }
 
+    /// Share of the server's CPU that its ring workers used, in percent.
+    pub fn ring_worker_percent(&self) -> f64 {
+        100.0 * self.ring_worker_cpu.as_secs_f64() / self.cpu.total().as_secs_f64().max(1e-9)
+    }
+
     /// The figures by name.
     pub fn to_json(&self) -> Value {
         json!({
@@ -75,6 +94,7 @@ impl Sample {
             "p50_us": self.load.latency_us(0.5),
             "p99_us": self.load.latency_us(0.99),
             "steal_percent": self.steal_percent,
+            "ring_worker_percent": self.ring_worker_percent(),
             "ring_workers": self.ring_workers(),
             "resident_bytes": self.resident_bytes,
             "errors": self.load.errors,

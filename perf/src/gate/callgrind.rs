@@ -145,18 +145,56 @@ impl Profile {
     }
 
     fn cost(&self) -> Costs {
-        let home = |function: &str| self.home.get(function).copied().unwrap_or(Owner::Library);
-        // Lines of the standard library inlined into a function are that function's.
-        let charged = |function: &str, owner: Owner| match owner {
-            Owner::Library => home(function),
-            owner => owner,
-        };
-        let own = self.own.iter().filter(|((function, owner), _)| charged(function, *owner) == Owner::Worker);
-        let library = self.calls.iter().filter(|((caller, owner, callee), _)| {
-            charged(caller, *owner) == Owner::Worker && home(callee) == Owner::Library
+        let shares = self.library_shares();
+        let own = self.own.iter().map(|((function, owner), cost)| {
+            let share = match self.charged(function, *owner) {
+                Owner::Worker => 1.0,
+                Owner::Others => 0.0,
+                Owner::Library => shares.get(function.as_str()).copied().unwrap_or(0.0),
+            };
+            share * *cost as f64
         });
-        let ours = own.map(|(_, cost)| cost).sum::<u64>() + library.map(|(_, cost)| cost).sum::<u64>();
-        Costs { ours, all: self.all }
+        Costs { ours: own.sum::<f64>().round() as u64, all: self.all }
+    }
+
+    fn home(&self, function: &str) -> Owner {
+        self.home.get(function).copied().unwrap_or(Owner::Library)
+    }
+
+    /// Lines of the standard library inlined into a function are that function's.
+    fn charged(&self, function: &str, owner: Owner) -> Owner {
+        if owner == Owner::Library { self.home(function) } else { owner }
+    }
+
+    /// The part of each library function that was done for the worker: by the inclusive costs of
+    /// the calls to it, where callers in the library pass on their own part.
+    fn library_shares(&self) -> HashMap<&str, f64> {
+        let mut shares: HashMap<&str, f64> = HashMap::new();
+        // Chains of library calls are a handful deep; recursion converges far sooner than this.
+        for _ in 0..64 {
+            let mut sums: HashMap<&str, (f64, f64)> = HashMap::new();
+            for ((caller, owner, callee), cost) in &self.calls {
+                if self.home(callee) != Owner::Library || caller == callee {
+                    continue;
+                }
+                let share = match self.charged(caller, *owner) {
+                    Owner::Worker => 1.0,
+                    Owner::Others => 0.0,
+                    Owner::Library => shares.get(caller.as_str()).copied().unwrap_or(0.0),
+                };
+                let (ours, all) = sums.entry(callee.as_str()).or_default();
+                *ours += share * *cost as f64;
+                *all += *cost as f64;
+            }
+            let next = sums.into_iter().map(|(callee, (ours, all))| (callee, if all > 0.0 { ours / all } else { 0.0 }));
+            let next: HashMap<&str, f64> = next.collect();
+            let settled = next.iter().all(|(name, share)| shares.get(name).is_some_and(|old| (old - share).abs() < 1e-6));
+            shares = next;
+            if settled {
+                break;
+            }
+        }
+        shares
     }
 }
 
@@ -189,11 +227,19 @@ mod tests {
             fi=(2) /rustc/core/num.rs\n7 10\n\
             fi=(3) /src/io/src/sim/net.rs\n8 1000\nfe=(1)\n\
             cfi=(4) ??\ncfn=(2) memcpy\ncalls=1 0\n11 40\n\
+            cfi=(4)\ncfn=(4) poll\ncalls=1 0\n13 170\n\
             cfi=(5) /src/perf/src/gate/script.rs\ncfn=(3) client\ncalls=1 0\n12 5000\n\n\
             fl=(4)\nfn=(2)\n0 60\n\n\
+            fl=(4)\nfn=(4)\n0 30\ncfi=(6) /src/worker/src/shard/fill.rs\ncfn=(5) fill\ncalls=1 0\n0 140\n\n\
+            fl=(6)\nfn=(5)\n0 140\n\n\
             fl=(5)\nfn=(3)\n1 500\ncfi=(4)\ncfn=(2)\ncalls=1 0\n2 20\n";
         let profile = Profile::read(text).expect("a profile");
-        assert_eq!(profile.cost(), Costs { ours: 100 + 10 + 40, all: 100 + 10 + 1000 + 60 + 500 });
+        let expected = Costs {
+            // What the library calls back is counted where it stands, once.
+            ours: 100 + 10 + 40 + 30 + 140,
+            all: 100 + 10 + 1000 + 60 + 30 + 140 + 500,
+        };
+        assert_eq!(profile.cost(), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 pub struct IdealCache {
     capacity: usize,
     small_max: usize,
+    promoted_at: u8,
     small: VecDeque<u64>,
     main: VecDeque<u64>,
     frequency: HashMap<u64, u8>,
@@ -16,15 +17,18 @@ pub struct IdealCache {
 }
 
 impl IdealCache {
-    /// A cache for `capacity` keys, a tenth of them in the small queue, as in the paper.
+    /// A cache for `capacity` keys, a tenth of them in the small queue, as in the paper. Keys that
+    /// were asked for `promoted_at` times more go from there to the main queue: two in the paper's
+    /// pseudocode, one in its text.
     ///
     /// # Panics
     /// If `capacity` is below two.
-    pub fn new(capacity: usize) -> IdealCache {
+    pub fn new(capacity: usize, promoted_at: u8) -> IdealCache {
         assert!(capacity >= 2, "an S3-FIFO of {capacity} keys");
         IdealCache {
             capacity,
             small_max: (capacity / 10).max(1),
+            promoted_at,
             small: VecDeque::new(),
             main: VecDeque::new(),
             frequency: HashMap::new(),
@@ -62,8 +66,7 @@ impl IdealCache {
     fn evict_small(&mut self) {
         while let Some(key) = self.small.pop_front() {
             let frequency = self.frequency.get_mut(&key).expect("a queued key has a frequency");
-            // More than one further request; the paper's threshold.
-            if *frequency > 1 {
+            if *frequency >= self.promoted_at {
                 *frequency = 0;
                 self.main.push_back(key);
                 continue;
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn it_never_holds_more_than_its_capacity_and_what_it_holds_it_hits() {
-        let mut cache = IdealCache::new(50);
+        let mut cache = IdealCache::new(50, 2);
         let mut random = Random::new(1);
         let zipf = Zipf::new(400, 0.99);
         let mut hits = 0;
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_scan_does_not_push_out_what_is_asked_for_again() {
-        let mut cache = IdealCache::new(100);
+        let mut cache = IdealCache::new(100, 1);
         for _ in 0..4 {
             (0..40).for_each(|key| drop(cache.request(key)));
         }

@@ -97,8 +97,13 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
         total(&|sample| sample.load.wrong),
         total(&|sample| sample.load.errors)
     ));
-    let workers: usize = pairs.iter().map(|pair| pair.worker.ring_workers().max(pair.ceiling.ring_workers())).max().unwrap_or(0);
-    notes.push(format!("iou-wrk threads: {workers}"));
+    notes.push(format!(
+        "iou-wrk threads: worker {}, ceiling {}; their share of the server's CPU, %: worker {}, ceiling {}",
+        pairs.iter().map(|pair| pair.worker.ring_workers()).max().unwrap_or(0),
+        pairs.iter().map(|pair| pair.ceiling.ring_workers()).max().unwrap_or(0),
+        range(&|pair| pair.worker.ring_worker_percent()),
+        range(&|pair| pair.ceiling.ring_worker_percent())
+    ));
     notes
 }
 
@@ -114,7 +119,7 @@ mod tests {
         let mut load = LoadResult::new();
         (load.operations, load.elapsed) = (operations, Duration::from_secs(1));
         let cpu = CpuTime { user: Duration::from_millis(400), system: Duration::from_millis(560) };
-        Sample { load, cpu, resident_bytes: 0, threads: Vec::new(), steal_percent }
+        Sample { load, cpu, resident_bytes: 0, threads: Vec::new(), ring_worker_cpu: Duration::ZERO, steal_percent }
     }
 
     #[test]

@@ -231,7 +231,7 @@ pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
         last.bytes_read >> 20
     ));
     if last.blocks < blocks {
-        measure = measure.without_verdict("not all blocks came back");
+        measure = measure.without_verdict(format!("not all blocks came back: {last:?}"));
     }
     if bench.options.quick {
         measure = measure.without_verdict("a hundredth of the blocks only");
@@ -297,7 +297,8 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
     let (store, _) = open(&io, &path, cached_blocks as usize * 2).await?;
     let read_pool = io.allocate_pool(1, 1).map_err(|error| error.to_string())?;
     let mut maker = Blocks::new(&io, shape, 2048)?;
-    let mut ideal = IdealCache::new(cached_blocks as usize);
+    let mut ideals = [1, 2].map(|promoted_at| IdealCache::new(cached_blocks as usize, promoted_at));
+    let mut ideal_hits = [0; 2];
     let zipf = Zipf::new(keys, THETA);
     let mut random = Random::new(9);
     let mut run = PolicyRun {
@@ -320,7 +321,7 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
         }
         let key = scatter(zipf.sample(&mut random) - 1, keys);
         let id = maker.id(key);
-        let is_ideal_hit = ideal.request(key);
+        let are_ideal_hits = ideals.each_mut().map(|ideal| ideal.request(key));
         let is_hit = store.lookup(id).is_some() || store.pending(id).is_some();
         if is_hit {
             store.touch(id);
@@ -333,12 +334,16 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
         if counts {
             run.requests += 1;
             run.hits += u64::from(is_hit);
-            run.ideal_hits += u64::from(is_ideal_hit);
+            for (hits, is_hit) in ideal_hits.iter_mut().zip(are_ideal_hits) {
+                *hits += u64::from(is_hit);
+            }
         }
         if request % 32 == 0 {
             io.yield_now().await;
         }
     }
+    // The better of the two is the ideal.
+    run.ideal_hits = ideal_hits.into_iter().max().unwrap_or(0);
     store.flush().await;
     run.bytes_admitted = store.counters().bytes_admitted.get() - admitted_before;
     run.bytes_written = store.counters().bytes_written_device.get() - written_before;

@@ -1,0 +1,142 @@
+//! Ceilings and generator end to end over loopback. No figure decides anything here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use corelane_perf::ceiling::server::BareServer;
+use corelane_perf::ceiling::{Source, open_direct, prepare_file};
+use corelane_perf::load::generator::{self, Mark};
+use corelane_perf::load::{Distribution, LoadResult, LoadSpec, Verify, greeting};
+
+/// Runs `client` against a bare server of `source` in this process.
+fn with_server<T>(source: &Source, reply: u32, client: impl FnOnce(SocketAddr) -> T) -> T {
+    let is_done = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = Arc::clone(&is_done);
+        let server = scope.spawn(move || {
+            let server = BareServer::new(source, reply, Duration::ZERO).expect("a bare server");
+            sender.send(server.address().expect("an address")).expect("somebody waits");
+            server.run(|| done.load(Ordering::Relaxed)).expect("the loop goes on");
+        });
+        let address = receiver.recv().expect("the server starts");
+        let result = client(address);
+        is_done.store(true, Ordering::Relaxed);
+        // Wakes the loop, which looks at the flag once a turn.
+        drop(greeting::connect(address, ""));
+        server.join().expect("the server ends");
+        result
+    })
+}
+
+fn spec(address: SocketAddr, connections: u32, depth: u32, read_bytes: u32) -> LoadSpec {
+    LoadSpec {
+        address,
+        token: String::new(),
+        paths: vec!["/ceiling".to_owned()],
+        connections,
+        depth,
+        read_bytes,
+        distribution: Distribution::Uniform,
+        verify: Verify::All,
+        warm_up: Duration::from_millis(20),
+        measured: Duration::from_millis(200),
+        spin: Duration::ZERO,
+        core: None,
+        seed: 1,
+    }
+}
+
+fn check(result: &LoadResult, read_bytes: u64, source: usize) {
+    assert!(result.operations > 0);
+    assert_eq!(result.bytes, result.operations * read_bytes);
+    assert_eq!((result.errors, result.wrong), (0, 0));
+    assert_eq!(result.verified, result.operations);
+    assert_eq!(result.by_source[source], result.operations);
+    assert_eq!(result.latency_ns.len(), result.operations);
+}
+
+#[test]
+fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
+    for (connections, depth, read_bytes) in [(4, 32, 4096), (3, 1, 4096), (2, 2, 1 << 20)] {
+        let mut marks = Vec::new();
+        let result = with_server(&Source::Memory { bytes: 8 << 20 }, read_bytes, |address| {
+            generator::run(&spec(address, connections, depth, read_bytes), |mark| marks.push(mark))
+        })
+        .expect("the load ends");
+        check(&result, u64::from(read_bytes), 0);
+        assert_eq!(marks, [Mark::Begin, Mark::End]);
+    }
+}
+
+/// A directory whose file system has direct I/O, if the machine has one for us.
+fn direct_directory() -> Option<tempfile::TempDir> {
+    [Path::new("/dev/shm"), &std::env::temp_dir()].into_iter().find_map(|place| {
+        let directory = tempfile::tempdir_in(place).ok()?;
+        let path = directory.path().join("probe");
+        prepare_file(&path, 1 << 20).ok()?;
+        open_direct(&path, true).is_ok().then_some(directory)
+    })
+}
+
+#[test]
+fn a_device_answers_with_one_read_a_request() {
+    let Some(directory) = direct_directory() else {
+        eprintln!("skipped: neither /dev/shm nor the temporary directory has direct I/O");
+        return;
+    };
+    let path = directory.path().join("device");
+    prepare_file(&path, 8 << 20).expect("a file");
+    let source = Source::Device { path, nonblocking: directory.path().starts_with("/dev/shm"), bytes: 8 << 20 };
+    let result = with_server(&source, 4096, |address| generator::run(&spec(address, 4, 16, 4096), |_| {}))
+        .expect("the load ends");
+    check(&result, 4096, 1);
+}
+
+#[test]
+fn lanes_that_go_away_in_the_middle_leave_the_server_serving() {
+    use corelane_rpc_schema::frame::{ReadFlags, ReadRequest, encode_read_request};
+    use std::io::Write;
+
+    let result = with_server(&Source::Memory { bytes: 8 << 20 }, 4096, |address| {
+        for _ in 0..50 {
+            let (mut stream, _) = greeting::connect(address, "").expect("connected");
+            let opened = greeting::open(&stream, "/ceiling").expect("opened");
+            let mut requests = Vec::new();
+            for request_id in 1..=64 {
+                let flags = ReadFlags::CHECKSUMS;
+                let request = ReadRequest { request_id, object: opened.object, offset: 0, length: 4096, flags };
+                encode_read_request(&mut requests, &request);
+            }
+            stream.write_all(&requests).expect("sent");
+        }
+        generator::run(&spec(address, 2, 4, 4096), |_| {})
+    })
+    .expect("the load ends");
+    check(&result, 4096, 0);
+}
+
+#[test]
+fn an_object_is_read_whole_and_checked() {
+    // The ceiling does not look at what is asked, so only reads of its reply's size get their bytes.
+    let bytes = with_server(&Source::Memory { bytes: 4 << 20 }, 1 << 20, |address| {
+        let (stream, hello) = greeting::connect(address, "").expect("connected");
+        let opened = greeting::open(&stream, "/ceiling").expect("opened");
+        greeting::read_all(&stream, &opened, hello.read_bytes_max).expect("every byte is right");
+        opened.length
+    });
+    assert_eq!(bytes, 4 << 20);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_an_error_with_its_address() {
+    // Bound and dropped: nobody listens there now.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let error = generator::run(&spec(address, 1, 1, 4096), |_| {}).expect_err("nobody listens");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
