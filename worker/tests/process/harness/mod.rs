@@ -1,0 +1,11 @@
+//! A real worker, its surroundings, and clients of it.
+
+pub mod bed;
+pub mod content;
+pub mod lane;
+pub mod process;
+
+pub use bed::{BLOCK, Bed};
+pub use content::{Random, assert_same, content};
+pub use lane::{Answer, Lane, owner};
+pub use process::{HANG, Process, counter, eventually};

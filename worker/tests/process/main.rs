@@ -1,0 +1,7 @@
+//! The whole worker as an operator runs it: the real binary on a real device file in front of a
+//! real folder, with real clients over TCP.
+//!
+//! No test here is decided by timing: deadlines only tell a hang from a slow machine.
+
+mod end_to_end;
+mod harness;
