@@ -36,10 +36,9 @@ static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 /// If `page` is longer than a page.
 #[inline]
 pub fn page_checksum(page: &[u8]) -> u32 {
-    let checksum = crc32c::crc32c(page);
     match &ZEROS[page.len()..] {
-        [] => checksum,
-        padding => crc32c::crc32c_append(checksum, padding),
+        [] => crc_fast::crc32_iscsi(page),
+        padding => crc32c::crc32c_append(crc32c::crc32c(page), padding),
     }
 }
 
@@ -142,6 +141,8 @@ mod tests {
         padded[..3].copy_from_slice(b"abc");
         assert_eq!(page_checksum(b"abc"), page_checksum(&padded));
         assert_ne!(page_checksum(b"abc"), crc32c::crc32c(b"abc"));
+        let page: Vec<u8> = (0..PAGE_BYTES).map(|byte| (byte * 31) as u8).collect();
+        assert_eq!(page_checksum(&page), crc32c::crc32c(&page));
     }
 
     #[test]

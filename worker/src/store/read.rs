@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use corelane_io::{Frame, FrameLease, Io, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
+use corelane_rpc_schema::frame::page_checksum;
 
 use super::Inner;
 use super::block::BlockEntry;
@@ -19,8 +20,7 @@ impl<I: Io> Inner<I> {
         first_page: u32,
         lease: FrameLease,
     ) -> Result<Frame, ReadError> {
-        let now = self.index.borrow().get(id);
-        if !now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+        if !self.is_still_at(id, &entry) {
             return Err(ReadError::Gone);
         }
         let block_pages = entry.length.div_ceil(PAGE_SIZE as u32);
@@ -34,7 +34,7 @@ impl<I: Io> Inner<I> {
         let lease = match self.read_device(device, device.offset(region.local, page), lease).await {
             Ok(lease) => lease,
             Err(error) => {
-                self.remove_entry_at(id, entry.region, entry.first_page);
+                self.remove_entry_at(id, &entry);
                 return Err(ReadError::Device(error));
             }
         };
@@ -51,7 +51,7 @@ impl<I: Io> Inner<I> {
         let region = &self.regions[entry.region as usize];
         let device = self.device(region.device).expect("entries point at devices that are there");
         self.counters.corrupt_pages.add(1);
-        if self.remove_entry_at(id, entry.region, entry.first_page).is_some() {
+        if self.remove_entry_at(id, entry).is_some() {
             self.counters.blocks_healed.add(1);
         }
         tracing::warn!(
@@ -67,7 +67,7 @@ pub(super) fn check_pages(region: &Region, first: u32, bytes: &[u8]) -> Result<(
     let checksums = region.checksums();
     let expected = &checksums[first as usize..];
     for (number, page) in bytes.chunks_exact(PAGE_SIZE).enumerate() {
-        if crc32c::crc32c(page) != expected[number] {
+        if page_checksum(page) != expected[number] {
             return Err(number as u32);
         }
     }

@@ -143,7 +143,7 @@ impl Fill {
         read(&mut memory[..wanted], self.position)?;
         memory[wanted..].fill(0);
         for (page, checksum) in memory.chunks_exact(PAGE_SIZE).zip(&mut self.checksums) {
-            *checksum = crc32c::crc32c(page);
+            *checksum = corelane_rpc_schema::frame::page_checksum(page);
         }
         self.position += wanted as u64;
         self.complete_lease();
