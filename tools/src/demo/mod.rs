@@ -20,6 +20,7 @@ mod report;
 mod script;
 mod worker_process;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -70,19 +71,25 @@ impl DemoCommand {
             .enable_all()
             .build()
             .map_err(|error| Failure::failed(format!("no async runtime: {error}")))?;
+        let is_shown = Cell::new(false);
         runtime.block_on(async {
             tokio::select! {
-                outcome = self.play(output, &place) => outcome,
+                outcome = self.play(output, &place, &is_shown) => outcome,
                 failure = interrupt::interrupted() => {
-                    // Ctrl-C is how one leaves a demo that goes on serving.
                     output.note("\nending: the worker is stopped and the files are removed");
-                    Err(failure)
+                    // Ctrl-C is how one leaves a demo that goes on serving.
+                    if is_shown.get() { Ok(()) } else { Err(failure) }
                 }
             }
         })
     }
 
-    async fn play(&self, output: Output, place: &Place) -> Result<(), Failure> {
+    async fn play(
+        &self,
+        output: Output,
+        place: &Place,
+        is_shown: &Cell<bool>,
+    ) -> Result<(), Failure> {
         let mut script = Script::new(place.path());
         let (report, mut worker) = script.play(self.scale).await?;
         output.answer(&report, |report| format!("\n{}", report.text()))?;
@@ -93,8 +100,9 @@ impl DemoCommand {
             ));
         }
         if self.once {
-            return worker.stop();
+            return worker.stop().await;
         }
+        is_shown.set(true);
         output.note(&script.invitation(&worker));
         loop {
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;

@@ -93,7 +93,7 @@ impl Script {
             "starting a worker on a new device file of {}",
             bytes(DEVICE_BYTES)
         ));
-        let worker = self.start()?;
+        let worker = self.start().await?;
         self.read_twice(&worker, &files, &mut report).await?;
         self.kill_in_a_load(worker, &files, &mut report).await?;
         let worker = self.come_back(&files, &mut report).await?;
@@ -145,8 +145,8 @@ impl Script {
             .map_err(|error| Failure::failed(format!("{}: {error}", self.config.display())))
     }
 
-    fn start(&self) -> Result<WorkerProcess, Failure> {
-        WorkerProcess::start(&self.config, &self.log)
+    async fn start(&self) -> Result<WorkerProcess, Failure> {
+        WorkerProcess::start(&self.config, &self.log).await
     }
 
     async fn read_twice(
@@ -227,7 +227,7 @@ impl Script {
         files: &[SourceFile],
         report: &mut Report,
     ) -> Result<WorkerProcess, Failure> {
-        let worker = self.start()?;
+        let worker = self.start().await?;
         report.restart_seconds = worker.start_time.as_secs_f64();
         report.recovery_seconds = worker.ready.recovery_seconds;
         let Connections { data, control } = connect(&worker).await?;

@@ -7,8 +7,9 @@ use std::io::{BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use crate::failure::Failure;
 use crate::ready::Ready;
@@ -34,7 +35,7 @@ pub struct WorkerProcess {
 impl WorkerProcess {
     /// Starts a worker with the configuration at `config` and waits until it serves. Its log goes
     /// to the file `log`.
-    pub fn start(config: &Path, log: &Path) -> Result<WorkerProcess, Failure> {
+    pub async fn start(config: &Path, log: &Path) -> Result<WorkerProcess, Failure> {
         let failed =
             |what: &str, error: std::io::Error| Failure::failed(format!("{what}: {error}"));
         let program =
@@ -61,7 +62,7 @@ impl WorkerProcess {
             ready: Ready::default(),
             start_time: Duration::ZERO,
         };
-        worker.ready = ready(stdout, log)?;
+        worker.ready = ready(stdout, log).await?;
         worker.start_time = began.elapsed();
         Ok(worker)
     }
@@ -75,7 +76,7 @@ impl WorkerProcess {
     }
 
     /// Ends it in good order.
-    pub fn stop(mut self) -> Result<(), Failure> {
+    pub async fn stop(mut self) -> Result<(), Failure> {
         drop(self.child.stdin.take());
         let deadline = Instant::now() + STOP_MAX;
         loop {
@@ -89,7 +90,7 @@ impl WorkerProcess {
                         "the worker did not end within {STOP_MAX:?}"
                     )));
                 }
-                None => std::thread::sleep(Duration::from_millis(5)),
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
     }
@@ -111,14 +112,14 @@ impl Drop for WorkerProcess {
 }
 
 /// Reads what the worker prints when it serves.
-fn ready(stdout: impl Read + Send + 'static, log: &Path) -> Result<Ready, Failure> {
-    let (sender, ready) = mpsc::channel();
+async fn ready(stdout: impl Read + Send + 'static, log: &Path) -> Result<Ready, Failure> {
+    let (sender, ready) = oneshot::channel();
     // A thread, because a pipe cannot be read with a deadline. It ends when the worker serves or
     // has ended.
     std::thread::spawn(move || sender.send(Ready::read(BufReader::new(stdout))));
-    match ready.recv_timeout(START_MAX) {
-        Ok(Some(ready)) => Ok(ready),
-        Ok(None) => Err(not_started(log, "ended instead of serving")),
+    match tokio::time::timeout(START_MAX, ready).await {
+        Ok(Ok(Some(ready))) => Ok(ready),
+        Ok(_) => Err(not_started(log, "ended instead of serving")),
         Err(_) => Err(not_started(
             log,
             &format!("was not ready within {START_MAX:?}"),
