@@ -97,13 +97,16 @@ impl<I: Io> Inner<I> {
         }
     }
 
-    /// Removes the entry of `id`, if it is (still) at `place`.
-    pub(super) fn remove_entry_at(&self, id: BlockId, region: u32, first_page: u16) -> Option<BlockEntry> {
-        let entry = self.index.borrow().get(id)?;
-        if (entry.region, entry.first_page) != (region, first_page) {
-            return None;
-        }
-        self.remove_entry(id)
+    /// Whether the index still has `id` where `entry` says.
+    #[inline]
+    pub(super) fn is_still_at(&self, id: BlockId, entry: &BlockEntry) -> bool {
+        let now = self.index.borrow().get(id);
+        now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page))
+    }
+
+    /// Removes the entry of `id`, if it is still where `entry` says.
+    pub(super) fn remove_entry_at(&self, id: BlockId, entry: &BlockEntry) -> Option<BlockEntry> {
+        if self.is_still_at(id, entry) { self.remove_entry(id) } else { None }
     }
 
     /// Removes the entry of `id`.

@@ -40,6 +40,7 @@ mod summary;
 mod superblock;
 pub mod synthetic;
 mod transfer;
+mod untrusted;
 mod verify;
 
 use std::cell::{Cell, RefCell};
@@ -60,6 +61,7 @@ pub use format::{DeviceLock, format_devices, format_paths};
 pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
+pub use untrusted::hold_for_device_bytes;
 pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
 
 use device::DeviceState;

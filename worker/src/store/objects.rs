@@ -145,17 +145,29 @@ impl Objects {
         self.by_id.get(&id).map(|known| &known.meta)
     }
 
-    /// Adds the object if it is new; gives its metadata as known here.
+    /// Adds the object if it is new.
     pub(super) fn ensure(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) {
+        if self.ensure_unlisted(meta, counters) {
+            self.list_by_uri(meta);
+        }
+    }
+
+    /// Lists an object that was added with [`Objects::ensure_unlisted`].
+    pub(super) fn list_by_uri(&mut self, meta: &Arc<ObjectMeta>) {
+        self.by_uri.insert(ByUri(Arc::clone(meta)));
+    }
+
+    /// Adds the object if it is new, but not to the list by URI; tells whether it was new.
+    pub(super) fn ensure_unlisted(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) -> bool {
         if self.by_id.contains_key(&meta.id) {
-            return;
+            return false;
         }
         let known = Known { meta: Arc::clone(meta), parts: Vec::new(), pending: 0 };
         self.by_id.insert(meta.id, known);
         self.by_home.entry(meta.id.home).or_default().push(meta.id);
-        self.by_uri.insert(ByUri(Arc::clone(meta)));
         counters.objects.add(1);
         counters.object_bytes.add(memory_of(meta));
+        true
     }
 
     fn part(&mut self, id: ObjectId, device: u16) -> Option<&mut Part> {

@@ -28,6 +28,8 @@ const ENTRIES_PER_YIELD: usize = 4096;
 struct Gathered {
     recovery: Recovery,
     objects: IdMap<ObjectId, FoundObject>,
+    /// The objects in the order in which they were found, which is often that of their URIs.
+    order: Vec<ObjectId>,
     /// Stamps of the extents of each region, by first page, to order records of one block.
     extents: IdMap<u32, Vec<(u32, u64)>>,
 }
@@ -158,10 +160,11 @@ impl<I: Io> Inner<I> {
                 !gathered.objects.get(&id).is_some_and(|found| found.has_record(region.device, number))
             });
             for meta in fresh.collect::<Vec<_>>() {
-                let found = gathered
-                    .objects
-                    .entry(meta.id)
-                    .or_insert_with(|| FoundObject { meta, records: Vec::new() });
+                let order = &mut gathered.order;
+                let found = gathered.objects.entry(meta.id).or_insert_with(|| {
+                    order.push(meta.id);
+                    FoundObject { meta, records: Vec::new() }
+                });
                 found.records.push((region.device, number));
             }
             for block in summary.blocks() {
@@ -226,7 +229,7 @@ impl<I: Io> Inner<I> {
             let found = &gathered.objects[&id.object];
             let mut objects = self.objects.borrow_mut();
             if objects_known != Some(id.object) {
-                objects.ensure(&found.meta, &self.counters);
+                objects.ensure_unlisted(&found.meta, &self.counters);
                 objects_known = Some(id.object);
             }
             let device = self.regions[entry.region as usize].device;
@@ -237,9 +240,14 @@ impl<I: Io> Inner<I> {
                 self.pin_entry(id, true);
             }
         }
-        for (id, found) in &gathered.objects {
+        for (number, id) in gathered.order.iter().enumerate() {
+            if number % ENTRIES_PER_YIELD == 0 {
+                self.io.yield_now().await;
+            }
             let mut objects = self.objects.borrow_mut();
             if objects.get(*id).is_some() {
+                let found = &gathered.objects[id];
+                objects.list_by_uri(&found.meta);
                 for (device, region) in &found.records {
                     objects.set_record(*id, *device, *region);
                 }

@@ -147,8 +147,7 @@ impl<I: Io> Inner<I> {
     /// Adds a block to the batch, unless it was freed or dropped since it was chosen.
     fn push_survivor(&self, survivor: Survivor, batch: &mut Batch) {
         let Survivor { id, entry, .. } = survivor;
-        let now = self.index.borrow().get(id);
-        if !now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+        if !self.is_still_at(id, &entry) {
             return;
         }
         let block_bytes = self.objects.borrow().get(id.object).map(|meta| meta.block_bytes);
@@ -200,7 +199,7 @@ impl<I: Io> Inner<I> {
         let lease = match self.read_device(device, device.offset(from.local, piece.from_page), lease).await {
             Ok(lease) => lease,
             Err(_) => {
-                self.remove_entry_at(id, entry.region, entry.first_page);
+                self.remove_entry_at(id, &entry);
                 return Ok(());
             }
         };
@@ -236,8 +235,7 @@ impl<I: Io> Inner<I> {
                 first_page,
                 from.checksums()[first..first + pages].iter().copied(),
             );
-            let now = self.index.borrow().get(id);
-            if now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+            if self.is_still_at(id, &entry) {
                 self.move_entry(id, placed.region, first_page as u16, frequency);
                 self.counters.blocks_survived.add(1);
             }

@@ -81,8 +81,7 @@ impl<I: Io> Inner<I> {
             let bytes = count as usize * PAGE_SIZE;
             self.scrub_pace.wait(&self.io, bytes).await;
             // The block may have moved while others had their turn.
-            let now = self.index.borrow().get(id);
-            if !now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page)) {
+            if !self.is_still_at(id, &entry) {
                 return;
             }
             let permit = self.scratch.for_reading(&self.signal).await;
@@ -95,7 +94,7 @@ impl<I: Io> Inner<I> {
                     Err(wrong) => return self.heal(id, &entry, first + wrong),
                 },
                 Err(_) => {
-                    self.remove_entry_at(id, entry.region, entry.first_page);
+                    self.remove_entry_at(id, &entry);
                     return;
                 }
             }

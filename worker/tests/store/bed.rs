@@ -27,7 +27,9 @@ pub fn device_bytes(regions: u64) -> u64 {
 
 /// Other shards of one world, found when their stores are open.
 #[derive(Clone, Default)]
-pub struct Family(Rc<RefCell<Vec<(ShardId, Store<SimIo>)>>>);
+pub struct Family(Rc<RefCell<Vec<Member>>>);
+
+type Member = (ShardId, Store<SimIo>);
 
 impl Siblings for Family {
     fn release(&self, shard: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()> {

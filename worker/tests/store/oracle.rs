@@ -208,7 +208,7 @@ fn note_faults(bed: &Bed, model: &mut Model) {
 
 #[test]
 fn without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns() {
-    check_seeds("without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns", 60, |seed| {
+    check_seeds("without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns", 24, |seed| {
         let random = Prng::new(seed);
         let mut faults = Faults::none();
         faults.power_loss = 0.5;
@@ -220,7 +220,7 @@ fn without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns() {
 
 #[test]
 fn with_any_faults_no_wrong_byte_is_served() {
-    check_seeds("with_any_faults_no_wrong_byte_is_served", 60, |seed| {
+    check_seeds("with_any_faults_no_wrong_byte_is_served", 24, |seed| {
         run(seed, Faults::from_seed(seed), 32, 120);
     });
 }

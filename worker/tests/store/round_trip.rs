@@ -48,7 +48,7 @@ fn a_restart_keeps_blocks_and_objects() {
     bed.run(async {
         for meta in &metas {
             assert_eq!(shard.store.object(meta.id).as_ref(), Some(meta));
-            assert_eq!(shard.store.find_objects(meta.id.home), [meta.clone()]);
+            assert_eq!(shard.store.find_objects(meta.id.home), std::slice::from_ref(meta));
             assert_eq!(shard.readable(meta).await, 4);
             assert_eq!(shard.store.lookup(meta.block(0)).map(|entry| entry.mount), Some(MountId::NONE));
         }
