@@ -47,7 +47,11 @@ pub struct Entry {
 
 impl Entry {
     fn pack(&self) -> u32 {
-        assert!((1..=LENGTH_MAX).contains(&self.length), "length {} of a block", self.length);
+        assert!(
+            (1..=LENGTH_MAX).contains(&self.length),
+            "length {} of a block",
+            self.length
+        );
         let frequency = u32::from(self.frequency.min(FREQUENCY_MAX)) << FREQUENCY_SHIFT;
         OCCUPIED | (self.length - 1) | frequency | if self.pinned { PINNED } else { 0 }
     }
@@ -81,7 +85,10 @@ impl Slot {
     #[inline]
     fn id(&self) -> BlockId {
         BlockId {
-            object: ObjectId { home: self.home, version: self.version },
+            object: ObjectId {
+                home: self.home,
+                version: self.version,
+            },
             index: self.block,
         }
     }
@@ -129,13 +136,22 @@ impl Index {
     /// # Panics
     /// If `capacity` is zero or beyond 2^31.
     pub fn new(capacity: usize) -> Self {
-        assert!((1..=1 << 31).contains(&capacity), "index capacity {capacity}");
+        assert!(
+            (1..=1 << 31).contains(&capacity),
+            "index capacity {capacity}"
+        );
         let slots = Self::slots_for(capacity);
-        Index { slots: vec![Slot::default(); slots].into_boxed_slice(), length: 0, capacity }
+        Index {
+            slots: vec![Slot::default(); slots].into_boxed_slice(),
+            length: 0,
+            capacity,
+        }
     }
 
     fn slots_for(capacity: usize) -> usize {
-        (capacity * SLOTS_PER_HUNDRED).div_ceil(100).max(capacity + 1)
+        (capacity * SLOTS_PER_HUNDRED)
+            .div_ceil(100)
+            .max(capacity + 1)
     }
 
     /// Bytes that a table for `capacity` blocks takes.
@@ -171,7 +187,11 @@ impl Index {
 
     #[inline]
     fn next(&self, slot: usize) -> usize {
-        if slot + 1 == self.slots.len() { 0 } else { slot + 1 }
+        if slot + 1 == self.slots.len() {
+            0
+        } else {
+            slot + 1
+        }
     }
 
     #[inline]
@@ -248,7 +268,11 @@ impl Index {
     /// Slots from `from` forward to `to`.
     #[inline]
     fn distance(&self, from: usize, to: usize) -> usize {
-        if to >= from { to - from } else { to + self.slots.len() - from }
+        if to >= from {
+            to - from
+        } else {
+            to + self.slots.len() - from
+        }
     }
 
     /// Counts one more use of `id`, up to [`FREQUENCY_MAX`].
@@ -264,7 +288,9 @@ impl Index {
 
     /// Exempts `id` from eviction or ends that. False when it is not there.
     pub fn set_pinned(&mut self, id: BlockId, pinned: bool) -> bool {
-        let Some(at) = self.find(id) else { return false };
+        let Some(at) = self.find(id) else {
+            return false;
+        };
         let packed = self.slots[at].packed & !PINNED;
         self.slots[at].packed = packed | if pinned { PINNED } else { 0 };
         true
@@ -290,7 +316,10 @@ impl Index {
 
     /// All blocks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (BlockId, Entry)> + '_ {
-        self.slots.iter().filter(|slot| slot.is_occupied()).map(|slot| (slot.id(), slot.entry()))
+        self.slots
+            .iter()
+            .filter(|slot| slot.is_occupied())
+            .map(|slot| (slot.id(), slot.entry()))
     }
 }
 
@@ -313,7 +342,13 @@ mod tests {
     fn id(key: u16) -> BlockId {
         // Few homes and versions, so that ids differ in each of the three parts.
         let key = u64::from(key);
-        BlockId { object: ObjectId { home: key % 7, version: key / 7 % 5 }, index: (key / 35) as u32 }
+        BlockId {
+            object: ObjectId {
+                home: key % 7,
+                version: key / 7 % 5,
+            },
+            index: (key / 35) as u32,
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -383,22 +418,47 @@ mod tests {
     #[test]
     fn a_block_costs_at_most_48_bytes_at_a_million_blocks() {
         let index = Index::new(1_000_000);
-        assert!(index.bytes_per_block() <= 48.0, "{}", index.bytes_per_block());
-        assert_eq!(Index::bytes_for(1_000_000) as f64, index.bytes_per_block() * 1e6);
+        assert!(
+            index.bytes_per_block() <= 48.0,
+            "{}",
+            index.bytes_per_block()
+        );
+        assert_eq!(
+            Index::bytes_for(1_000_000) as f64,
+            index.bytes_per_block() * 1e6
+        );
     }
 
     #[test]
     fn probes_stay_short_when_the_table_is_full() {
         let mut index = Index::new(100_000);
-        let entry =
-            Entry { region: 0, first_page: 0, mount: MountId(0), length: 1, frequency: 0, pinned: false };
+        let entry = Entry {
+            region: 0,
+            first_page: 0,
+            mount: MountId(0),
+            length: 1,
+            frequency: 0,
+            pinned: false,
+        };
         let object = ObjectId::new("key", "version", 1 << 20);
         for block in 0..100_000 {
-            assert_eq!(index.insert(BlockId { object, index: block }, entry), Ok(None));
+            assert_eq!(
+                index.insert(
+                    BlockId {
+                        object,
+                        index: block
+                    },
+                    entry
+                ),
+                Ok(None)
+            );
         }
         let probes: usize = (0..100_000)
             .map(|block| {
-                let id = BlockId { object, index: block };
+                let id = BlockId {
+                    object,
+                    index: block,
+                };
                 index.distance(index.ideal(id), index.find(id).expect("inserted")) + 1
             })
             .sum();

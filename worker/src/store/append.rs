@@ -24,8 +24,15 @@ impl<I: Io> Inner<I> {
         let id = block.id;
         let length = block.length();
         let pages = length.div_ceil(PAGE_SIZE as u32);
-        assert_eq!(id.object, block.object.id, "a block comes with its own object");
-        assert_eq!(block.checksums.len(), pages as usize, "one checksum a page of {id}");
+        assert_eq!(
+            id.object, block.object.id,
+            "a block comes with its own object"
+        );
+        assert_eq!(
+            block.checksums.len(),
+            pages as usize,
+            "one checksum a page of {id}"
+        );
         let partition = self.partition_of(id, block.object.block_bytes);
         assert!(self.is_ours(partition), "{id} belongs to another shard");
         if self.index.borrow().get(id).is_some() || self.pending.borrow().contains_key(&id) {
@@ -43,7 +50,10 @@ impl<I: Io> Inner<I> {
             self.counters.not_kept_busy.add(1);
             return Err(NotKept::Busy);
         }
-        let remembered = self.ghost.borrow_mut().take(hash_of(id), self.index.borrow().len() as u64);
+        let remembered = self
+            .ghost
+            .borrow_mut()
+            .take(hash_of(id), self.index.borrow().len() as u64);
         let log = self.policy.admit(remembered);
         self.counters.bytes_admitted.add(bytes);
         self.counters.bytes_in_flight.add(bytes);
@@ -77,7 +87,11 @@ impl<I: Io> Inner<I> {
         pin: Option<bool>,
     ) -> bool {
         let outcome = Rc::new(Cell::new(None));
-        let order = MarkOrder { object, pin, outcome: Rc::clone(&outcome) };
+        let order = MarkOrder {
+            object,
+            pin,
+            outcome: Rc::clone(&outcome),
+        };
         let log = device.log(Log::Small);
         log.urgent.set(log.queued.get() + 1);
         self.enqueue(device, Log::Small, Queued::Mark(order), 0);
@@ -85,22 +99,34 @@ impl<I: Io> Inner<I> {
         outcome.get() == Some(true) && self.flush_device(device).await.is_ok()
     }
 
-    fn enqueue(self: &Rc<Self>, device: &DeviceState<I::Device>, log: Log, item: Queued, bytes: usize) {
+    fn enqueue(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        log: Log,
+        item: Queued,
+        bytes: usize,
+    ) {
         let open = device.log(log);
         open.queue.borrow_mut().push_back((self.io.now(), item));
         open.queued_bytes.set(open.queued_bytes.get() + bytes);
         open.queued.set(open.queued.get() + 1);
         if !open.has_flusher.replace(true) {
             let (store, ordinal) = (Rc::clone(self), device.superblock.ordinal);
-            self.io.spawn(Priority::Flush, async move { store.empty_queue(ordinal, log).await });
-        } else if open.queued_bytes.get() >= self.config.flush_bytes || open.urgent.get() > open.done.get() {
+            self.io.spawn(Priority::Flush, async move {
+                store.empty_queue(ordinal, log).await
+            });
+        } else if open.queued_bytes.get() >= self.config.flush_bytes
+            || open.urgent.get() > open.done.get()
+        {
             self.signal.raise();
         }
     }
 
     /// Writes one extent after the other until the queue is empty.
     async fn empty_queue(self: Rc<Self>, ordinal: u16, log: Log) {
-        let device = self.device(ordinal).expect("a device with a queue is there");
+        let device = self
+            .device(ordinal)
+            .expect("a device with a queue is there");
         loop {
             self.wait_for_extent(device, log).await;
             if device.log(log).queue.borrow().is_empty() {
@@ -134,13 +160,18 @@ impl<I: Io> Inner<I> {
     /// Waits until an extent is full, or its first item has waited long enough, or is urgent.
     async fn wait_for_extent(&self, device: &DeviceState<I::Device>, log: Log) {
         let open = device.log(log);
-        let Some(since) = open.queue.borrow().front().map(|(since, _)| *since) else { return };
+        let Some(since) = open.queue.borrow().front().map(|(since, _)| *since) else {
+            return;
+        };
         let ready = || {
             open.queued_bytes.get() >= self.config.flush_bytes
                 || open.urgent.get() > open.done.get()
                 || self.stopping.get()
         };
-        let left = self.config.flush_delay.saturating_sub(self.io.now().since(since));
+        let left = self
+            .config
+            .flush_delay
+            .saturating_sub(self.io.now().since(since));
         if ready() || left.is_zero() {
             return;
         }
@@ -156,19 +187,28 @@ impl<I: Io> Inner<I> {
         let open = device.log(log);
         let (_, item) = open.queue.borrow_mut().pop_front()?;
         if let Queued::Block(block) = &item {
-            open.queued_bytes.set(open.queued_bytes.get() - page_bytes(block.length()) as usize);
+            open.queued_bytes
+                .set(open.queued_bytes.get() - page_bytes(block.length()) as usize);
         }
         Some(item)
     }
 
     /// Counts an item that is written, or given up, as done with.
-    pub(super) fn finish(&self, device: &DeviceState<I::Device>, log: Log, item: &Queued, written: bool) {
+    pub(super) fn finish(
+        &self,
+        device: &DeviceState<I::Device>,
+        log: Log,
+        item: &Queued,
+        written: bool,
+    ) {
         let open = device.log(log);
         open.done.set(open.done.get() + 1);
         match item {
             Queued::Mark(order) => order.outcome.set(Some(written)),
             Queued::Block(block) => {
-                self.counters.bytes_in_flight.take_off(page_bytes(block.length()));
+                self.counters
+                    .bytes_in_flight
+                    .take_off(page_bytes(block.length()));
                 self.forget_pending(block);
             }
         }
@@ -176,14 +216,19 @@ impl<I: Io> Inner<I> {
 
     /// Whether `block` is still wanted: not freed since it was appended.
     pub(super) fn is_pending(&self, block: &Rc<NewBlock>) -> bool {
-        self.pending.borrow().get(&block.id).is_some_and(|pending| Rc::ptr_eq(pending, block))
+        self.pending
+            .borrow()
+            .get(&block.id)
+            .is_some_and(|pending| Rc::ptr_eq(pending, block))
     }
 
     /// Ends the time in which `block` is served from its pending frames.
     pub(super) fn forget_pending(&self, block: &Rc<NewBlock>) {
         if self.is_pending(block) {
             self.pending.borrow_mut().remove(&block.id);
-            self.objects.borrow_mut().remove_pending(block.id.object, &self.counters);
+            self.objects
+                .borrow_mut()
+                .remove_pending(block.id.object, &self.counters);
         }
     }
 
@@ -207,7 +252,13 @@ impl<I: Io> Inner<I> {
             }
         }
         self.signal.raise();
-        self.signal.wait_until(|| waiting.iter().all(|(log, ticket)| log.done.get() >= *ticket)).await;
+        self.signal
+            .wait_until(|| {
+                waiting
+                    .iter()
+                    .all(|(log, ticket)| log.done.get() >= *ticket)
+            })
+            .await;
         for device in self.devices.iter().flatten() {
             // The error is counted; what is not durable is a miss after a power cut.
             let _ = self.flush_device(device).await;

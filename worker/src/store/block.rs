@@ -72,7 +72,10 @@ impl PendingBlock {
     /// If the block has no such page.
     pub fn frame_of(&self, page: u32) -> (&Frame, usize) {
         let per_frame = self.0.frames[0].pages() as u32;
-        (&self.0.frames[(page / per_frame) as usize], (page % per_frame) as usize)
+        (
+            &self.0.frames[(page / per_frame) as usize],
+            (page % per_frame) as usize,
+        )
     }
 }
 

@@ -79,6 +79,10 @@ pub struct FormatOptions {
 impl FormatOptions {
     /// Regions of 64 MiB and 256 partitions.
     pub fn new(set_uuid: [u8; 16]) -> Self {
-        FormatOptions { region_bytes: 64 << 20, partitions: 256, set_uuid }
+        FormatOptions {
+            region_bytes: 64 << 20,
+            partitions: 256,
+            set_uuid,
+        }
     }
 }

@@ -55,12 +55,19 @@ impl Mark {
     pub(super) fn move_from(&mut self, from: u32, to: u32) {
         let freed = self.freed.iter_mut().map(|freed| &mut freed.region);
         let pin = self.pin.iter_mut().map(|pin| &mut pin.region);
-        freed.chain(pin).filter(|region| **region == from).for_each(|region| *region = to);
+        freed
+            .chain(pin)
+            .filter(|region| **region == from)
+            .for_each(|region| *region = to);
     }
 
     /// Notes a tombstone, unless a later one of its writer is known.
     pub(super) fn note_freed(&mut self, new: Freed) {
-        match self.freed.iter_mut().find(|known| known.writer == new.writer) {
+        match self
+            .freed
+            .iter_mut()
+            .find(|known| known.writer == new.writer)
+        {
             Some(known) if known.stamp <= new.stamp => *known = new,
             Some(_) => {}
             None => self.freed.push(new),
@@ -180,7 +187,12 @@ impl<D: Device> DeviceState<D> {
         let region_bytes = u64::from(self.superblock.region_bytes);
         DeviceStatus {
             path: self.path.clone(),
-            uuid: self.superblock.uuid.iter().map(|byte| format!("{byte:02x}")).collect(),
+            uuid: self
+                .superblock
+                .uuid
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             healthy: self.healthy.get(),
             bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
             bytes_used: self.bytes_live.get(),

@@ -58,11 +58,16 @@ impl<I: Io> Inner<I> {
         let region = &self.regions[entry.region as usize];
         let bytes = page_bytes(entry.length);
         let end = u64::from(entry.first_page) * PAGE_SIZE as u64 + bytes;
-        assert!(end <= u64::from(self.region_pages) * PAGE_SIZE as u64, "{id} lies inside its region");
+        assert!(
+            end <= u64::from(self.region_pages) * PAGE_SIZE as u64,
+            "{id} lies inside its region"
+        );
         region.live_blocks.set(region.live_blocks.get() + 1);
         region.live_bytes.set(region.live_bytes.get() + bytes);
         self.counters.bytes_live.add(bytes);
-        let device = self.device(region.device).expect("entries point at devices that are there");
+        let device = self
+            .device(region.device)
+            .expect("entries point at devices that are there");
         device.bytes_live.set(device.bytes_live.get() + bytes);
         if entry.pinned {
             self.count_pinned(entry, true);
@@ -75,7 +80,9 @@ impl<I: Io> Inner<I> {
         region.live_blocks.set(region.live_blocks.get() - 1);
         region.live_bytes.set(region.live_bytes.get() - bytes);
         self.counters.bytes_live.take_off(bytes);
-        let device = self.device(region.device).expect("entries point at devices that are there");
+        let device = self
+            .device(region.device)
+            .expect("entries point at devices that are there");
         device.bytes_live.set(device.bytes_live.get() - bytes);
         if entry.pinned {
             self.count_pinned(entry, false);
@@ -84,7 +91,9 @@ impl<I: Io> Inner<I> {
 
     fn count_pinned(&self, entry: &BlockEntry, pinned: bool) {
         let region = &self.regions[entry.region as usize];
-        let device = self.device(region.device).expect("entries point at devices that are there");
+        let device = self
+            .device(region.device)
+            .expect("entries point at devices that are there");
         let bytes = page_bytes(entry.length);
         if pinned {
             region.pinned_bytes.set(region.pinned_bytes.get() + bytes);
@@ -106,7 +115,11 @@ impl<I: Io> Inner<I> {
 
     /// Removes the entry of `id`, if it is still where `entry` says.
     pub(super) fn remove_entry_at(&self, id: BlockId, entry: &BlockEntry) -> Option<BlockEntry> {
-        if self.is_still_at(id, entry) { self.remove_entry(id) } else { None }
+        if self.is_still_at(id, entry) {
+            self.remove_entry(id)
+        } else {
+            None
+        }
     }
 
     /// Removes the entry of `id`.
@@ -114,17 +127,31 @@ impl<I: Io> Inner<I> {
         let entry = self.index.borrow_mut().remove(id)?;
         self.count_out(&entry);
         let device = self.regions[entry.region as usize].device;
-        self.objects.borrow_mut().remove_block(id.object, device, entry.length, &self.counters);
+        self.objects
+            .borrow_mut()
+            .remove_block(id.object, device, entry.length, &self.counters);
         Some(entry)
     }
 
     /// Lets the entry of `id` point at another place of the same device, with another frequency.
     pub(super) fn move_entry(&self, id: BlockId, region: u32, first_page: u16, frequency: u8) {
-        let old = self.index.borrow().get(id).expect("only entries that are there move");
-        let (from, to) = (&self.regions[old.region as usize], &self.regions[region as usize]);
+        let old = self
+            .index
+            .borrow()
+            .get(id)
+            .expect("only entries that are there move");
+        let (from, to) = (
+            &self.regions[old.region as usize],
+            &self.regions[region as usize],
+        );
         assert_eq!(from.device, to.device, "{id} stays on its device");
         self.count_out(&old);
-        let new = BlockEntry { region, first_page, frequency, ..old };
+        let new = BlockEntry {
+            region,
+            first_page,
+            frequency,
+            ..old
+        };
         let replaced = self.index.borrow_mut().insert(id, new);
         assert_eq!(replaced, Ok(Some(old)), "{id} is replaced");
         self.count_in(id, &new);
@@ -132,7 +159,9 @@ impl<I: Io> Inner<I> {
 
     /// Pins or unpins the entry of `id`, if there is one.
     pub(super) fn pin_entry(&self, id: BlockId, pinned: bool) {
-        let Some(entry) = self.index.borrow().get(id) else { return };
+        let Some(entry) = self.index.borrow().get(id) else {
+            return;
+        };
         if entry.pinned != pinned {
             self.index.borrow_mut().set_pinned(id, pinned);
             self.count_pinned(&entry, pinned);

@@ -47,10 +47,20 @@ impl<I: Io> Inner<I> {
     }
 
     fn writer(&self) -> Writer {
-        Writer { shard: self.config.shard.0, shards: self.config.shards }
+        Writer {
+            shard: self.config.shard.0,
+            shards: self.config.shards,
+        }
     }
 
-    fn header_of(&self, local: u32, sequence: u64, stamp: u64, first_page: u32, log: Log) -> Header {
+    fn header_of(
+        &self,
+        local: u32,
+        sequence: u64,
+        stamp: u64,
+        first_page: u32,
+        log: Log,
+    ) -> Header {
         Header {
             kind: Kind::Summary,
             body: 0,
@@ -77,7 +87,10 @@ impl<I: Io> Inner<I> {
         pages: u32,
         for_reclaim: bool,
     ) -> bool {
-        if open.as_ref().is_some_and(|open| open.pages_left(self.region_pages) >= pages) {
+        if open
+            .as_ref()
+            .is_some_and(|open| open.pages_left(self.region_pages) >= pages)
+        {
             return true;
         }
         let reserve = if for_reclaim { 0 } else { REGIONS_RESERVED };
@@ -92,14 +105,30 @@ impl<I: Io> Inner<I> {
             if device.free.borrow().len() <= reserve || !device.healthy.get() {
                 return false;
             }
-            let number = device.free.borrow_mut().pop_front().expect("more than the reserve is free");
+            let number = device
+                .free
+                .borrow_mut()
+                .pop_front()
+                .expect("more than the reserve is free");
             self.counters.regions_free.take_off(1);
             let region = &self.regions[number as usize];
-            assert_eq!(region.state.get(), RegionState::Free, "region {number} is opened");
-            assert_eq!((region.live_blocks.get(), region.readers.get()), (0, 0), "region {number} is unused");
+            assert_eq!(
+                region.state.get(),
+                RegionState::Free,
+                "region {number} is opened"
+            );
+            assert_eq!(
+                (region.live_blocks.get(), region.readers.get()),
+                (0, 0),
+                "region {number} is unused"
+            );
             // The old footer goes first; it would not count anyway, for its sequence is another.
             let last_page = device.offset(region.local, self.region_pages - 1);
-            if self.write_bytes(device, last_page, &[0; PAGE_SIZE]).await.is_err() {
+            if self
+                .write_bytes(device, last_page, &[0; PAGE_SIZE])
+                .await
+                .is_err()
+            {
                 region.state.set(RegionState::Unusable);
                 continue;
             }
@@ -110,26 +139,47 @@ impl<I: Io> Inner<I> {
             region.sequence.set(sequence);
             region.first_stamp.set(0);
             region.shards.set(self.config.shards);
-            *open = Some(OpenRegion { region: number, next_page: 0, copies: Vec::new(), last_stamp: 0 });
+            *open = Some(OpenRegion {
+                region: number,
+                next_page: 0,
+                copies: Vec::new(),
+                last_stamp: 0,
+            });
             return true;
         }
     }
 
     /// Writes the footer of a region and puts it in the queue of those to be reclaimed.
-    pub(super) async fn seal_region(&self, device: &DeviceState<I::Device>, log: Log, open: OpenRegion) {
+    pub(super) async fn seal_region(
+        &self,
+        device: &DeviceState<I::Device>,
+        log: Log,
+        open: OpenRegion,
+    ) {
         let region = &self.regions[open.region as usize];
         let copies_pages = (open.copies.len() / PAGE_SIZE) as u32;
         let start = self.region_pages - 1 - copies_pages;
-        assert!(start >= open.next_page, "the footer of region {} has its room", open.region);
+        assert!(
+            start >= open.next_page,
+            "the footer of region {} has its room",
+            open.region
+        );
         let mut footer = open.copies;
         let trailer = footer.len();
         footer.resize(trailer + PAGE_SIZE, 0);
-        let mut header =
-            self.header_of(region.local, region.sequence.get(), open.last_stamp, start, log);
+        let mut header = self.header_of(
+            region.local,
+            region.sequence.get(),
+            open.last_stamp,
+            start,
+            log,
+        );
         (header.kind, header.pages) = (Kind::Footer, copies_pages);
         header.seal(&mut footer[trailer..], device.seed);
         // Without its footer the region is walked at the next start; the error is counted.
-        let _ = self.write_bytes(device, device.offset(region.local, start), &footer).await;
+        let _ = self
+            .write_bytes(device, device.offset(region.local, start), &footer)
+            .await;
         self.retire_region(device, log, open.region);
     }
 
@@ -164,40 +214,75 @@ impl<I: Io> Inner<I> {
         if region.first_stamp.get() == 0 {
             region.first_stamp.set(stamp);
         }
-        Placed { region: open.region, first_page, data_page: first_page + summary_pages, summary }
+        Placed {
+            region: open.region,
+            first_page,
+            data_page: first_page + summary_pages,
+            summary,
+        }
     }
 
     /// Ends the use of a region in which a write failed: what comes after would not be found.
-    pub(super) fn abandon(&self, device: &DeviceState<I::Device>, log: Log, open: &mut Option<OpenRegion>) {
+    pub(super) fn abandon(
+        &self,
+        device: &DeviceState<I::Device>,
+        log: Log,
+        open: &mut Option<OpenRegion>,
+    ) {
         if let Some(open) = open.take() {
             self.retire_region(device, log, open.region);
         }
     }
 
     /// Writes one extent of what waits in the queue of `log`.
-    pub(super) async fn write_queued(self: &Rc<Self>, device: &DeviceState<I::Device>, log: Log) -> Written {
+    pub(super) async fn write_queued(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        log: Log,
+    ) -> Written {
         let mut open = device.log(log).writing.lock().await;
-        let Some(pages) = self.pages_of_next(device, log) else { return Written::Extent };
+        let Some(pages) = self.pages_of_next(device, log) else {
+            return Written::Extent;
+        };
         if !self.ensure_room(device, log, &mut open, pages, false).await {
-            return if device.healthy.get() { Written::NoRegion } else { Written::Failed };
+            return if device.healthy.get() {
+                Written::NoRegion
+            } else {
+                Written::Failed
+            };
         }
         let stamp = self.take_stamp();
-        let room = open.as_ref().expect("room was made").pages_left(self.region_pages);
+        let room = open
+            .as_ref()
+            .expect("room was made")
+            .pages_left(self.region_pages);
         let (draft, items, logged) = self.gather(device, log, room, stamp);
         if draft.is_empty() {
             return Written::Extent;
         }
-        let placed = self.place(device, log, open.as_mut().expect("room was made"), draft, stamp);
+        let placed = self.place(
+            device,
+            log,
+            open.as_mut().expect("room was made"),
+            draft,
+            stamp,
+        );
         let region = &self.regions[placed.region as usize];
         let (slices, places) = self.lay_out(&items, placed.data_page);
-        let bytes = placed.summary.len() + slices.iter().map(|(_, slice)| slice.bytes().len()).sum::<usize>();
+        let bytes = placed.summary.len()
+            + slices
+                .iter()
+                .map(|(_, slice)| slice.bytes().len())
+                .sum::<usize>();
         self.write_pace.wait(&self.io, bytes).await;
         let result = self.write_extent(device, &placed, slices).await;
         self.counters.flushes.add(1);
         match result {
             Ok(()) => {
                 for object in logged {
-                    self.objects.borrow_mut().set_record(object, region.device, placed.region);
+                    self.objects
+                        .borrow_mut()
+                        .set_record(object, region.device, placed.region);
                 }
                 for (item, place) in items.iter().zip(places) {
                     self.enter(device, item, &placed, place, stamp);
@@ -215,7 +300,11 @@ impl<I: Io> Inner<I> {
             }
         }
         self.signal.raise();
-        if result.is_ok() { Written::Extent } else { Written::Failed }
+        if result.is_ok() {
+            Written::Extent
+        } else {
+            Written::Failed
+        }
     }
 
     /// Pages that an extent with the first item of the queue alone would take.
@@ -226,7 +315,10 @@ impl<I: Io> Inner<I> {
         Some(match first {
             Queued::Block(block) => {
                 let text = Draft::text_bytes(&block.object);
-                2 * draft.bytes_with(1, block.length(), text).div_ceil(PAGE_SIZE) as u32 + block.pages()
+                2 * draft
+                    .bytes_with(1, block.length(), text)
+                    .div_ceil(PAGE_SIZE) as u32
+                    + block.pages()
             }
             Queued::Mark(_) => 2 * draft.summary_pages(),
         })
@@ -252,17 +344,25 @@ impl<I: Io> Inner<I> {
                     2 * (pages + 1) + draft.data_pages() <= room || draft.is_empty()
                 }
                 Some((_, Queued::Block(block))) => {
-                    let bytes = draft.bytes_with(1, block.length(), Draft::text_bytes(&block.object));
+                    let bytes =
+                        draft.bytes_with(1, block.length(), Draft::text_bytes(&block.object));
                     let pages = draft.data_pages() + block.pages();
                     let size_fits = bytes <= SUMMARY_BYTES_MAX
-                        && pages as usize * PAGE_SIZE <= self.config.flush_bytes.max(block.pages() as usize * PAGE_SIZE);
-                    2 * bytes.div_ceil(PAGE_SIZE) as u32 + pages <= room && (size_fits || draft.is_empty())
+                        && pages as usize * PAGE_SIZE
+                            <= self
+                                .config
+                                .flush_bytes
+                                .max(block.pages() as usize * PAGE_SIZE);
+                    2 * bytes.div_ceil(PAGE_SIZE) as u32 + pages <= room
+                        && (size_fits || draft.is_empty())
                 }
             };
             if !fits {
                 break;
             }
-            let item = self.dequeue(device, log).expect("the queue has a first item");
+            let item = self
+                .dequeue(device, log)
+                .expect("the queue has a first item");
             match &item {
                 Queued::Block(block) if !self.is_pending(block) => {
                     self.finish(device, log, &item, false);
@@ -270,9 +370,21 @@ impl<I: Io> Inner<I> {
                 }
                 Queued::Block(block) => {
                     let partition = self.partition_of(block.id, block.object.block_bytes);
-                    draft.push_block(block.id, block.length(), partition, block.checksums.iter().copied());
-                    let recorded = self.objects.borrow().record_of(block.id.object, ordinal).is_some();
-                    if !recorded && logged.last() != Some(&block.id.object) && !logged.contains(&block.id.object) {
+                    draft.push_block(
+                        block.id,
+                        block.length(),
+                        partition,
+                        block.checksums.iter().copied(),
+                    );
+                    let recorded = self
+                        .objects
+                        .borrow()
+                        .record_of(block.id.object, ordinal)
+                        .is_some();
+                    if !recorded
+                        && logged.last() != Some(&block.id.object)
+                        && !logged.contains(&block.id.object)
+                    {
                         draft.push_object(&block.object);
                         logged.push(block.id.object);
                     }
@@ -329,7 +441,11 @@ impl<I: Io> Inner<I> {
             }
             result
         };
-        let summary = self.write_bytes(device, device.offset(local, placed.first_page), &placed.summary);
+        let summary = self.write_bytes(
+            device,
+            device.offset(local, placed.first_page),
+            &placed.summary,
+        );
         let (pages, summary) = futures::join!(all_pages, summary);
         pages.and(summary)
     }
@@ -350,8 +466,17 @@ impl<I: Io> Inner<I> {
                 let mark = marks.entry(order.object).or_default();
                 let (writer, region) = (self.writer(), placed.region);
                 match order.pin {
-                    None => mark.note_freed(Freed { stamp, writer, region }),
-                    Some(pinned) => mark.note_pin(Pin { stamp, writer, region, pinned }),
+                    None => mark.note_freed(Freed {
+                        stamp,
+                        writer,
+                        region,
+                    }),
+                    Some(pinned) => mark.note_pin(Pin {
+                        stamp,
+                        writer,
+                        region,
+                        pinned,
+                    }),
                 }
             }
         }

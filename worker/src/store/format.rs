@@ -12,7 +12,8 @@ use rkyv::util::AlignedVec;
 use super::config::FormatOptions;
 use super::error::StoreError;
 use super::superblock::{
-    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET, SUPERBLOCK_OFFSETS, Superblock,
+    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET,
+    SUPERBLOCK_OFFSETS, Superblock,
 };
 
 /// Formats `devices` as one set, through the backend that they were opened with.
@@ -45,7 +46,10 @@ async fn write_page<D: Device>(
     page: &[u8],
 ) -> Result<(), StoreError> {
     let frame = scratch.take().ok_or_else(|| {
-        IoError::new(IoErrorKind::Limit, "no scratch frame is free to format with; give the pool one more")
+        IoError::new(
+            IoErrorKind::Limit,
+            "no scratch frame is free to format with; give the pool one more",
+        )
     })?;
     let mut lease = frame.lease(0..1).expect("a fresh frame is vacant");
     lease.bytes_mut().copy_from_slice(page);
@@ -70,14 +74,24 @@ pub fn format_paths(
     let mut opened = Vec::new();
     for path in paths {
         let is_new = !path.exists();
-        let lock = if is_new { None } else { Some(DeviceLock::take(path)?) };
+        let lock = if is_new {
+            None
+        } else {
+            Some(DeviceLock::take(path)?)
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(size.is_some())
             .truncate(false)
             .open(path)
-            .map_err(|error| failed(&error, path, "cannot open the device; name an existing one or give --size"))?;
+            .map_err(|error| {
+                failed(
+                    &error,
+                    path,
+                    "cannot open the device; name an existing one or give --size",
+                )
+            })?;
         let name = path.display().to_string();
         if !force && !is_new {
             refuse_if_used(&file, &name)?;
@@ -91,7 +105,8 @@ pub fn format_paths(
             file.write_all_at(&superblock.encode(copy as u64 + 1), offset)
                 .map_err(|error| failed(&error, Path::new(name), "cannot write the superblock"))?;
         }
-        file.sync_all().map_err(|error| failed(&error, Path::new(name), "cannot flush the superblock"))?;
+        file.sync_all()
+            .map_err(|error| failed(&error, Path::new(name), "cannot flush the superblock"))?;
     }
     Ok(())
 }
@@ -104,7 +119,11 @@ pub(super) fn superblock_for(
     options: FormatOptions,
 ) -> Result<Superblock, StoreError> {
     let refuse = |text: String| Err(StoreError::Mismatch(text));
-    let FormatOptions { region_bytes, partitions, set_uuid } = options;
+    let FormatOptions {
+        region_bytes,
+        partitions,
+        set_uuid,
+    } = options;
     if !(REGION_BYTES_MIN..=REGION_BYTES_MAX).contains(&region_bytes)
         || !(region_bytes as usize).is_multiple_of(PAGE_SIZE)
     {
@@ -112,14 +131,19 @@ pub(super) fn superblock_for(
             "a region of {region_bytes} bytes is not whole pages between {REGION_BYTES_MIN} and {REGION_BYTES_MAX}"
         ));
     }
-    if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX || devices > usize::from(DEVICES_MAX) {
+    if !partitions.is_power_of_two()
+        || partitions > PARTITIONS_MAX
+        || devices > usize::from(DEVICES_MAX)
+    {
         return refuse(format!(
             "{partitions} partitions on {devices} devices: partitions are a power of two up to \
              {PARTITIONS_MAX}, devices at most {DEVICES_MAX}"
         ));
     }
     if devices > partitions as usize {
-        return refuse(format!("{devices} devices need at least as many partitions, not {partitions}"));
+        return refuse(format!(
+            "{devices} devices need at least as many partitions, not {partitions}"
+        ));
     }
     let regions = length.saturating_sub(REGIONS_OFFSET) / u64::from(region_bytes);
     if regions < u64::from(REGIONS_MIN) {
@@ -151,14 +175,20 @@ fn refuse_if_used(file: &File, path: &str) -> Result<(), StoreError> {
     let mut first = AlignedVec::<16>::new();
     first.resize(PAGE_SIZE, 0);
     let mut second = first.clone();
-    for (page, offset) in [(&mut first, SUPERBLOCK_OFFSETS[0]), (&mut second, SUPERBLOCK_OFFSETS[1])] {
+    for (page, offset) in [
+        (&mut first, SUPERBLOCK_OFFSETS[0]),
+        (&mut second, SUPERBLOCK_OFFSETS[1]),
+    ] {
         // A short file leaves zeroes, which is what it holds there.
         let _ = file.read_at(page, offset);
     }
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let found = match Superblock::choose([&first, &second], path, u64::MAX) {
         Ok((superblock, _, _)) => {
-            format!("it holds a Corelane store of {} regions, started {} times", superblock.regions, superblock.epoch)
+            format!(
+                "it holds a Corelane store of {} regions, started {} times",
+                superblock.regions, superblock.epoch
+            )
         }
         Err(_) if first.iter().chain(second.iter()).all(|byte| *byte == 0) => return Ok(()),
         Err(StoreError::NotOurs { found, .. }) => found,
@@ -177,7 +207,9 @@ fn grow(file: &File, path: &Path, size: Option<u64>) -> Result<u64, StoreError> 
     let metadata = file.metadata().map_err(|error| describe(&error))?;
     if metadata.file_type().is_block_device() {
         use std::io::{Seek, SeekFrom};
-        let length = (&mut &*file).seek(SeekFrom::End(0)).map_err(|error| describe(&error))?;
+        let length = (&mut &*file)
+            .seek(SeekFrom::End(0))
+            .map_err(|error| describe(&error))?;
         if size.is_some_and(|size| size > length) {
             return Err(StoreError::Mismatch(format!(
                 "{} has {length} bytes, less than the size that was asked for: leave --size out",
@@ -188,12 +220,19 @@ fn grow(file: &File, path: &Path, size: Option<u64>) -> Result<u64, StoreError> 
     }
     let size = size.unwrap_or(metadata.len()).max(metadata.len());
     if size > 0 {
-        let length = i64::try_from(size).map_err(|_| StoreError::Mismatch(format!("{size} bytes are too many")))?;
+        let length = i64::try_from(size)
+            .map_err(|_| StoreError::Mismatch(format!("{size} bytes are too many")))?;
         // SAFETY: the descriptor is open for as long as `file` is borrowed; the call takes no pointer.
         let errno = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) };
         if errno != 0 {
-            let error = IoError::from_errno(errno, "cannot allocate the device file; free some space or choose a smaller size");
-            return Err(error.with("device", path.display()).with("bytes", size).into());
+            let error = IoError::from_errno(
+                errno,
+                "cannot allocate the device file; free some space or choose a smaller size",
+            );
+            return Err(error
+                .with("device", path.display())
+                .with("bytes", size)
+                .into());
         }
     }
     Ok(size)
@@ -211,20 +250,33 @@ impl DeviceLock {
     /// # Errors
     /// When another holder of the lock lives, or the device cannot be opened.
     pub fn take(path: &Path) -> Result<Self, StoreError> {
-        let file = File::open(path)
-            .map_err(|error| failed(&error, path, "cannot open the device; check the path and the permissions"))?;
+        let file = File::open(path).map_err(|error| {
+            failed(
+                &error,
+                path,
+                "cannot open the device; check the path and the permissions",
+            )
+        })?;
         // SAFETY: the descriptor is open for as long as `file` lives; the call takes no pointer.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
             return Ok(DeviceLock { _file: file });
         }
         let error = std::io::Error::last_os_error();
         if error.raw_os_error() == Some(libc::EWOULDBLOCK) {
-            return Err(StoreError::Locked { device: path.display().to_string() });
+            return Err(StoreError::Locked {
+                device: path.display().to_string(),
+            });
         }
-        Err(failed(&error, path, "cannot lock the device; its file system must know flock"))
+        Err(failed(
+            &error,
+            path,
+            "cannot lock the device; its file system must know flock",
+        ))
     }
 }
 
 pub(super) fn failed(error: &std::io::Error, path: &Path, message: &str) -> StoreError {
-    IoError::from_std(error, message).with("device", path.display()).into()
+    IoError::from_std(error, message)
+        .with("device", path.display())
+        .into()
 }

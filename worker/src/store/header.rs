@@ -132,7 +132,9 @@ impl Header {
     /// Header and body at the start of `bytes`, if the CRC from `seed` matches.
     pub(super) fn open(bytes: &[u8], seed: u32) -> Result<(Header, &[u8]), HeaderError> {
         let header = Header::decode(bytes)?;
-        let end = HEADER_BYTES.checked_add(header.body as usize).ok_or(HeaderError::Fields)?;
+        let end = HEADER_BYTES
+            .checked_add(header.body as usize)
+            .ok_or(HeaderError::Fields)?;
         let body = bytes.get(HEADER_BYTES..end).ok_or(HeaderError::Fields)?;
         if crc_of(&bytes[..CRC_AT], body, seed) != u32_at(bytes, CRC_AT) {
             return Err(HeaderError::Crc);
@@ -214,7 +216,10 @@ mod tests {
         golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[..60], golden);
-        assert_eq!(Header::open(&bytes, 9), Ok((header(), b"the body".as_slice())));
+        assert_eq!(
+            Header::open(&bytes, 9),
+            Ok((header(), b"the body".as_slice()))
+        );
     }
 
     #[test]

@@ -18,7 +18,9 @@ impl<I: Io> Inner<I> {
     /// See [`Store::free`](super::Store::free).
     pub(super) async fn free_object(self: &Rc<Self>, object: ObjectId) -> Result<Held, MarkError> {
         let mut freed = Held::default();
-        let Some(meta) = self.objects.borrow().get(object).cloned() else { return Ok(freed) };
+        let Some(meta) = self.objects.borrow().get(object).cloned() else {
+            return Ok(freed);
+        };
         for index in 0..meta.blocks() {
             if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
@@ -40,7 +42,11 @@ impl<I: Io> Inner<I> {
     }
 
     /// See [`Store::pin`](super::Store::pin).
-    pub(super) async fn pin_object(self: &Rc<Self>, object: ObjectId, pinned: bool) -> Result<(), MarkError> {
+    pub(super) async fn pin_object(
+        self: &Rc<Self>,
+        object: ObjectId,
+        pinned: bool,
+    ) -> Result<(), MarkError> {
         let was_pinned = self.pinned.borrow().contains(&object);
         if pinned && !was_pinned {
             self.refuse_beyond_share(object)?;
@@ -76,21 +82,39 @@ impl<I: Io> Inner<I> {
 
     fn refuse_beyond_share(&self, object: ObjectId) -> Result<(), MarkError> {
         for (ordinal, bytes) in self.objects.borrow().bytes_by_device(object) {
-            let Some(device) = self.device(ordinal) else { continue };
-            let (pinned, allowed) =
-                (device.bytes_pinned.get(), device.pinned_bytes_max(self.config.pin_fraction_max));
+            let Some(device) = self.device(ordinal) else {
+                continue;
+            };
+            let (pinned, allowed) = (
+                device.bytes_pinned.get(),
+                device.pinned_bytes_max(self.config.pin_fraction_max),
+            );
             if pinned + bytes > allowed {
                 let device = device.path.clone();
-                return Err(MarkError::PinnedOut { bytes, device, pinned, allowed });
+                return Err(MarkError::PinnedOut {
+                    bytes,
+                    device,
+                    pinned,
+                    allowed,
+                });
             }
         }
         Ok(())
     }
 
     /// Writes a mark to every device that takes I/O: each knows for itself what holds for its blocks.
-    async fn write_marks(self: &Rc<Self>, object: ObjectId, pin: Option<bool>) -> Result<(), MarkError> {
+    async fn write_marks(
+        self: &Rc<Self>,
+        object: ObjectId,
+        pin: Option<bool>,
+    ) -> Result<(), MarkError> {
         let mut failed = Vec::new();
-        for device in self.devices.iter().flatten().filter(|device| device.healthy.get()) {
+        for device in self
+            .devices
+            .iter()
+            .flatten()
+            .filter(|device| device.healthy.get())
+        {
             if !self.write_mark(device, object, pin).await && device.healthy.get() {
                 failed.push(device.path.as_str());
             }
@@ -98,7 +122,10 @@ impl<I: Io> Inner<I> {
         if failed.is_empty() {
             return Ok(());
         }
-        Err(MarkError::NotDurable(format!("could not write the record to {}", failed.join(", "))))
+        Err(MarkError::NotDurable(format!(
+            "could not write the record to {}",
+            failed.join(", ")
+        )))
     }
 
     /// See [`Store::remap_mounts`](super::Store::remap_mounts).
@@ -109,11 +136,17 @@ impl<I: Io> Inner<I> {
             if slot as u32 % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
-            let Some((id, _)) = self.index.borrow().slot(slot) else { continue };
+            let Some((id, _)) = self.index.borrow().slot(slot) else {
+                continue;
+            };
             let mount = *mount_of.entry(id.object).or_insert_with(|| {
                 let objects = self.objects.borrow();
-                let meta = objects.get(id.object).expect("a block in the index has a known object");
-                mounts.of_object(&meta.uri, meta.block_bytes).map_or(MountId::NONE, |mount| mount.id)
+                let meta = objects
+                    .get(id.object)
+                    .expect("a block in the index has a known object");
+                mounts
+                    .of_object(&meta.uri, meta.block_bytes)
+                    .map_or(MountId::NONE, |mount| mount.id)
             });
             self.index.borrow_mut().set_mount_at(slot, mount);
         }

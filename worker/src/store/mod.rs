@@ -22,8 +22,8 @@ mod format;
 mod header;
 mod identity;
 mod marks;
-mod objects;
 pub mod model;
+mod objects;
 mod open;
 mod policy;
 mod read;
@@ -84,7 +84,13 @@ pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 pub trait Siblings {
     /// Resolves when shard `shard` has answered [`Store::release_region`] with these arguments:
     /// it reads nothing from the region any more. A shard that is still opening answers later.
-    fn release(&self, shard: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()>;
+    fn release(
+        &self,
+        shard: ShardId,
+        device: u16,
+        region: u32,
+        sequence: u64,
+    ) -> LocalBoxFuture<()>;
 }
 
 /// What recovery found and how long it took.
@@ -221,7 +227,11 @@ impl<I: Io> Store<I> {
 
     /// A block that was appended and is not on the device yet.
     pub fn pending(&self, id: BlockId) -> Option<PendingBlock> {
-        self.0.pending.borrow().get(&id).map(|block| PendingBlock(Rc::clone(block)))
+        self.0
+            .pending
+            .borrow()
+            .get(&id)
+            .map(|block| PendingBlock(Rc::clone(block)))
     }
 
     /// Reads as many pages as `lease` has from page `first_page` of a block, checks each against
@@ -268,12 +278,18 @@ impl<I: Io> Store<I> {
     /// be exceeded by the last URI's.
     pub fn objects(&self, prefix: &str, after: &str, limit: usize) -> Vec<(Arc<ObjectMeta>, Held)> {
         let found = self.0.objects.borrow().list(prefix, after, limit);
-        found.into_iter().map(|meta| (Arc::clone(&meta), self.held(meta.id))).collect()
+        found
+            .into_iter()
+            .map(|meta| (Arc::clone(&meta), self.held(meta.id)))
+            .collect()
     }
 
     /// What this shard's devices hold of `object`.
     pub fn held(&self, object: ObjectId) -> Held {
-        Held { pinned: self.is_pinned(object), ..self.0.objects.borrow().held(object) }
+        Held {
+            pinned: self.is_pinned(object),
+            ..self.0.objects.borrow().held(object)
+        }
     }
 
     /// Drops all blocks of `object` and remembers it over a restart; gives what was dropped.
@@ -307,12 +323,19 @@ impl<I: Io> Store<I> {
     /// object's block size by way of the stripe.
     pub fn device_healthy(&self, id: BlockId, block_bytes: u32) -> bool {
         let partition = self.0.partition_of(id, block_bytes);
-        self.0.device(self.0.ordinal_of(partition)).is_some_and(|device| device.healthy.get())
+        self.0
+            .device(self.0.ordinal_of(partition))
+            .is_some_and(|device| device.healthy.get())
     }
 
     /// The devices.
     pub fn devices(&self) -> Vec<DeviceStatus> {
-        self.0.devices.iter().flatten().map(DeviceState::status).collect()
+        self.0
+            .devices
+            .iter()
+            .flatten()
+            .map(DeviceState::status)
+            .collect()
     }
 
     /// Lets go of region `region` of the device with ordinal `device`, which a sibling is about
@@ -333,8 +356,14 @@ impl<I: Io> Store<I> {
 
     /// Replaces the limits that may change at run time; 0 means no limit, and no scrubbing.
     pub fn set_limits(&self, device_write_bytes_per_second: u64, scrub_bytes_per_second: u64) {
-        self.0.write_pace.bytes_per_second.set(device_write_bytes_per_second);
-        self.0.scrub_pace.bytes_per_second.set(scrub_bytes_per_second);
+        self.0
+            .write_pace
+            .bytes_per_second
+            .set(device_write_bytes_per_second);
+        self.0
+            .scrub_pace
+            .bytes_per_second
+            .set(scrub_bytes_per_second);
         self.0.signal.raise();
     }
 

@@ -113,7 +113,10 @@ impl RegionCache {
     fn write(&mut self, log: Log, key: u32, frequency: u8) {
         let full = self.workload.blocks_per_region;
         let at = log.index();
-        if self.open[at].as_ref().is_some_and(|(_, keys)| keys.len() == full) {
+        if self.open[at]
+            .as_ref()
+            .is_some_and(|(_, keys)| keys.len() == full)
+        {
             let sealed = self.open[at].take().expect("just looked at");
             self.sealed[at].push_back(sealed);
         }
@@ -130,10 +133,17 @@ impl RegionCache {
 
     fn reclaim(&mut self) {
         let [small, main] = [self.sealed[0].len(), self.sealed[1].len()];
-        let log = self.policy.victim(small, main, self.workload.regions).expect("some region is sealed");
-        let (region, keys) = self.sealed[log.index()].pop_front().expect("the policy chose it");
+        let log = self
+            .policy
+            .victim(small, main, self.workload.regions)
+            .expect("some region is sealed");
+        let (region, keys) = self.sealed[log.index()]
+            .pop_front()
+            .expect("the policy chose it");
         for key in keys {
-            let Some((frequency, at)) = self.blocks.get(&key).copied() else { continue };
+            let Some((frequency, at)) = self.blocks.get(&key).copied() else {
+                continue;
+            };
             if at != region {
                 continue;
             }
@@ -250,7 +260,9 @@ impl Zipf {
         mixed ^= mixed >> 31;
         let uniform = (mixed >> 11) as f64 / (1u64 << 53) as f64;
         let target = uniform * self.sums.last().copied().unwrap_or(0.0);
-        self.sums.partition_point(|sum| *sum < target).min(self.sums.len() - 1) as u32
+        self.sums
+            .partition_point(|sum| *sum < target)
+            .min(self.sums.len() - 1) as u32
     }
 }
 
@@ -279,7 +291,10 @@ mod tests {
             let reached = simulate(Policy::new(0.1), workload(regions, seed));
             let ratio = reached.hit_rate / reached.hit_rate_ideal;
             assert!(ratio >= 0.97, "{regions} regions: {reached:?}");
-            assert!(reached.write_amplification <= 1.45, "{regions} regions: {reached:?}");
+            assert!(
+                reached.write_amplification <= 1.45,
+                "{regions} regions: {reached:?}"
+            );
         }
     }
 
@@ -289,8 +304,13 @@ mod tests {
         for small_fraction in [0.05, 0.1, 0.2, 0.3] {
             for promote_frequency in [1, 2, 3] {
                 for main_frequency_max in [1, 2, 3] {
-                    let policy = Policy { small_fraction, promote_frequency, main_frequency_max };
-                    let mut line = format!("{small_fraction} {promote_frequency} {main_frequency_max}:");
+                    let policy = Policy {
+                        small_fraction,
+                        promote_frequency,
+                        main_frequency_max,
+                    };
+                    let mut line =
+                        format!("{small_fraction} {promote_frequency} {main_frequency_max}:");
                     for regions in [48, 128, 512] {
                         let reached = simulate(policy, workload(regions, 5));
                         let ratio = reached.hit_rate / reached.hit_rate_ideal;

@@ -158,11 +158,19 @@ impl Objects {
     }
 
     /// Adds the object if it is new, but not to the list by URI; tells whether it was new.
-    pub(super) fn ensure_unlisted(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) -> bool {
+    pub(super) fn ensure_unlisted(
+        &mut self,
+        meta: &Arc<ObjectMeta>,
+        counters: &StoreCounters,
+    ) -> bool {
         if self.by_id.contains_key(&meta.id) {
             return false;
         }
-        let known = Known { meta: Arc::clone(meta), parts: Vec::new(), pending: 0 };
+        let known = Known {
+            meta: Arc::clone(meta),
+            parts: Vec::new(),
+            pending: 0,
+        };
         self.by_id.insert(meta.id, known);
         self.by_home.entry(meta.id.home).or_default().push(meta.id);
         counters.objects.add(1);
@@ -172,16 +180,27 @@ impl Objects {
 
     fn part(&mut self, id: ObjectId, device: u16) -> Option<&mut Part> {
         let known = self.by_id.get_mut(&id)?;
-        let at = known.parts.iter().position(|part| part.device == device).unwrap_or_else(|| {
-            known.parts.push(Part { device, record: NOT_RECORDED, blocks: 0, bytes: 0 });
-            known.parts.len() - 1
-        });
+        let at = known
+            .parts
+            .iter()
+            .position(|part| part.device == device)
+            .unwrap_or_else(|| {
+                known.parts.push(Part {
+                    device,
+                    record: NOT_RECORDED,
+                    blocks: 0,
+                    bytes: 0,
+                });
+                known.parts.len() - 1
+            });
         Some(&mut known.parts[at])
     }
 
     /// Counts a block that entered the index. False when the object is not known.
     pub(super) fn add_block(&mut self, id: ObjectId, device: u16, bytes: u32) -> bool {
-        let Some(part) = self.part(id, device) else { return false };
+        let Some(part) = self.part(id, device) else {
+            return false;
+        };
         part.blocks += 1;
         part.bytes += u64::from(bytes);
         true
@@ -191,9 +210,20 @@ impl Objects {
     ///
     /// # Panics
     /// If the block was never counted.
-    pub(super) fn remove_block(&mut self, id: ObjectId, device: u16, bytes: u32, counters: &StoreCounters) {
-        let part = self.part(id, device).expect("a block in the index has a known object");
-        assert!(part.blocks > 0 && part.bytes >= u64::from(bytes), "blocks of {id} are counted");
+    pub(super) fn remove_block(
+        &mut self,
+        id: ObjectId,
+        device: u16,
+        bytes: u32,
+        counters: &StoreCounters,
+    ) {
+        let part = self
+            .part(id, device)
+            .expect("a block in the index has a known object");
+        assert!(
+            part.blocks > 0 && part.bytes >= u64::from(bytes),
+            "blocks of {id} are counted"
+        );
         part.blocks -= 1;
         part.bytes -= u64::from(bytes);
         self.forget_if_unused(id, counters);
@@ -201,22 +231,27 @@ impl Objects {
 
     /// Counts a block that waits to be written.
     pub(super) fn add_pending(&mut self, id: ObjectId) {
-        self.by_id.get_mut(&id).expect("a pending block's object was added").pending += 1;
+        self.by_id
+            .get_mut(&id)
+            .expect("a pending block's object was added")
+            .pending += 1;
     }
 
     /// Counts a block that waits no longer.
     pub(super) fn remove_pending(&mut self, id: ObjectId, counters: &StoreCounters) {
-        let known = self.by_id.get_mut(&id).expect("a pending block's object is known");
+        let known = self
+            .by_id
+            .get_mut(&id)
+            .expect("a pending block's object is known");
         known.pending -= 1;
         self.forget_if_unused(id, counters);
     }
 
     /// Forgets the object if it has neither blocks nor pending ones.
     pub(super) fn forget_if_unused(&mut self, id: ObjectId, counters: &StoreCounters) {
-        let unused = self
-            .by_id
-            .get(&id)
-            .is_some_and(|known| known.pending == 0 && known.parts.iter().all(|part| part.blocks == 0));
+        let unused = self.by_id.get(&id).is_some_and(|known| {
+            known.pending == 0 && known.parts.iter().all(|part| part.blocks == 0)
+        });
         if !unused {
             return;
         }
@@ -241,8 +276,14 @@ impl Objects {
 
     /// Whether `device` has blocks of the object.
     pub(super) fn has_blocks_on(&self, id: ObjectId, device: u16) -> bool {
-        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
-        parts.iter().any(|part| part.device == device && part.blocks > 0)
+        let parts = self
+            .by_id
+            .get(&id)
+            .map(|known| known.parts.as_slice())
+            .unwrap_or_default();
+        parts
+            .iter()
+            .any(|part| part.device == device && part.blocks > 0)
     }
 
     /// Notes which region holds the object's record.
@@ -262,14 +303,25 @@ impl Objects {
     /// Objects whose record is in `region` of `device`. Walks all objects.
     pub(super) fn recorded_in(&self, device: u16, region: u32) -> Vec<ObjectId> {
         let recorded = |known: &&Known| {
-            known.parts.iter().any(|part| part.device == device && part.record == region)
+            known
+                .parts
+                .iter()
+                .any(|part| part.device == device && part.record == region)
         };
-        self.by_id.values().filter(recorded).map(|known| known.meta.id).collect()
+        self.by_id
+            .values()
+            .filter(recorded)
+            .map(|known| known.meta.id)
+            .collect()
     }
 
     /// Blocks and bytes of an object; `pinned` is left false.
     pub(super) fn held(&self, id: ObjectId) -> Held {
-        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
+        let parts = self
+            .by_id
+            .get(&id)
+            .map(|known| known.parts.as_slice())
+            .unwrap_or_default();
         Held {
             blocks: parts.iter().map(|part| u64::from(part.blocks)).sum(),
             bytes: parts.iter().map(|part| part.bytes).sum(),
@@ -279,22 +331,36 @@ impl Objects {
 
     /// Bytes of an object, device by device.
     pub(super) fn bytes_by_device(&self, id: ObjectId) -> Vec<(u16, u64)> {
-        let parts = self.by_id.get(&id).map(|known| known.parts.as_slice()).unwrap_or_default();
+        let parts = self
+            .by_id
+            .get(&id)
+            .map(|known| known.parts.as_slice())
+            .unwrap_or_default();
         parts.iter().map(|part| (part.device, part.bytes)).collect()
     }
 
     /// All versions of the object with home half `home`.
     pub(super) fn versions(&self, home: u64) -> Vec<Arc<ObjectMeta>> {
-        let ids = self.by_home.get(&home).map(Vec::as_slice).unwrap_or_default();
+        let ids = self
+            .by_home
+            .get(&home)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         ids.iter().filter_map(|id| self.get(*id).cloned()).collect()
     }
 
     /// Objects whose URI starts with `prefix` and is greater than `after`, in order; ends after the
     /// URI with which `limit` is reached.
     pub(super) fn list(&self, prefix: &str, after: &str, limit: usize) -> Vec<Arc<ObjectMeta>> {
-        let last = ObjectId { home: u64::MAX, version: u64::MAX };
-        let start: (&str, ObjectId) =
-            if after >= prefix { (after, last) } else { (prefix, ObjectId::default()) };
+        let last = ObjectId {
+            home: u64::MAX,
+            version: u64::MAX,
+        };
+        let start: (&str, ObjectId) = if after >= prefix {
+            (after, last)
+        } else {
+            (prefix, ObjectId::default())
+        };
         let range = (Bound::Included(&start as &dyn UriKey), Bound::Unbounded);
         let mut found: Vec<Arc<ObjectMeta>> = Vec::new();
         for ByUri(meta) in self.by_uri.range::<dyn UriKey, _>(range) {
@@ -335,18 +401,34 @@ mod tests {
         objects.add_pending(a.id);
         assert!(objects.add_block(a.id, 0, 10) && objects.add_block(a.id, 1, 20));
         objects.remove_pending(a.id, &counters);
-        assert_eq!(objects.held(a.id), Held { blocks: 2, bytes: 30, pinned: false });
+        assert_eq!(
+            objects.held(a.id),
+            Held {
+                blocks: 2,
+                bytes: 30,
+                pinned: false
+            }
+        );
         objects.remove_block(a.id, 0, 10, &counters);
         assert!(objects.get(a.id).is_some() && !objects.has_blocks_on(a.id, 0));
         objects.remove_block(a.id, 1, 20, &counters);
         assert!(objects.get(a.id).is_none() && objects.versions(a.id.home).is_empty());
-        assert_eq!((counters.objects.get(), counters.object_bytes.get()), (0, 0));
+        assert_eq!(
+            (counters.objects.get(), counters.object_bytes.get()),
+            (0, 0)
+        );
     }
 
     #[test]
     fn listing_goes_by_uri_and_keeps_versions_together() {
         let (mut objects, counters) = (Objects::default(), StoreCounters::default());
-        for (uri, version) in [("s/b", "1"), ("s/a", "1"), ("s/a", "2"), ("s/c", "1"), ("t", "1")] {
+        for (uri, version) in [
+            ("s/b", "1"),
+            ("s/a", "1"),
+            ("s/a", "2"),
+            ("s/c", "1"),
+            ("t", "1"),
+        ] {
             objects.ensure(&meta(uri, version), &counters);
         }
         let uris = |list: Vec<Arc<ObjectMeta>>| -> Vec<String> {

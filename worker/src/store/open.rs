@@ -53,7 +53,10 @@ pub(super) async fn open<I: Io>(
 fn check_config(config: &StoreConfig, scratch: &FramePool) -> Result<(), StoreError> {
     let mismatch = |text: String| Err(StoreError::Mismatch(text));
     if config.shard.0 >= config.shards {
-        return mismatch(format!("shard {} of {} does not exist", config.shard.0, config.shards));
+        return mismatch(format!(
+            "shard {} of {} does not exist",
+            config.shard.0, config.shards
+        ));
     }
     if scratch.frames() < SCRATCH_FRAMES_MIN {
         return mismatch(format!(
@@ -62,28 +65,43 @@ fn check_config(config: &StoreConfig, scratch: &FramePool) -> Result<(), StoreEr
         ));
     }
     if config.index_capacity == 0 || config.flush_bytes == 0 || config.reads_in_flight == 0 {
-        return mismatch("index capacity, flush size and reads in flight must not be zero".to_owned());
+        return mismatch(
+            "index capacity, flush size and reads in flight must not be zero".to_owned(),
+        );
     }
     Ok(())
 }
 
-async fn read_superblock<D: Device>(device: D, scratch: &FramePool) -> Result<Opened<D>, StoreError> {
+async fn read_superblock<D: Device>(
+    device: D,
+    scratch: &FramePool,
+) -> Result<Opened<D>, StoreError> {
     let path = device.geometry().path.display().to_string();
     let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
     for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
-        let frame = scratch.take().expect("nothing else uses the scratch frames yet");
+        let frame = scratch
+            .take()
+            .expect("nothing else uses the scratch frames yet");
         let lease = frame.lease(0..1).expect("a fresh frame is vacant");
         page.extend_from_slice(device.read(offset, lease).await?.bytes());
     }
     let length = device.geometry().length;
     let (superblock, sequence, copy) = Superblock::choose([&pages[0], &pages[1]], &path, length)?;
-    Ok(Opened { device, path, superblock, sequence, copy })
+    Ok(Opened {
+        device,
+        path,
+        superblock,
+        sequence,
+        copy,
+    })
 }
 
 /// Whether the devices are of one set and the shards can share them.
 fn check_set<D>(opened: &[Opened<D>], config: &StoreConfig) -> Result<(), StoreError> {
     let Some(first) = opened.first() else {
-        return Err(StoreError::Mismatch("no device is given: name one with --device".to_owned()));
+        return Err(StoreError::Mismatch(
+            "no device is given: name one with --device".to_owned(),
+        ));
     };
     for (position, other) in opened.iter().enumerate() {
         let (one, two) = (&first.superblock, &other.superblock);
@@ -93,13 +111,18 @@ fn check_set<D>(opened: &[Opened<D>], config: &StoreConfig) -> Result<(), StoreE
                 first.path, other.path
             )));
         }
-        if (one.region_bytes, one.partitions, one.devices) != (two.region_bytes, two.partitions, two.devices) {
+        if (one.region_bytes, one.partitions, one.devices)
+            != (two.region_bytes, two.partitions, two.devices)
+        {
             return Err(StoreError::Mismatch(format!(
                 "{} and {} are of one set but differ in geometry: format them together",
                 first.path, other.path
             )));
         }
-        if opened[..position].iter().any(|before| before.superblock.ordinal == two.ordinal) {
+        if opened[..position]
+            .iter()
+            .any(|before| before.superblock.ordinal == two.ordinal)
+        {
             return Err(StoreError::Mismatch(format!(
                 "{} is given twice, or is a copy of another device: give each device once",
                 other.path
@@ -124,7 +147,11 @@ fn assemble<I: Io>(
     scratch: FramePool,
     siblings: Rc<dyn Siblings>,
 ) -> Inner<I> {
-    let Superblock { partitions, devices: ordinals, .. } = opened[0].superblock;
+    let Superblock {
+        partitions,
+        devices: ordinals,
+        ..
+    } = opened[0].superblock;
     let region_pages = opened[0].superblock.region_pages();
     let mut devices: Vec<Option<DeviceState<I::Device>>> = (0..ordinals).map(|_| None).collect();
     let mut regions = Vec::new();
@@ -133,13 +160,24 @@ fn assemble<I: Io>(
         let first_region = regions.len() as u32;
         for local in 0..found.superblock.regions {
             let ours = local % u32::from(config.shards) == u32::from(config.shard.0);
-            let state = if ours { RegionState::Free } else { RegionState::Sibling };
+            let state = if ours {
+                RegionState::Free
+            } else {
+                RegionState::Sibling
+            };
             regions.push(Region::new(ordinal, local, state));
         }
         devices[usize::from(ordinal)] = Some(device_state(found, first_region, &regions));
     }
-    for (ordinal, _) in devices.iter().enumerate().filter(|(_, device)| device.is_none()) {
-        tracing::error!(ordinal, "a device of the set is missing: its partitions are served from the under-store");
+    for (ordinal, _) in devices
+        .iter()
+        .enumerate()
+        .filter(|(_, device)| device.is_none())
+    {
+        tracing::error!(
+            ordinal,
+            "a device of the set is missing: its partitions are served from the under-store"
+        );
     }
     let policy = Policy::new(config.small_log_fraction);
     Inner {
@@ -174,8 +212,15 @@ fn pace(bytes_per_second: u64) -> Pace {
     pace
 }
 
-fn device_state<D: Device>(found: Opened<D>, first_region: u32, regions: &[Region]) -> DeviceState<D> {
-    let ours = regions[first_region as usize..].iter().filter(|region| region.is_ours()).count();
+fn device_state<D: Device>(
+    found: Opened<D>,
+    first_region: u32,
+    regions: &[Region],
+) -> DeviceState<D> {
+    let ours = regions[first_region as usize..]
+        .iter()
+        .filter(|region| region.is_ours())
+        .count();
     DeviceState {
         seed: found.superblock.seed(),
         device: found.device,
@@ -220,8 +265,15 @@ impl<I: Io> Inner<I> {
         for device in self.devices.iter().flatten() {
             let (sequence, copy) = device.superblock_at.get();
             let bytes_written = device.superblock.bytes_written + device.bytes_written.get();
-            let page = Superblock { epoch, bytes_written, ..device.superblock }.encode(sequence + 1);
-            let written = self.write_bytes(device, SUPERBLOCK_OFFSETS[1 - copy], &page).await;
+            let page = Superblock {
+                epoch,
+                bytes_written,
+                ..device.superblock
+            }
+            .encode(sequence + 1);
+            let written = self
+                .write_bytes(device, SUPERBLOCK_OFFSETS[1 - copy], &page)
+                .await;
             let written = match written {
                 Ok(()) => self.flush_device(device).await,
                 failed => failed,
@@ -243,10 +295,14 @@ impl<I: Io> Inner<I> {
         for ordinal in 0..self.devices.len() as u16 {
             if self.device(ordinal).is_some() {
                 let store = Rc::clone(self);
-                self.io.spawn(Priority::Flush, async move { store.keep_room(ordinal).await });
+                self.io.spawn(
+                    Priority::Flush,
+                    async move { store.keep_room(ordinal).await },
+                );
             }
         }
         let store = Rc::clone(self);
-        self.io.spawn(Priority::Background, async move { store.scrub().await });
+        self.io
+            .spawn(Priority::Background, async move { store.scrub().await });
     }
 }

@@ -41,7 +41,11 @@ impl Policy {
     /// The policy with a small log of `small_fraction` and the constants that did best in
     /// [`model`](super::model).
     pub fn new(small_fraction: f64) -> Self {
-        Policy { small_fraction, promote_frequency: 1, main_frequency_max: 3 }
+        Policy {
+            small_fraction,
+            promote_frequency: 1,
+            main_frequency_max: 3,
+        }
     }
 
     /// The log that a new block enters; `remembered`: the ghost knew it.
@@ -65,9 +69,9 @@ impl Policy {
         match log {
             Log::Small if frequency >= self.promote_frequency => Verdict::Keep { frequency: 0 },
             Log::Small => Verdict::Evict { remember: true },
-            Log::Main if frequency > 0 => {
-                Verdict::Keep { frequency: (frequency - 1).min(self.main_frequency_max - 1) }
-            }
+            Log::Main if frequency > 0 => Verdict::Keep {
+                frequency: (frequency - 1).min(self.main_frequency_max - 1),
+            },
             Log::Main => Verdict::Evict { remember: false },
         }
     }
@@ -98,7 +102,11 @@ impl Ghost {
         let buckets = capacity.div_ceil(BUCKET).max(1);
         let keys_per_step = ((buckets * BUCKET) as u64).div_ceil(STEPS_PER_SPAN);
         // Fingerprint zero marks a vacant slot.
-        Ghost { slots: vec![(0, 0); buckets * BUCKET].into_boxed_slice(), clock: 0, keys_per_step }
+        Ghost {
+            slots: vec![(0, 0); buckets * BUCKET].into_boxed_slice(),
+            clock: 0,
+            keys_per_step,
+        }
     }
 
     /// Bytes that a table for `capacity` keys takes.
@@ -143,18 +151,27 @@ mod tests {
     use super::*;
 
     fn hash(key: u64) -> u64 {
-        key.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        key.wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(31)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
     #[test]
     fn the_ghost_remembers_the_last_keys_once_each() {
         let mut ghost = Ghost::new(1 << 14);
         (0..100_000).for_each(|key| ghost.remember(hash(key)));
-        let recent = (95_000..100_000).filter(|key| ghost.take(hash(*key), 1 << 14)).count();
+        let recent = (95_000..100_000)
+            .filter(|key| ghost.take(hash(*key), 1 << 14))
+            .count();
         assert!(recent > 4_900, "{recent} of the last 5,000");
-        let again = (95_000..100_000).filter(|key| ghost.take(hash(*key), 1 << 14)).count();
+        let again = (95_000..100_000)
+            .filter(|key| ghost.take(hash(*key), 1 << 14))
+            .count();
         assert!(again < 20, "{again} taken twice");
-        let old = (0..50_000).filter(|key| ghost.take(hash(*key), 1 << 14)).count();
+        let old = (0..50_000)
+            .filter(|key| ghost.take(hash(*key), 1 << 14))
+            .count();
         assert!(old < 50, "{old} of keys long gone");
     }
 

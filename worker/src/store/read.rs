@@ -25,13 +25,21 @@ impl<I: Io> Inner<I> {
         }
         let block_pages = entry.length.div_ceil(PAGE_SIZE as u32);
         let pages = lease.pages().len() as u32;
-        assert!(first_page + pages <= block_pages, "pages {first_page}+{pages} of {block_pages} of {id}");
+        assert!(
+            first_page + pages <= block_pages,
+            "pages {first_page}+{pages} of {block_pages} of {id}"
+        );
         let region = &self.regions[entry.region as usize];
-        let device = self.device(region.device).expect("entries point at devices that are there");
+        let device = self
+            .device(region.device)
+            .expect("entries point at devices that are there");
         let page = u32::from(entry.first_page) + first_page;
         // Held until the bytes are checked: the region is not written again before.
         let _guard = ReadGuard::new(region, &self.signal);
-        let lease = match self.read_device(device, device.offset(region.local, page), lease).await {
+        let lease = match self
+            .read_device(device, device.offset(region.local, page), lease)
+            .await
+        {
             Ok(lease) => lease,
             Err(error) => {
                 self.remove_entry_at(id, &entry);
@@ -49,7 +57,9 @@ impl<I: Io> Inner<I> {
     /// Drops a block whose page `page` of the region did not match its checksum.
     pub(super) fn heal(&self, id: BlockId, entry: &BlockEntry, page: u32) {
         let region = &self.regions[entry.region as usize];
-        let device = self.device(region.device).expect("entries point at devices that are there");
+        let device = self
+            .device(region.device)
+            .expect("entries point at devices that are there");
         self.counters.corrupt_pages.add(1);
         if self.remove_entry_at(id, entry).is_some() {
             self.counters.blocks_healed.add(1);

@@ -59,7 +59,9 @@ impl Rescue {
 impl<I: Io> Inner<I> {
     /// Keeps regions of a device free until the store stops or the device is taken out.
     pub(super) async fn keep_room(self: Rc<Self>, ordinal: u16) {
-        let device = self.device(ordinal).expect("room is kept on devices that are there");
+        let device = self
+            .device(ordinal)
+            .expect("room is kept on devices that are there");
         // Reclaims in a row that let nothing go.
         let fruitless = Cell::new(0);
         loop {
@@ -105,12 +107,19 @@ impl<I: Io> Inner<I> {
     fn choose_victim(&self, device: &DeviceState<I::Device>) -> Option<(u32, Log)> {
         let candidates = |log: Log| {
             let sealed = device.sealed[log.index()].borrow();
-            sealed.iter().filter(|number| self.is_worth_emptying(**number)).count()
+            sealed
+                .iter()
+                .filter(|number| self.is_worth_emptying(**number))
+                .count()
         };
         let (small, main) = (candidates(Log::Small), candidates(Log::Main));
-        let log = self.policy.victim(small, main, device.regions_ours as usize)?;
+        let log = self
+            .policy
+            .victim(small, main, device.regions_ours as usize)?;
         let mut sealed = device.sealed[log.index()].borrow_mut();
-        let at = sealed.iter().position(|number| self.is_worth_emptying(*number))?;
+        let at = sealed
+            .iter()
+            .position(|number| self.is_worth_emptying(*number))?;
         sealed.remove(at).map(|number| (number, log))
     }
 
@@ -137,9 +146,15 @@ impl<I: Io> Inner<I> {
             self.seal_open_regions(device).await;
             victim = self.choose_victim(device);
         }
-        let Some((number, log)) = victim else { return false };
+        let Some((number, log)) = victim else {
+            return false;
+        };
         let region = &self.regions[number as usize];
-        assert_eq!(region.state.get(), RegionState::Sealed, "region {number} was in the queue of sealed ones");
+        assert_eq!(
+            region.state.get(),
+            RegionState::Sealed,
+            "region {number} was in the queue of sealed ones"
+        );
         region.state.set(RegionState::Reclaiming);
         self.evacuate(device, number).await;
         if region.sequence.get() != 0 && region.shards.get() != self.config.shards {
@@ -152,14 +167,21 @@ impl<I: Io> Inner<I> {
             device.sealed[log.index()].borrow_mut().push_back(number);
             return true;
         }
-        if self.write_bytes(device, device.offset(region.local, 0), &[0; PAGE_SIZE]).await.is_err() {
+        if self
+            .write_bytes(device, device.offset(region.local, 0), &[0; PAGE_SIZE])
+            .await
+            .is_err()
+        {
             region.state.set(RegionState::Unusable);
             return true;
         }
         if self.config.discard {
             let bytes = u64::from(self.region_pages) * PAGE_SIZE as u64;
             // A hint: what the device makes of it changes nothing here.
-            let _ = device.device.discard(device.offset(region.local, 0), bytes).await;
+            let _ = device
+                .device
+                .discard(device.offset(region.local, 0), bytes)
+                .await;
         }
         region.state.set(RegionState::Free);
         region.sequence.set(0);
@@ -176,20 +198,39 @@ impl<I: Io> Inner<I> {
         let others = (0..self.config.shards).filter(|shard| *shard != self.config.shard.0);
         let sequence = region.sequence.get();
         let answers = others.map(|shard| {
-            self.siblings.release(corelane_rpc_schema::ShardId(shard), region.device, region.local, sequence)
+            self.siblings.release(
+                corelane_rpc_schema::ShardId(shard),
+                region.device,
+                region.local,
+                sequence,
+            )
         });
         join_all(answers).await;
     }
 
     /// See [`Store::release_region`](super::Store::release_region).
     pub(super) async fn release(self: &Rc<Self>, ordinal: u16, local: u32, sequence: u64) {
-        let Some(device) = self.devices.get(usize::from(ordinal)).and_then(Option::as_ref) else { return };
+        let Some(device) = self
+            .devices
+            .get(usize::from(ordinal))
+            .and_then(Option::as_ref)
+        else {
+            return;
+        };
         let number = device.first_region + local;
         let region = &self.regions[number as usize];
-        assert_eq!(region.state.get(), RegionState::Sibling, "region {number} is asked for by its owner");
+        assert_eq!(
+            region.state.get(),
+            RegionState::Sibling,
+            "region {number} is asked for by its owner"
+        );
         if region.sequence.get() != sequence {
             // Never seen, or released before: nothing of it is in the index.
-            assert_eq!(region.live_blocks.get(), 0, "blocks of region {number} without its sequence");
+            assert_eq!(
+                region.live_blocks.get(),
+                0,
+                "blocks of region {number} without its sequence"
+            );
             return;
         }
         if self.evacuate(device, number).await {
@@ -202,12 +243,17 @@ impl<I: Io> Inner<I> {
 
     /// Takes everything of ours out of a region: into the main log what survives. True when
     /// something was written.
-    pub(super) async fn evacuate(self: &Rc<Self>, device: &DeviceState<I::Device>, number: u32) -> bool {
+    pub(super) async fn evacuate(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        number: u32,
+    ) -> bool {
         let region = &self.regions[number as usize];
         let records = match self.read_head(device, region.local).await {
-            Ok(Head::Summary(header)) if header.sequence == region.sequence.get() => {
-                self.read_records(device, region.local, header).await.unwrap_or_default()
-            }
+            Ok(Head::Summary(header)) if header.sequence == region.sequence.get() => self
+                .read_records(device, region.local, header)
+                .await
+                .unwrap_or_default(),
             _ => None,
         };
         let mut rescue = Rescue::default();
@@ -247,20 +293,24 @@ impl<I: Io> Inner<I> {
         }
         for summary in records.summaries() {
             let ids = summary.object_ids();
-            let recorded = |id: &ObjectId| self.objects.borrow().record_of(*id, region.device) == Some(number);
+            let recorded =
+                |id: &ObjectId| self.objects.borrow().record_of(*id, region.device) == Some(number);
             rescue.objects.extend(ids.filter(recorded));
         }
     }
 
     /// The same from the index and the objects, when records cannot be read.
     async fn judge_index(&self, number: u32, rescue: &mut Rescue) {
-        let known: std::collections::HashSet<BlockId> = rescue.blocks.iter().map(|block| block.id).collect();
+        let known: std::collections::HashSet<BlockId> =
+            rescue.blocks.iter().map(|block| block.id).collect();
         let slots = self.index.borrow().slots();
         for slot in 0..slots {
             if slot % SLOTS_PER_YIELD == SLOTS_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
-            let Some((id, entry)) = self.index.borrow().slot(slot) else { continue };
+            let Some((id, entry)) = self.index.borrow().slot(slot) else {
+                continue;
+            };
             if entry.region == number && !known.contains(&id) {
                 self.judge(id, entry, rescue);
             }
@@ -272,12 +322,18 @@ impl<I: Io> Inner<I> {
     fn judge(&self, id: BlockId, entry: BlockEntry, rescue: &mut Rescue) {
         let log = self.regions[entry.region as usize].log.get();
         let verdict = if entry.pinned {
-            Verdict::Keep { frequency: entry.frequency }
+            Verdict::Keep {
+                frequency: entry.frequency,
+            }
         } else {
             self.policy.verdict(log, entry.frequency)
         };
         match verdict {
-            Verdict::Keep { frequency } => rescue.blocks.push(Survivor { id, entry, frequency }),
+            Verdict::Keep { frequency } => rescue.blocks.push(Survivor {
+                id,
+                entry,
+                frequency,
+            }),
             Verdict::Evict { remember } => {
                 self.remove_entry(id);
                 self.counters.blocks_evicted.add(1);
@@ -292,8 +348,11 @@ impl<I: Io> Inner<I> {
     fn find_marks(&self, device: &DeviceState<I::Device>, number: u32, rescue: &mut Rescue) {
         let oldest = self.oldest_stamp_beside(device, number);
         device.marks.borrow_mut().retain(|object, mark| {
-            mark.freed.retain(|freed| freed.region != number || oldest < freed.stamp);
-            mark.pin = mark.pin.filter(|pin| pin.region != number || pin.pinned || oldest < pin.stamp);
+            mark.freed
+                .retain(|freed| freed.region != number || oldest < freed.stamp);
+            mark.pin = mark
+                .pin
+                .filter(|pin| pin.region != number || pin.pinned || oldest < pin.stamp);
             if mark.is_in(number) {
                 rescue.marks.push(*object);
             }
@@ -306,13 +365,19 @@ impl<I: Io> Inner<I> {
     fn oldest_stamp_beside(&self, device: &DeviceState<I::Device>, number: u32) -> u64 {
         let first = device.first_region as usize;
         let regions = &self.regions[first..first + device.superblock.regions as usize];
-        let others = regions.iter().enumerate().filter(|(local, _)| first + local != number as usize);
-        let stamps = others.filter_map(|(_, region)| match (region.state.get(), region.first_stamp.get()) {
-            // What it holds is not known, and may be readable at the next start.
-            (RegionState::Unusable, _) => Some(0),
-            (_, 0) => None,
-            (_, stamp) => Some(stamp),
-        });
+        let others = regions
+            .iter()
+            .enumerate()
+            .filter(|(local, _)| first + local != number as usize);
+        let stamps =
+            others.filter_map(
+                |(_, region)| match (region.state.get(), region.first_stamp.get()) {
+                    // What it holds is not known, and may be readable at the next start.
+                    (RegionState::Unusable, _) => Some(0),
+                    (_, 0) => None,
+                    (_, stamp) => Some(stamp),
+                },
+            );
         stamps.min().unwrap_or(u64::MAX)
     }
 
@@ -325,7 +390,8 @@ impl<I: Io> Inner<I> {
     async fn drop_device(&self, device: &DeviceState<I::Device>) {
         let ordinal = device.superblock.ordinal;
         while device.bytes_live.get() > 0 {
-            self.drop_where(|entry| self.regions[entry.region as usize].device == ordinal).await;
+            self.drop_where(|entry| self.regions[entry.region as usize].device == ordinal)
+                .await;
         }
     }
 
@@ -338,7 +404,9 @@ impl<I: Io> Inner<I> {
             // A removal moves later entries into the slot.
             loop {
                 let found = self.index.borrow().slot(slot);
-                let Some((id, _)) = found.filter(|(_, entry)| is_dropped(entry)) else { break };
+                let Some((id, _)) = found.filter(|(_, entry)| is_dropped(entry)) else {
+                    break;
+                };
                 self.remove_entry(id);
                 self.counters.blocks_healed.add(1);
             }

@@ -124,7 +124,11 @@ const _: () = assert!(size_of::<ArchivedMarkRecord>() == 32);
 /// Upper bound of the bytes that a section of `count` records of `record_bytes` takes.
 pub(super) fn section_bytes(count: usize, record_bytes: usize) -> usize {
     // The root of an archived vector is 8 bytes; both ends are padded to 16.
-    if count == 0 { 0 } else { SECTION_HEADER_BYTES + (count * record_bytes + 8).next_multiple_of(16) }
+    if count == 0 {
+        0
+    } else {
+        SECTION_HEADER_BYTES + (count * record_bytes + 8).next_multiple_of(16)
+    }
 }
 
 /// Appends a section with plain content.
@@ -162,7 +166,12 @@ macro_rules! archived_records {
 }
 
 archived_records!(BlockRecord, ArchivedBlockRecord, push_blocks, access_blocks);
-archived_records!(ObjectRecord, ArchivedObjectRecord, push_objects, access_objects);
+archived_records!(
+    ObjectRecord,
+    ArchivedObjectRecord,
+    push_objects,
+    access_objects
+);
 archived_records!(MarkRecord, ArchivedMarkRecord, push_marks, access_marks);
 
 /// The sections of a body: type, count and content. Ends early at one that reaches past the end.
@@ -245,7 +254,14 @@ mod tests {
 
     #[test]
     fn mark_records_are_the_bytes_that_devices_hold() {
-        let record = MarkRecord { home: 1, version: 2, stamp: 3, pinned: 1, shard: 4, shards: 5 };
+        let record = MarkRecord {
+            home: 1,
+            version: 2,
+            stamp: 3,
+            pinned: 1,
+            shard: 4,
+            shards: 5,
+        };
         let mut body = Vec::new();
         push_marks(&mut body, Section::Pins, &vec![record]);
         let mut golden = vec![6, 0, 0, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -262,7 +278,9 @@ mod tests {
         push_plain(&mut body, Section::Text, 0, b"text");
         body[0] = 77;
         push_plain(&mut body, Section::Checksums, 1, &[1, 2, 3, 4]);
-        let found: Vec<_> = sections(&body).map(|(kind, _, content)| (kind, content.len())).collect();
+        let found: Vec<_> = sections(&body)
+            .map(|(kind, _, content)| (kind, content.len()))
+            .collect();
         assert_eq!(found, [(77, 4), (4, 4)]);
         body[36] = 200;
         assert_eq!(sections(&body).count(), 1);

@@ -72,7 +72,9 @@ impl<I: Io> Inner<I> {
             {
                 reading.push(async move { (number, self.look_at(number).await) });
             }
-            let Some((number, found)) = reading.next().await else { break };
+            let Some((number, found)) = reading.next().await else {
+                break;
+            };
             self.take_region(number, found, &mut gathered);
         }
         self.collect_pins();
@@ -92,7 +94,9 @@ impl<I: Io> Inner<I> {
 
     async fn look_at(&self, number: u32) -> Found {
         let region = &self.regions[number as usize];
-        let device = self.device(region.device).expect("only devices that are there are looked at");
+        let device = self
+            .device(region.device)
+            .expect("only devices that are there are looked at");
         let header = match self.read_head(device, region.local).await {
             Err(_) => return Found::Failed,
             Ok(Head::Vacant) => return Found::Vacant,
@@ -118,7 +122,9 @@ impl<I: Io> Inner<I> {
             Found::Failed => region.state.set(state(RegionState::Unusable)),
             // A region of ours is never written by another shard of the same number of shards:
             // such a header is of an earlier life of the device.
-            Found::Vacant | Found::Torn | Found::NotOurs => region.state.set(state(RegionState::Free)),
+            Found::Vacant | Found::Torn | Found::NotOurs => {
+                region.state.set(state(RegionState::Free))
+            }
             Found::Records(records) => {
                 region.state.set(state(RegionState::Sealed));
                 self.take_records(number, &records, gathered);
@@ -128,13 +134,17 @@ impl<I: Io> Inner<I> {
 
     /// Later sequences and stamps of ours are larger than all that were seen.
     fn see_sequence(&self, sequence: u64, stamp: u64) {
-        self.next_sequence.set(self.next_sequence.get().max(sequence.saturating_add(1)));
-        self.next_stamp.set(self.next_stamp.get().max(stamp.saturating_add(1)));
+        self.next_sequence
+            .set(self.next_sequence.get().max(sequence.saturating_add(1)));
+        self.next_stamp
+            .set(self.next_stamp.get().max(stamp.saturating_add(1)));
     }
 
     fn take_records(&self, number: u32, records: &RegionRecords, gathered: &mut Gathered) {
         let region = &self.regions[number as usize];
-        let device = self.device(region.device).expect("its records were just read");
+        let device = self
+            .device(region.device)
+            .expect("its records were just read");
         self.see_sequence(records.head.sequence, records.last_stamp);
         region.sequence.set(records.head.sequence);
         region.first_stamp.set(records.head.stamp);
@@ -143,32 +153,63 @@ impl<I: Io> Inner<I> {
         gathered.recovery.regions += 1;
         gathered.recovery.regions_walked += u64::from(records.walked);
         gathered.recovery.bytes_read += records.bytes() as u64;
-        let extents = records.summaries().map(|summary| (summary.header.first_page, summary.header.stamp));
+        let extents = records
+            .summaries()
+            .map(|summary| (summary.header.first_page, summary.header.stamp));
         gathered.extents.insert(number, extents.collect());
         for summary in records.summaries() {
             let (first_page, checksums) = summary.checksums();
             region.set_checksums(self.region_pages, first_page, checksums);
             let mut marks = device.marks.borrow_mut();
-            for FoundMark { object, stamp, writer, .. } in summary.tombstones() {
-                marks.entry(object).or_default().note_freed(Freed { stamp, writer, region: number });
+            for FoundMark {
+                object,
+                stamp,
+                writer,
+                ..
+            } in summary.tombstones()
+            {
+                marks.entry(object).or_default().note_freed(Freed {
+                    stamp,
+                    writer,
+                    region: number,
+                });
             }
-            for FoundMark { object, stamp, writer, pinned } in summary.pins() {
-                marks.entry(object).or_default().note_pin(Pin { stamp, writer, region: number, pinned });
+            for FoundMark {
+                object,
+                stamp,
+                writer,
+                pinned,
+            } in summary.pins()
+            {
+                marks.entry(object).or_default().note_pin(Pin {
+                    stamp,
+                    writer,
+                    region: number,
+                    pinned,
+                });
             }
             drop(marks);
             let fresh = summary.objects(|id| {
-                !gathered.objects.get(&id).is_some_and(|found| found.has_record(region.device, number))
+                !gathered
+                    .objects
+                    .get(&id)
+                    .is_some_and(|found| found.has_record(region.device, number))
             });
             for meta in fresh.collect::<Vec<_>>() {
                 let order = &mut gathered.order;
                 let found = gathered.objects.entry(meta.id).or_insert_with(|| {
                     order.push(meta.id);
-                    FoundObject { meta, records: Vec::new() }
+                    FoundObject {
+                        meta,
+                        records: Vec::new(),
+                    }
                 });
                 found.records.push((region.device, number));
             }
             for block in summary.blocks() {
-                if !self.is_ours(block.partition) || self.ordinal_of(block.partition) != region.device {
+                if !self.is_ours(block.partition)
+                    || self.ordinal_of(block.partition) != region.device
+                {
                     continue;
                 }
                 let entry = BlockEntry {
@@ -208,7 +249,10 @@ impl<I: Io> Inner<I> {
                 }
             }
         }
-        let pinned = latest.into_iter().filter(|(_, (_, pinned))| *pinned).map(|(object, _)| object);
+        let pinned = latest
+            .into_iter()
+            .filter(|(_, (_, pinned))| *pinned)
+            .map(|(object, _)| object);
         self.pinned.borrow_mut().extend(pinned);
     }
 
@@ -221,7 +265,9 @@ impl<I: Io> Inner<I> {
             if slot % ENTRIES_PER_YIELD == 0 {
                 self.io.yield_now().await;
             }
-            let Some((id, entry)) = self.index.borrow().slot(slot) else { continue };
+            let Some((id, entry)) = self.index.borrow().slot(slot) else {
+                continue;
+            };
             if !self.counts(id, &entry, gathered) {
                 dropped.push(id);
                 continue;
@@ -261,7 +307,9 @@ impl<I: Io> Inner<I> {
     /// Whether a recovered entry has an object that it fits, and was not freed.
     fn counts(&self, id: BlockId, entry: &BlockEntry, gathered: &mut Gathered) -> bool {
         let region = &self.regions[entry.region as usize];
-        let device = self.device(region.device).expect("its records were just read");
+        let device = self
+            .device(region.device)
+            .expect("its records were just read");
         let object = gathered.objects.get(&id.object);
         let fits = object.is_some_and(|found| {
             id.index < found.meta.blocks()
@@ -273,7 +321,10 @@ impl<I: Io> Inner<I> {
             return false;
         };
         let marks = device.marks.borrow();
-        let freed = marks.get(&id.object).map(|mark| mark.freed.as_slice()).unwrap_or_default();
+        let freed = marks
+            .get(&id.object)
+            .map(|mark| mark.freed.as_slice())
+            .unwrap_or_default();
         freed.is_empty() || {
             let partition = self.partition_of(id, found.meta.block_bytes);
             let stamp = gathered.stamp_of(entry);
@@ -291,14 +342,18 @@ impl<I: Io> Inner<I> {
         numbers.sort_by_key(|number| self.regions[*number as usize].sequence.get());
         for number in numbers {
             let region = &self.regions[number as usize];
-            let Some(device) = self.device(region.device) else { continue };
+            let Some(device) = self.device(region.device) else {
+                continue;
+            };
             match region.state.get() {
                 RegionState::Free => {
                     device.free.borrow_mut().push_back(number);
                     self.counters.regions_free.add(1);
                 }
                 RegionState::Sealed => {
-                    device.sealed[region.log.get().index()].borrow_mut().push_back(number);
+                    device.sealed[region.log.get().index()]
+                        .borrow_mut()
+                        .push_back(number);
                 }
                 _ => {}
             }
@@ -313,6 +368,8 @@ impl FoundObject {
 
     /// A device that fails must not take the names of another's blocks with it.
     fn has_device(&self, device: u16) -> bool {
-        self.records.iter().any(|(with_record, _)| *with_record == device)
+        self.records
+            .iter()
+            .any(|(with_record, _)| *with_record == device)
     }
 }

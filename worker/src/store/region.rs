@@ -66,7 +66,12 @@ impl Region {
 
     /// Stores the checksums of pages from `first_page` on. The array is taken when the region is
     /// first used and kept: at most 4 bytes a page of the device.
-    pub(super) fn set_checksums(&self, region_pages: u32, first_page: u32, from: impl Iterator<Item = u32>) {
+    pub(super) fn set_checksums(
+        &self,
+        region_pages: u32,
+        first_page: u32,
+        from: impl Iterator<Item = u32>,
+    ) {
         let mut checksums = self.checksums.borrow_mut();
         if checksums.is_empty() {
             *checksums = vec![0; region_pages as usize].into_boxed_slice();
@@ -106,7 +111,10 @@ impl Drop for ReadGuard<'_> {
         let readers = self.region.readers.get() - 1;
         self.region.readers.set(readers);
         // Only a reclaim waits for readers, and it has said so by the state.
-        let waited_for = matches!(self.region.state.get(), RegionState::Reclaiming | RegionState::Sibling);
+        let waited_for = matches!(
+            self.region.state.get(),
+            RegionState::Reclaiming | RegionState::Sibling
+        );
         if readers == 0 && waited_for {
             self.signal.raise();
         }

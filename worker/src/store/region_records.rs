@@ -84,9 +84,14 @@ pub(super) enum Head {
 
 impl<I: Io> Inner<I> {
     /// Looks at the first page of a region.
-    pub(super) async fn read_head(&self, device: &DeviceState<I::Device>, local: u32) -> Result<Head, IoError> {
+    pub(super) async fn read_head(
+        &self,
+        device: &DeviceState<I::Device>,
+        local: u32,
+    ) -> Result<Head, IoError> {
         let mut page = AlignedVec::with_capacity(PAGE_SIZE);
-        self.read_bytes(device, device.offset(local, 0), 1, &mut page).await?;
+        self.read_bytes(device, device.offset(local, 0), 1, &mut page)
+            .await?;
         let plausible = extent_of(&page, self.region_pages)
             .filter(|(header, _)| header.region == local && header.first_page == 0);
         Ok(plausible.map_or(Head::Vacant, |(header, _)| Head::Summary(header)))
@@ -114,24 +119,37 @@ impl<I: Io> Inner<I> {
     ) -> Result<Option<RegionRecords>, IoError> {
         let mut tail = AlignedVec::with_capacity(TAIL_PAGES as usize * PAGE_SIZE);
         let tail_start = self.region_pages - TAIL_PAGES;
-        self.read_bytes(device, device.offset(local, tail_start), TAIL_PAGES, &mut tail).await?;
+        self.read_bytes(
+            device,
+            device.offset(local, tail_start),
+            TAIL_PAGES,
+            &mut tail,
+        )
+        .await?;
         let trailer_page = self.region_pages - 1;
-        let trailer = Header::open(&tail[tail.len() - PAGE_SIZE..], device.seed).ok().filter(|(trailer, _)| {
-            trailer.kind == Kind::Footer
-                && trailer.region == local
-                && trailer.sequence == head.sequence
-                && trailer.first_page.checked_add(trailer.pages) == Some(trailer_page)
-        });
-        let Some((trailer, _)) = trailer else { return Ok(None) };
+        let trailer = Header::open(&tail[tail.len() - PAGE_SIZE..], device.seed)
+            .ok()
+            .filter(|(trailer, _)| {
+                trailer.kind == Kind::Footer
+                    && trailer.region == local
+                    && trailer.sequence == head.sequence
+                    && trailer.first_page.checked_add(trailer.pages) == Some(trailer_page)
+            });
+        let Some((trailer, _)) = trailer else {
+            return Ok(None);
+        };
         let mut records = RegionRecords::new(device, head);
         let before_tail = tail_start.saturating_sub(trailer.first_page);
         if before_tail > 0 {
             records.bytes.reserve(trailer.pages as usize * PAGE_SIZE);
             let offset = device.offset(local, trailer.first_page);
-            self.read_bytes(device, offset, before_tail, &mut records.bytes).await?;
+            self.read_bytes(device, offset, before_tail, &mut records.bytes)
+                .await?;
         }
         let from = trailer.first_page.saturating_sub(tail_start) as usize * PAGE_SIZE;
-        records.bytes.extend_from_slice(&tail[from..tail.len() - PAGE_SIZE]);
+        records
+            .bytes
+            .extend_from_slice(&tail[from..tail.len() - PAGE_SIZE]);
         let (mut at, mut next_page) = (0, 0);
         while at < records.bytes.len() {
             let Some((pages, after)) = records.take(at, local, next_page) else {
@@ -160,15 +178,26 @@ impl<I: Io> Inner<I> {
         while next_page < self.region_pages {
             let start = records.bytes.len();
             let offset = device.offset(local, next_page);
-            self.read_bytes(device, offset, 1, &mut records.bytes).await?;
-            let plausible = extent_of(&records.bytes[start..], self.region_pages)
-                .filter(|(header, _)| header.sequence == head.sequence && header.first_page == next_page);
+            self.read_bytes(device, offset, 1, &mut records.bytes)
+                .await?;
+            let plausible =
+                extent_of(&records.bytes[start..], self.region_pages).filter(|(header, _)| {
+                    header.sequence == head.sequence && header.first_page == next_page
+                });
             let Some((header, _)) = plausible else { break };
             let pages = (header.body as usize + HEADER_BYTES).div_ceil(PAGE_SIZE) as u32;
             if pages > 1 {
-                self.read_bytes(device, offset + PAGE_SIZE as u64, pages - 1, &mut records.bytes).await?;
+                self.read_bytes(
+                    device,
+                    offset + PAGE_SIZE as u64,
+                    pages - 1,
+                    &mut records.bytes,
+                )
+                .await?;
             }
-            let Some((_, after)) = records.take(start, local, next_page) else { break };
+            let Some((_, after)) = records.take(start, local, next_page) else {
+                break;
+            };
             next_page = after;
         }
         Ok((!records.starts.is_empty()).then_some(records))

@@ -43,27 +43,44 @@ struct Piece {
 impl<I: Io> Inner<I> {
     /// Writes everything in `rescue`, extent by extent. Where no region is free or a write fails,
     /// what is left is dropped: a reclaim always comes to its end.
-    pub(super) async fn rescue(self: &Rc<Self>, device: &DeviceState<I::Device>, number: u32, rescue: Rescue) {
+    pub(super) async fn rescue(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        rescue: Rescue,
+    ) {
         let mut blocks = VecDeque::from(rescue.blocks);
         let mut objects = VecDeque::from(rescue.objects);
         let mut marks = VecDeque::from(rescue.marks);
         while !(blocks.is_empty() && objects.is_empty() && marks.is_empty()) {
             let mut open = device.log(Log::Main).writing.lock().await;
             let pages = self.pages_needed(&blocks);
-            if !self.ensure_room(device, Log::Main, &mut open, pages, true).await {
+            if !self
+                .ensure_room(device, Log::Main, &mut open, pages, true)
+                .await
+            {
                 tracing::warn!(
                     device = %device.path, blocks = blocks.len(),
                     "no region is free for what should survive a reclaim: it is dropped"
                 );
                 return;
             }
-            let room = open.as_ref().expect("room was made").pages_left(self.region_pages);
+            let room = open
+                .as_ref()
+                .expect("room was made")
+                .pages_left(self.region_pages);
             let stamp = self.take_stamp();
-            let batch = self.fill(device, number, room, (&mut blocks, &mut objects, &mut marks));
+            let batch = self.fill(
+                device,
+                number,
+                room,
+                (&mut blocks, &mut objects, &mut marks),
+            );
             if batch.draft.is_empty() {
                 continue;
             }
-            self.write_batch(device, number, &mut open, batch, stamp).await;
+            self.write_batch(device, number, &mut open, batch, stamp)
+                .await;
         }
     }
 
@@ -80,7 +97,11 @@ impl<I: Io> Inner<I> {
         device: &DeviceState<I::Device>,
         number: u32,
         room: u32,
-        (blocks, objects, marks): (&mut VecDeque<Survivor>, &mut VecDeque<ObjectId>, &mut VecDeque<ObjectId>),
+        (blocks, objects, marks): (
+            &mut VecDeque<Survivor>,
+            &mut VecDeque<ObjectId>,
+            &mut VecDeque<ObjectId>,
+        ),
     ) -> Batch {
         let ordinal = device.superblock.ordinal;
         let mut batch = Batch::default();
@@ -127,13 +148,25 @@ impl<I: Io> Inner<I> {
     }
 
     /// The object, if its record is still in region `number` and blocks of it are on the device.
-    fn still_recorded_in(&self, id: ObjectId, ordinal: u16, number: u32) -> Option<Arc<ObjectMeta>> {
+    fn still_recorded_in(
+        &self,
+        id: ObjectId,
+        ordinal: u16,
+        number: u32,
+    ) -> Option<Arc<ObjectMeta>> {
         let objects = self.objects.borrow();
-        let needed = objects.record_of(id, ordinal) == Some(number) && objects.has_blocks_on(id, ordinal);
+        let needed =
+            objects.record_of(id, ordinal) == Some(number) && objects.has_blocks_on(id, ordinal);
         needed.then(|| objects.get(id).cloned()).flatten()
     }
 
-    fn push_marks_of(&self, device: &DeviceState<I::Device>, number: u32, id: ObjectId, draft: &mut Draft) {
+    fn push_marks_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        id: ObjectId,
+        draft: &mut Draft,
+    ) {
         let marks = device.marks.borrow();
         let Some(mark) = marks.get(&id) else { return };
         for freed in mark.freed.iter().filter(|freed| freed.region == number) {
@@ -150,13 +183,22 @@ impl<I: Io> Inner<I> {
         if !self.is_still_at(id, &entry) {
             return;
         }
-        let block_bytes = self.objects.borrow().get(id.object).map(|meta| meta.block_bytes);
-        let partition = self.partition_of(id, block_bytes.expect("a block in the index has a known object"));
+        let block_bytes = self
+            .objects
+            .borrow()
+            .get(id.object)
+            .map(|meta| meta.block_bytes);
+        let partition = self.partition_of(
+            id,
+            block_bytes.expect("a block in the index has a known object"),
+        );
         let checksums = self.regions[entry.region as usize].checksums();
         let first = usize::from(entry.first_page);
         let pages = entry.length.div_ceil(PAGE_SIZE as u32) as usize;
         let of_block = checksums[first..first + pages].iter().copied();
-        let at = batch.draft.push_block(id, entry.length, partition, of_block);
+        let at = batch
+            .draft
+            .push_block(id, entry.length, partition, of_block);
         batch.blocks.push((survivor, at));
     }
 
@@ -171,32 +213,63 @@ impl<I: Io> Inner<I> {
         let data_bytes = batch.draft.data_pages() as usize * PAGE_SIZE;
         let opened = open.as_mut().expect("room was made");
         let placed = self.place(device, Log::Main, opened, batch.draft, stamp);
-        self.write_pace.wait(&self.io, placed.summary.len() + data_bytes).await;
+        self.write_pace
+            .wait(&self.io, placed.summary.len() + data_bytes)
+            .await;
         let to_local = self.regions[placed.region as usize].local;
-        let summary = self.write_bytes(device, device.offset(to_local, placed.first_page), &placed.summary);
-        let pieces = pieces_of(&batch.blocks, placed.data_page, self.scratch.frame_pages() as u32);
+        let summary = self.write_bytes(
+            device,
+            device.offset(to_local, placed.first_page),
+            &placed.summary,
+        );
+        let pieces = pieces_of(
+            &batch.blocks,
+            placed.data_page,
+            self.scratch.frame_pages() as u32,
+        );
         let copies = stream::iter(pieces)
             .map(|piece| self.copy(device, to_local, piece))
             .buffer_unordered(self.config.reads_in_flight)
-            .fold(Ok(()), |result, copied| async move { Result::and(result, copied) });
-        let (summary, copies): (Result<(), IoError>, Result<(), IoError>) = futures::join!(summary, copies);
+            .fold(Ok(()), |result, copied| async move {
+                Result::and(result, copied)
+            });
+        let (summary, copies): (Result<(), IoError>, Result<(), IoError>) =
+            futures::join!(summary, copies);
         self.counters.flushes.add(1);
         if summary.and(copies).is_err() {
             // Entries still point at the region that is being emptied: they go with it.
             self.abandon(device, Log::Main, open);
             return;
         }
-        self.settle(device, number, &placed, &batch.blocks, &batch.objects, &batch.marks);
+        self.settle(
+            device,
+            number,
+            &placed,
+            &batch.blocks,
+            &batch.objects,
+            &batch.marks,
+        );
     }
 
     /// Copies a run of pages. Wrong or unreadable ones drop their block and are not an error of
     /// the extent; a failed write is.
-    async fn copy(&self, device: &DeviceState<I::Device>, to_local: u32, piece: Piece) -> Result<(), IoError> {
+    async fn copy(
+        &self,
+        device: &DeviceState<I::Device>,
+        to_local: u32,
+        piece: Piece,
+    ) -> Result<(), IoError> {
         let Survivor { id, entry, .. } = piece.survivor;
         let from = &self.regions[entry.region as usize];
         let permit = self.scratch.for_reading(&self.signal).await;
-        let lease = permit.frame().lease(0..piece.pages as usize).expect("a fresh frame is vacant");
-        let lease = match self.read_device(device, device.offset(from.local, piece.from_page), lease).await {
+        let lease = permit
+            .frame()
+            .lease(0..piece.pages as usize)
+            .expect("a fresh frame is vacant");
+        let lease = match self
+            .read_device(device, device.offset(from.local, piece.from_page), lease)
+            .await
+        {
             Ok(lease) => lease,
             Err(_) => {
                 self.remove_entry_at(id, &entry);
@@ -210,8 +283,11 @@ impl<I: Io> Inner<I> {
         let frame = lease.seal();
         let slice = frame.slice(0..piece.pages as usize * PAGE_SIZE);
         drop(frame);
-        self.counters.bytes_rewritten.add(u64::from(piece.pages) * PAGE_SIZE as u64);
-        self.write_device(device, device.offset(to_local, piece.to_page), slice).await
+        self.counters
+            .bytes_rewritten
+            .add(u64::from(piece.pages) * PAGE_SIZE as u64);
+        self.write_device(device, device.offset(to_local, piece.to_page), slice)
+            .await
     }
 
     /// Lets the index, the objects and the marks point at the new places.
@@ -224,9 +300,16 @@ impl<I: Io> Inner<I> {
         objects: &[ObjectId],
         marks: &[ObjectId],
     ) {
-        let (from, to) = (&self.regions[number as usize], &self.regions[placed.region as usize]);
+        let (from, to) = (
+            &self.regions[number as usize],
+            &self.regions[placed.region as usize],
+        );
         for (survivor, at) in blocks {
-            let Survivor { id, entry, frequency } = *survivor;
+            let Survivor {
+                id,
+                entry,
+                frequency,
+            } = *survivor;
             let pages = entry.length.div_ceil(PAGE_SIZE as u32) as usize;
             let first = usize::from(entry.first_page);
             let first_page = placed.data_page + at;
@@ -241,7 +324,12 @@ impl<I: Io> Inner<I> {
             }
         }
         for id in objects {
-            self.objects.borrow_mut().move_record(*id, device.superblock.ordinal, number, placed.region);
+            self.objects.borrow_mut().move_record(
+                *id,
+                device.superblock.ordinal,
+                number,
+                placed.region,
+            );
         }
         for id in marks {
             if let Some(mark) = device.marks.borrow_mut().get_mut(id) {

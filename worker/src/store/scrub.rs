@@ -23,7 +23,9 @@ impl<I: Io> Inner<I> {
     /// Goes over all regions, again and again, until the store stops.
     pub(super) async fn scrub(self: Rc<Self>) {
         loop {
-            self.signal.wait_until(|| self.stopping.get() || self.scrub_pace.bytes_per_second.get() > 0).await;
+            self.signal
+                .wait_until(|| self.stopping.get() || self.scrub_pace.bytes_per_second.get() > 0)
+                .await;
             for number in 0..self.regions.len() as u32 {
                 if self.stopping.get() {
                     return;
@@ -39,16 +41,26 @@ impl<I: Io> Inner<I> {
 
     async fn scrub_region(&self, number: u32) {
         let region = &self.regions[number as usize];
-        let is_settled = matches!(region.state.get(), RegionState::Sealed | RegionState::Sibling);
-        let Some(device) = self.device(region.device).filter(|device| device.healthy.get()) else { return };
+        let is_settled = matches!(
+            region.state.get(),
+            RegionState::Sealed | RegionState::Sibling
+        );
+        let Some(device) = self
+            .device(region.device)
+            .filter(|device| device.healthy.get())
+        else {
+            return;
+        };
         if !is_settled || region.live_blocks.get() == 0 {
             return;
         }
         let sequence = region.sequence.get();
         let records = match self.read_head(device, region.local).await {
-            Ok(Head::Summary(header)) if header.sequence == sequence => {
-                self.read_records(device, region.local, header).await.ok().flatten()
-            }
+            Ok(Head::Summary(header)) if header.sequence == sequence => self
+                .read_records(device, region.local, header)
+                .await
+                .ok()
+                .flatten(),
             _ => None,
         };
         let Some(records) = records else {
@@ -86,9 +98,15 @@ impl<I: Io> Inner<I> {
             }
             let permit = self.scratch.for_reading(&self.signal).await;
             let guard = ReadGuard::new(region, &self.signal);
-            let lease = permit.frame().lease(0..count as usize).expect("a fresh frame is vacant");
+            let lease = permit
+                .frame()
+                .lease(0..count as usize)
+                .expect("a fresh frame is vacant");
             let first = u32::from(entry.first_page) + start;
-            match self.read_device(device, device.offset(region.local, first), lease).await {
+            match self
+                .read_device(device, device.offset(region.local, first), lease)
+                .await
+            {
                 Ok(lease) => match check_pages(region, first, lease.bytes()) {
                     Ok(()) => self.counters.bytes_scrubbed.add(bytes as u64),
                     Err(wrong) => return self.heal(id, &entry, first + wrong),

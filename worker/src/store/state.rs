@@ -56,11 +56,16 @@ impl<I: Io> Inner<I> {
             for offset in STATE_OFFSETS {
                 let mut bytes = AlignedVec::with_capacity(PAGE_SIZE);
                 let first = self.read_bytes(device, offset, 1, &mut bytes).await;
-                let header = Header::decode(&bytes).ok().filter(|header| header.kind == Kind::State);
-                let pages = header.map_or(1, |header| (header.body as usize + HEADER_BYTES).div_ceil(PAGE_SIZE));
+                let header = Header::decode(&bytes)
+                    .ok()
+                    .filter(|header| header.kind == Kind::State);
+                let pages = header.map_or(1, |header| {
+                    (header.body as usize + HEADER_BYTES).div_ceil(PAGE_SIZE)
+                });
                 let rest = if first.is_ok() && (2..=STATE_SLOT_BYTES / PAGE_SIZE).contains(&pages) {
                     let offset = offset + PAGE_SIZE as u64;
-                    self.read_bytes(device, offset, pages as u32 - 1, &mut bytes).await
+                    self.read_bytes(device, offset, pages as u32 - 1, &mut bytes)
+                        .await
                 } else {
                     first
                 };
@@ -68,8 +73,12 @@ impl<I: Io> Inner<I> {
                     failed = Some(error.into());
                     continue;
                 }
-                let Ok((header, state)) = Header::open(&bytes, device.seed) else { continue };
-                let is_newer = newest.as_ref().is_none_or(|(sequence, _)| header.sequence > *sequence);
+                let Ok((header, state)) = Header::open(&bytes, device.seed) else {
+                    continue;
+                };
+                let is_newer = newest
+                    .as_ref()
+                    .is_none_or(|(sequence, _)| header.sequence > *sequence);
                 if header.kind == Kind::State && is_newer {
                     newest = Some((header.sequence, state.to_vec()));
                 }

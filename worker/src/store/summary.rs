@@ -60,7 +60,11 @@ impl Draft {
         for checksum in checksums {
             self.checksums.extend_from_slice(&checksum.to_le_bytes());
         }
-        assert_eq!(self.checksums.len(), self.data_pages as usize * 4, "one checksum a page");
+        assert_eq!(
+            self.checksums.len(),
+            self.data_pages as usize * 4,
+            "one checksum a page"
+        );
         first_page
     }
 
@@ -69,7 +73,12 @@ impl Draft {
         let text_offset = self.text.len() as u32;
         let same = object.uri == object.path_key;
         let uri = if same { "" } else { object.uri.as_str() };
-        for text in [object.path_key.as_str(), uri, &object.version, &object.content_type] {
+        for text in [
+            object.path_key.as_str(),
+            uri,
+            &object.version,
+            &object.content_type,
+        ] {
             self.text.extend_from_slice(text.as_bytes());
         }
         self.objects.push(ObjectRecord {
@@ -80,7 +89,11 @@ impl Draft {
             block_bytes: object.block_bytes,
             text_offset,
             path_key_bytes: object.path_key.len() as u16,
-            uri_bytes: if same { SAME_TEXT } else { object.uri.len() as u16 },
+            uri_bytes: if same {
+                SAME_TEXT
+            } else {
+                object.uri.len() as u16
+            },
             version_bytes: object.version.len() as u16,
             content_type_bytes: object.content_type.len() as u16,
         });
@@ -88,14 +101,20 @@ impl Draft {
 
     /// Whether the text of `object` fits the fields of a record.
     pub(super) fn can_hold(object: &ObjectMeta) -> bool {
-        [&object.path_key, &object.uri, &object.version, &object.content_type]
-            .iter()
-            .all(|text| text.len() < usize::from(SAME_TEXT))
+        [
+            &object.path_key,
+            &object.uri,
+            &object.version,
+            &object.content_type,
+        ]
+        .iter()
+        .all(|text| text.len() < usize::from(SAME_TEXT))
     }
 
     /// Appends a tombstone.
     pub(super) fn push_tombstone(&mut self, object: ObjectId, stamp: u64, writer: Writer) {
-        self.tombstones.push(mark_record(object, stamp, false, writer));
+        self.tombstones
+            .push(mark_record(object, stamp, false, writer));
     }
 
     /// Appends a pin or its end.
@@ -122,7 +141,10 @@ impl Draft {
         let more_checksums = length.div_ceil(PAGE_SIZE as u32) as usize * 4;
         HEADER_BYTES
             + section_bytes(self.blocks.len() + blocks, size_of::<ArchivedBlockRecord>())
-            + section_bytes(self.objects.len() + usize::from(text > 0), size_of::<ArchivedObjectRecord>())
+            + section_bytes(
+                self.objects.len() + usize::from(text > 0),
+                size_of::<ArchivedObjectRecord>(),
+            )
             + section_bytes(self.text.len() + text, 1)
             + section_bytes(self.checksums.len() + more_checksums, 1)
             + section_bytes(self.tombstones.len() + 1, size_of::<ArchivedMarkRecord>())
@@ -131,7 +153,11 @@ impl Draft {
 
     /// Bytes of text that a record of `object` takes; at least one.
     pub(super) fn text_bytes(object: &ObjectMeta) -> usize {
-        let uri = if object.uri == object.path_key { 0 } else { object.uri.len() };
+        let uri = if object.uri == object.path_key {
+            0
+        } else {
+            object.uri.len()
+        };
         (object.path_key.len() + uri + object.version.len() + object.content_type.len()).max(1)
     }
 
@@ -151,10 +177,18 @@ impl Draft {
         push_blocks(&mut bytes, Section::Blocks, &self.blocks);
         push_objects(&mut bytes, Section::Objects, &self.objects);
         push_plain(&mut bytes, Section::Text, 0, &self.text);
-        push_plain(&mut bytes, Section::Checksums, self.checksums.len() / 4, &self.checksums);
+        push_plain(
+            &mut bytes,
+            Section::Checksums,
+            self.checksums.len() / 4,
+            &self.checksums,
+        );
         push_marks(&mut bytes, Section::Tombstones, &self.tombstones);
         push_marks(&mut bytes, Section::Pins, &self.pins);
-        assert!(bytes.len() <= pages as usize * PAGE_SIZE, "the bound of a summary holds");
+        assert!(
+            bytes.len() <= pages as usize * PAGE_SIZE,
+            "the bound of a summary holds"
+        );
         header.kind = Kind::Summary;
         header.body = (bytes.len() - HEADER_BYTES) as u32;
         header.pages = pages + self.data_pages;
@@ -218,11 +252,14 @@ pub(super) struct Writer {
 /// Pages that the summary at the start of a page takes and that its extent takes, going by its
 /// header alone, if both are plausible in a region of `region_pages`.
 pub(super) fn extent_of(page: &[u8], region_pages: u32) -> Option<(Header, u32)> {
-    let header = Header::decode(page).ok().filter(|header| header.kind == Kind::Summary)?;
+    let header = Header::decode(page)
+        .ok()
+        .filter(|header| header.kind == Kind::Summary)?;
     let bytes = (header.body as usize).checked_add(HEADER_BYTES)?;
     let pages = bytes.div_ceil(PAGE_SIZE) as u32;
     let end = header.first_page.checked_add(header.pages)?;
-    (bytes <= SUMMARY_BYTES_MAX && pages <= header.pages && end <= region_pages).then_some((header, pages))
+    (bytes <= SUMMARY_BYTES_MAX && pages <= header.pages && end <= region_pages)
+        .then_some((header, pages))
 }
 
 impl<'a> Summary<'a> {
@@ -266,8 +303,11 @@ impl<'a> Summary<'a> {
         }
         // The writer may have rounded the summary's pages up beyond what the body needs.
         let data_pages = (summary.checksums.len() / 4) as u32;
-        summary.summary_pages =
-            header.pages.checked_sub(data_pages).filter(|pages| *pages >= least_pages).ok_or(HeaderError::Fields)?;
+        summary.summary_pages = header
+            .pages
+            .checked_sub(data_pages)
+            .filter(|pages| *pages >= least_pages)
+            .ok_or(HeaderError::Fields)?;
         if summary.blocks.iter().all(|block| summary.holds(block)) {
             Ok(summary)
         } else {
@@ -290,7 +330,10 @@ impl<'a> Summary<'a> {
     pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = FoundBlock> + '_ {
         self.blocks.iter().map(|block| FoundBlock {
             id: BlockId {
-                object: ObjectId { home: block.home.to_native(), version: block.version.to_native() },
+                object: ObjectId {
+                    home: block.home.to_native(),
+                    version: block.version.to_native(),
+                },
                 index: block.block.to_native(),
             },
             length: block.length.to_native(),
@@ -306,8 +349,14 @@ impl<'a> Summary<'a> {
 
     /// The objects described here, those whose text or sizes do not check left out, and those
     /// that `wanted` says no to.
-    pub(super) fn objects(&self, wanted: impl Fn(ObjectId) -> bool) -> impl Iterator<Item = Arc<ObjectMeta>> {
-        self.objects.iter().filter(move |record| wanted(id_of(record))).filter_map(|record| self.object(record))
+    pub(super) fn objects(
+        &self,
+        wanted: impl Fn(ObjectId) -> bool,
+    ) -> impl Iterator<Item = Arc<ObjectMeta>> {
+        self.objects
+            .iter()
+            .filter(move |record| wanted(id_of(record)))
+            .filter_map(|record| self.object(record))
     }
 
     fn object(&self, record: &ArchivedObjectRecord) -> Option<Arc<ObjectMeta>> {
@@ -347,7 +396,10 @@ impl<'a> Summary<'a> {
     pub(super) fn checksums(&self) -> (u32, impl ExactSizeIterator<Item = u32> + '_) {
         let first = self.header.first_page + self.summary_pages;
         let numbers = self.checksums.chunks_exact(4);
-        (first, numbers.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+        (
+            first,
+            numbers.map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        )
     }
 
     /// Objects freed here.
@@ -362,15 +414,24 @@ impl<'a> Summary<'a> {
 }
 
 fn id_of(record: &ArchivedObjectRecord) -> ObjectId {
-    ObjectId { home: record.home.to_native(), version: record.version.to_native() }
+    ObjectId {
+        home: record.home.to_native(),
+        version: record.version.to_native(),
+    }
 }
 
 fn mark_of(record: &ArchivedMarkRecord) -> FoundMark {
     FoundMark {
-        object: ObjectId { home: record.home.to_native(), version: record.version.to_native() },
+        object: ObjectId {
+            home: record.home.to_native(),
+            version: record.version.to_native(),
+        },
         stamp: record.stamp.to_native(),
         pinned: record.pinned.to_native() == 1,
-        writer: Writer { shard: record.shard.to_native(), shards: record.shards.to_native() },
+        writer: Writer {
+            shard: record.shard.to_native(),
+            shards: record.shards.to_native(),
+        },
     }
 }
 
@@ -399,8 +460,29 @@ mod tests {
         draft.push_block(object("key").block(1), 34_464, 3, 200..209);
         draft.push_object(&object("key"));
         draft.push_object(&object("s3://b/key"));
-        draft.push_tombstone(ObjectId { home: 1, version: 2 }, 77, Writer { shard: 0, shards: 1 });
-        draft.push_pin(ObjectId { home: 3, version: 4 }, 78, true, Writer { shard: 0, shards: 1 });
+        draft.push_tombstone(
+            ObjectId {
+                home: 1,
+                version: 2,
+            },
+            77,
+            Writer {
+                shard: 0,
+                shards: 1,
+            },
+        );
+        draft.push_pin(
+            ObjectId {
+                home: 3,
+                version: 4,
+            },
+            78,
+            true,
+            Writer {
+                shard: 0,
+                shards: 1,
+            },
+        );
         let header = Header {
             kind: Kind::Summary,
             body: 0,
@@ -424,15 +506,33 @@ mod tests {
         let summary = Summary::open(&bytes, 5, 256).expect("valid");
         assert_eq!((summary.summary_pages, summary.header.pages), (1, 26));
         let blocks: Vec<_> = summary.blocks().collect();
-        assert_eq!(blocks.iter().map(|block| block.first_page).collect::<Vec<_>>(), [11, 27]);
+        assert_eq!(
+            blocks
+                .iter()
+                .map(|block| block.first_page)
+                .collect::<Vec<_>>(),
+            [11, 27]
+        );
         assert_eq!(blocks[1].length, 34_464);
         let objects: Vec<_> = summary.objects(|_| true).collect();
         assert_eq!(*objects[0], object("key"));
         assert_eq!(*objects[1], object("s3://b/key"));
         let (first, checksums) = summary.checksums();
-        assert_eq!((first, checksums.collect::<Vec<_>>()[16..].to_vec()), (11, (200..209).collect()));
-        assert_eq!(summary.tombstones().next().map(|mark| (mark.object.home, mark.stamp)), Some((1, 77)));
-        assert_eq!(summary.pins().next().map(|mark| (mark.stamp, mark.pinned)), Some((78, true)));
+        assert_eq!(
+            (first, checksums.collect::<Vec<_>>()[16..].to_vec()),
+            (11, (200..209).collect())
+        );
+        assert_eq!(
+            summary
+                .tombstones()
+                .next()
+                .map(|mark| (mark.object.home, mark.stamp)),
+            Some((1, 77))
+        );
+        assert_eq!(
+            summary.pins().next().map(|mark| (mark.stamp, mark.pinned)),
+            Some((78, true))
+        );
     }
 
     #[test]

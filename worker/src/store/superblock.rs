@@ -131,7 +131,12 @@ impl Superblock {
     ) -> Result<(Superblock, u64, usize), StoreError> {
         let copies = pages.map(Superblock::decode);
         let newest = (0..2)
-            .filter_map(|copy| copies[copy].as_ref().ok().map(|found| (found.0, copy, found.1)))
+            .filter_map(|copy| {
+                copies[copy]
+                    .as_ref()
+                    .ok()
+                    .map(|found| (found.0, copy, found.1))
+            })
             .max_by_key(|(sequence, _, _)| *sequence);
         let Some((sequence, copy, superblock)) = newest else {
             return Err(StoreError::NotOurs {
@@ -140,7 +145,8 @@ impl Superblock {
                 command: format_command(path, length),
             });
         };
-        let needed = REGIONS_OFFSET + u64::from(superblock.regions) * u64::from(superblock.region_bytes);
+        let needed =
+            REGIONS_OFFSET + u64::from(superblock.regions) * u64::from(superblock.region_bytes);
         if needed > length {
             return Err(StoreError::Mismatch(format!(
                 "{path} has {length} bytes, but was formatted with {needed}: give it back its size, or \
@@ -180,13 +186,20 @@ fn describe(pages: [&[u8]; 2], copies: &[Result<(u64, Superblock), HeaderError>;
             );
         }
     }
-    if copies.iter().any(|copy| matches!(copy, Err(HeaderError::Crc | HeaderError::Fields))) {
+    if copies
+        .iter()
+        .any(|copy| matches!(copy, Err(HeaderError::Crc | HeaderError::Fields)))
+    {
         return "it is a Corelane device, but both copies of its superblock are damaged".to_owned();
     }
     if pages.iter().all(|page| page.iter().all(|byte| *byte == 0)) {
         return "it holds no store (zeroes where the superblock would be)".to_owned();
     }
-    let start: String = pages[0].iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let start: String = pages[0]
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("it holds something else (first bytes {start})")
 }
 
@@ -228,7 +241,13 @@ mod tests {
     #[test]
     fn the_newer_copy_counts_and_a_damaged_one_does_not() {
         let old = aligned(&superblock().encode(1));
-        let mut new = aligned(&Superblock { epoch: 8, ..superblock() }.encode(2));
+        let mut new = aligned(
+            &Superblock {
+                epoch: 8,
+                ..superblock()
+            }
+            .encode(2),
+        );
         let length = REGIONS_OFFSET + (32 << 20);
         let chosen = Superblock::choose([&old, &new], "d", length).expect("valid");
         assert_eq!((chosen.0.epoch, chosen.1, chosen.2), (8, 2, 1));
@@ -246,15 +265,26 @@ mod tests {
         later[8] = 2;
         let zero = vec![0; PAGE_SIZE];
         let foreign = vec![0x55; PAGE_SIZE];
-        for (page, text) in
-            [(damaged, "damaged"), (later, "format version 2"), (zero, "zeroes"), (foreign, "5555")]
-        {
+        for (page, text) in [
+            (damaged, "damaged"),
+            (later, "format version 2"),
+            (zero, "zeroes"),
+            (foreign, "5555"),
+        ] {
             let page = aligned(&page);
-            let error = Superblock::choose([&page, &page], "/dev/x", 1 << 30).expect_err(text).to_string();
+            let error = Superblock::choose([&page, &page], "/dev/x", 1 << 30)
+                .expect_err(text)
+                .to_string();
             assert!(error.contains(text), "{error}");
-            assert!(error.contains("corelane device format /dev/x --size 1073741824"), "{error}");
+            assert!(
+                error.contains("corelane device format /dev/x --size 1073741824"),
+                "{error}"
+            );
         }
         let page = aligned(&page);
-        assert!(Superblock::choose([&page, &page], "d", 1 << 20).is_err(), "too short");
+        assert!(
+            Superblock::choose([&page, &page], "d", 1 << 20).is_err(),
+            "too short"
+        );
     }
 }

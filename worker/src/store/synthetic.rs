@@ -74,14 +74,18 @@ pub fn write_synthetic(
                 let bytes = object.block_length(*index);
                 let text = Draft::text_bytes(object);
                 let summary = draft.bytes_with(1, bytes, text);
-                let pages = 2 * summary.div_ceil(PAGE_SIZE) as u32 + draft.data_pages() + bytes.div_ceil(PAGE_SIZE as u32);
+                let pages = 2 * summary.div_ceil(PAGE_SIZE) as u32
+                    + draft.data_pages()
+                    + bytes.div_ceil(PAGE_SIZE as u32);
                 let footer = (copies.len() / PAGE_SIZE) as u32 + 1;
-                let is_full = draft.data_pages() as usize * PAGE_SIZE >= records.extent_bytes as usize;
+                let is_full =
+                    draft.data_pages() as usize * PAGE_SIZE >= records.extent_bytes as usize;
                 if is_full || summary > SUMMARY_BYTES_MAX || page + pages + footer > region_pages {
                     break;
                 }
                 let stripe = Stripe::of_block(*index, object.block_bytes);
-                let partition = corelane_placement::partition_of(object.id.home, stripe.0, options.partitions);
+                let partition =
+                    corelane_placement::partition_of(object.id.home, stripe.0, options.partitions);
                 let checksums = (0..bytes.div_ceil(PAGE_SIZE as u32)).map(|_| zero_page);
                 draft.push_block(object.block(*index), bytes, partition, checksums);
                 if *index == 0 {

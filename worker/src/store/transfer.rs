@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use corelane_io::{Device, Frame, FrameLease, FramePool, FrameSlice, Io, IoError, IoErrorKind, Nanos, PAGE_SIZE};
+use corelane_io::{
+    Device, Frame, FrameLease, FramePool, FrameSlice, Io, IoError, IoErrorKind, Nanos, PAGE_SIZE,
+};
 use rkyv::util::AlignedVec;
 
 use super::Inner;
@@ -39,13 +41,19 @@ impl Drop for Permit<'_> {
 impl Permit<'_> {
     /// The frame, all vacant. One at a time: the last one must be gone.
     pub(super) fn frame(&self) -> Frame {
-        self.scratch.pool.take().expect("a permit stands for a free frame")
+        self.scratch
+            .pool
+            .take()
+            .expect("a permit stands for a free frame")
     }
 }
 
 impl Scratch {
     pub(super) fn new(pool: FramePool) -> Self {
-        Scratch { pool, lent: Cell::new(0) }
+        Scratch {
+            pool,
+            lent: Cell::new(0),
+        }
     }
 
     pub(super) fn frame_pages(&self) -> usize {
@@ -53,9 +61,14 @@ impl Scratch {
     }
 
     async fn permit<'a>(&'a self, signal: &'a Signal, reserve: usize) -> Permit<'a> {
-        signal.wait_until(|| self.lent.get() + reserve < self.pool.frames()).await;
+        signal
+            .wait_until(|| self.lent.get() + reserve < self.pool.frames())
+            .await;
         self.lent.set(self.lent.get() + 1);
-        Permit { scratch: self, signal }
+        Permit {
+            scratch: self,
+            signal,
+        }
     }
 
     /// A frame for writing the store's own bytes.
@@ -85,7 +98,9 @@ impl Pace {
         }
         let start = self.next.get().max(now);
         let nanoseconds = u128::from(bytes as u64) * 1_000_000_000 / u128::from(rate);
-        self.next.set(start.plus(Duration::from_nanos(nanoseconds.min(u128::from(u64::MAX)) as u64)));
+        self.next.set(start.plus(Duration::from_nanos(
+            nanoseconds.min(u128::from(u64::MAX)) as u64
+        )));
         start.since(now)
     }
 
@@ -152,11 +167,17 @@ impl<I: Io> Inner<I> {
         mut offset: u64,
         bytes: &[u8],
     ) -> Result<(), IoError> {
-        assert!(bytes.len().is_multiple_of(PAGE_SIZE), "{} bytes are not whole pages", bytes.len());
+        assert!(
+            bytes.len().is_multiple_of(PAGE_SIZE),
+            "{} bytes are not whole pages",
+            bytes.len()
+        );
         let permit = self.scratch.for_writing(&self.signal).await;
         for chunk in bytes.chunks(self.scratch.frame_pages() * PAGE_SIZE) {
             let frame = permit.frame();
-            let mut lease = frame.lease(0..chunk.len() / PAGE_SIZE).expect("a fresh frame is vacant");
+            let mut lease = frame
+                .lease(0..chunk.len() / PAGE_SIZE)
+                .expect("a fresh frame is vacant");
             lease.bytes_mut().copy_from_slice(chunk);
             drop(lease.seal());
             let slice = frame.slice(0..chunk.len());
@@ -179,7 +200,10 @@ impl<I: Io> Inner<I> {
         let mut left = pages as usize;
         while left > 0 {
             let count = left.min(self.scratch.frame_pages());
-            let lease = permit.frame().lease(0..count).expect("a fresh frame is vacant");
+            let lease = permit
+                .frame()
+                .lease(0..count)
+                .expect("a fresh frame is vacant");
             let lease = self.read_device(device, offset, lease).await?;
             bytes.extend_from_slice(lease.bytes());
             offset += lease.len() as u64;
@@ -189,15 +213,25 @@ impl<I: Io> Inner<I> {
     }
 
     /// Makes what was written to `device` durable; an error is counted.
-    pub(super) async fn flush_device(&self, device: &DeviceState<I::Device>) -> Result<(), IoError> {
+    pub(super) async fn flush_device(
+        &self,
+        device: &DeviceState<I::Device>,
+    ) -> Result<(), IoError> {
         if !device.healthy.get() {
             return Err(taken_out(&device.path));
         }
-        device.device.flush().await.inspect_err(|error| self.note_error(device, error))
+        device
+            .device
+            .flush()
+            .await
+            .inspect_err(|error| self.note_error(device, error))
     }
 }
 
 pub(super) fn taken_out(path: &str) -> IoError {
-    IoError::new(IoErrorKind::Device, "the device was taken out after too many errors; replace it and restart")
-        .with("device", path)
+    IoError::new(
+        IoErrorKind::Device,
+        "the device was taken out after too many errors; replace it and restart",
+    )
+    .with("device", path)
 }

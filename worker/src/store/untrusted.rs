@@ -33,7 +33,9 @@ fn correct_checksum(bytes: &mut [u8]) -> bool {
         return false;
     }
     let end = HEADER_BYTES.saturating_add(u32_at(bytes, 16) as usize);
-    let Some(body) = bytes.get(HEADER_BYTES..end) else { return false };
+    let Some(body) = bytes.get(HEADER_BYTES..end) else {
+        return false;
+    };
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..60]), body);
     bytes[60..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
     true
@@ -59,7 +61,11 @@ fn check_summary(summary: &Summary<'_>) {
     let end = header.first_page + header.pages;
     assert!(end <= REGION_PAGES);
     let (first, checksums) = summary.checksums();
-    assert_eq!(first as usize + checksums.len(), end as usize, "one checksum for each page");
+    assert_eq!(
+        first as usize + checksums.len(),
+        end as usize,
+        "one checksum for each page"
+    );
     for block in summary.blocks() {
         let pages = block.length.div_ceil(PAGE_SIZE as u32);
         assert!(block.length > 0 && block.first_page >= first && block.first_page + pages <= end);

@@ -96,7 +96,10 @@ pub fn inspect_offline(path: &Path) -> Result<DeviceReport, StoreError> {
 ///
 /// # Errors
 /// As [`inspect_offline`].
-pub fn verify_offline(path: &Path, progress: impl FnMut(u32, u32)) -> Result<DeviceReport, StoreError> {
+pub fn verify_offline(
+    path: &Path,
+    progress: impl FnMut(u32, u32),
+) -> Result<DeviceReport, StoreError> {
     Inspection::open(path)?.run(true, progress)
 }
 
@@ -115,7 +118,9 @@ impl Inspection {
         let lock = DeviceLock::take(path)?;
         let cannot_read = |error: &std::io::Error| failed(error, path, "cannot read the device");
         let mut file = File::open(path).map_err(|error| cannot_read(&error))?;
-        let length = file.seek(SeekFrom::End(0)).map_err(|error| cannot_read(&error))?;
+        let length = file
+            .seek(SeekFrom::End(0))
+            .map_err(|error| cannot_read(&error))?;
         let name = path.display().to_string();
         let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
         for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
@@ -151,7 +156,11 @@ impl Inspection {
         })
     }
 
-    fn run(mut self, verify: bool, mut progress: impl FnMut(u32, u32)) -> Result<DeviceReport, StoreError> {
+    fn run(
+        mut self,
+        verify: bool,
+        mut progress: impl FnMut(u32, u32),
+    ) -> Result<DeviceReport, StoreError> {
         for local in 0..self.superblock.regions {
             progress(local, self.superblock.regions);
             self.look_at(local, verify)?;
@@ -180,14 +189,19 @@ impl Inspection {
 
     fn name_damage(&mut self, offset: u64, what: impl Into<String>) {
         if self.report.damage.len() < DAMAGE_NAMED_MAX {
-            self.report.damage.push(Damage { offset, what: what.into() });
+            self.report.damage.push(Damage {
+                offset,
+                what: what.into(),
+            });
         }
     }
 
     fn look_at(&mut self, local: u32, verify: bool) -> Result<(), StoreError> {
         let region_pages = self.superblock.region_pages();
         let first = self.read(local, 0, 1)?;
-        let Some((head, _)) = extent_of(&first, region_pages).filter(|(head, _)| head.region == local) else {
+        let Some((head, _)) =
+            extent_of(&first, region_pages).filter(|(head, _)| head.region == local)
+        else {
             return Ok(());
         };
         let copies = self.footer(local, head)?;
@@ -201,7 +215,10 @@ impl Inspection {
             self.report.regions_sealed += 1;
             if walked.len() != copies.len() {
                 self.report.summaries_wrong += 1;
-                self.name_damage(self.offset(local, 0), format!("a summary of region {local}; its footer is right"));
+                self.name_damage(
+                    self.offset(local, 0),
+                    format!("a summary of region {local}; its footer is right"),
+                );
             }
         }
         let summaries = if copies.is_empty() { walked } else { copies };
@@ -216,17 +233,22 @@ impl Inspection {
         let region_pages = self.superblock.region_pages();
         let last_page = region_pages - 1;
         let trailer = self.read(local, last_page, 1)?;
-        let trailer = Header::open(&trailer, self.superblock.seed()).ok().filter(|(trailer, _)| {
-            trailer.kind == Kind::Footer
-                && trailer.region == local
-                && trailer.sequence == head.sequence
-                && trailer.first_page.checked_add(trailer.pages) == Some(last_page)
-        });
-        let Some((trailer, _)) = trailer else { return Ok(Vec::new()) };
+        let trailer = Header::open(&trailer, self.superblock.seed())
+            .ok()
+            .filter(|(trailer, _)| {
+                trailer.kind == Kind::Footer
+                    && trailer.region == local
+                    && trailer.sequence == head.sequence
+                    && trailer.first_page.checked_add(trailer.pages) == Some(last_page)
+            });
+        let Some((trailer, _)) = trailer else {
+            return Ok(Vec::new());
+        };
         let bytes = self.read(local, trailer.first_page, trailer.pages)?;
         let (mut copies, mut at) = (Vec::new(), 0);
         while at < bytes.len() {
-            let Ok(summary) = Summary::open(&bytes[at..], self.superblock.seed(), region_pages) else {
+            let Ok(summary) = Summary::open(&bytes[at..], self.superblock.seed(), region_pages)
+            else {
                 self.report.summaries_wrong += 1;
                 let offset = self.offset(local, trailer.first_page) + at as u64;
                 self.name_damage(offset, format!("the footer of region {local}"));
@@ -247,11 +269,14 @@ impl Inspection {
         let (mut found, mut page) = (Vec::new(), 0);
         while page < region_pages {
             let first = self.read(local, page, 1)?;
-            let plausible = extent_of(&first, region_pages)
-                .filter(|(header, _)| header.sequence == head.sequence && header.first_page == page);
+            let plausible = extent_of(&first, region_pages).filter(|(header, _)| {
+                header.sequence == head.sequence && header.first_page == page
+            });
             let Some((_, pages)) = plausible else { break };
             let bytes = self.read(local, page, pages)?;
-            let Ok(summary) = Summary::open(&bytes, seed, region_pages) else { break };
+            let Ok(summary) = Summary::open(&bytes, seed, region_pages) else {
+                break;
+            };
             if summary.header.region != local {
                 break;
             }
@@ -275,7 +300,11 @@ impl Inspection {
         for block in summary.blocks() {
             self.report.block_records += 1;
             self.report.block_bytes += u64::from(block.length);
-            self.blocks.insert((block.id.object.home, block.id.object.version, block.id.index));
+            self.blocks.insert((
+                block.id.object.home,
+                block.id.object.version,
+                block.id.index,
+            ));
             if !verify {
                 continue;
             }

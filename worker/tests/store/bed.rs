@@ -13,8 +13,8 @@ use corelane_rpc_schema::{BlockId, ObjectId, ShardId, Stripe};
 use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::{
-    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Siblings, Store, StoreConfig,
-    StoreError, format_devices,
+    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Siblings, Store,
+    StoreConfig, StoreError, format_devices,
 };
 
 pub const REGION_BYTES: u32 = 1 << 20;
@@ -32,8 +32,19 @@ pub struct Family(Rc<RefCell<Vec<Member>>>);
 type Member = (ShardId, Store<SimIo>);
 
 impl Siblings for Family {
-    fn release(&self, shard: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()> {
-        let found = self.0.borrow().iter().find(|(number, _)| *number == shard).map(|(_, store)| store.clone());
+    fn release(
+        &self,
+        shard: ShardId,
+        device: u16,
+        region: u32,
+        sequence: u64,
+    ) -> LocalBoxFuture<()> {
+        let found = self
+            .0
+            .borrow()
+            .iter()
+            .find(|(number, _)| *number == shard)
+            .map(|(_, store)| store.clone());
         Box::pin(async move {
             // A shard that is not open reads nothing.
             if let Some(store) = found {
@@ -60,7 +71,9 @@ impl Bed {
     /// A world with `devices` formatted devices of `regions` regions each.
     pub fn new(seed: u64, faults: Faults, devices: usize, regions: u64) -> Bed {
         let world = World::new(seed, Faults::none());
-        let paths: Vec<String> = (0..devices).map(|number| format!("/dev/nvme{number}")).collect();
+        let paths: Vec<String> = (0..devices)
+            .map(|number| format!("/dev/nvme{number}"))
+            .collect();
         for path in &paths {
             world.add_device(path, device_bytes(regions));
         }
@@ -70,7 +83,9 @@ impl Bed {
         let io = bed.world.core();
         bed.run(async {
             let scratch = io.allocate_pool(1, 16).expect("memory");
-            format_devices(&bed.devices(&io).await, options, &scratch).await.expect("formatted");
+            format_devices(&bed.devices(&io).await, options, &scratch)
+                .await
+                .expect("formatted");
         });
         bed.world.set_faults(faults);
         bed
@@ -79,7 +94,11 @@ impl Bed {
     pub async fn devices(&self, io: &SimIo) -> Vec<<SimIo as Io>::Device> {
         let mut devices = Vec::new();
         for path in &self.paths {
-            devices.push(io.open_device(Path::new(path)).await.expect("the device is there"));
+            devices.push(
+                io.open_device(Path::new(path))
+                    .await
+                    .expect("the device is there"),
+            );
         }
         devices
     }
@@ -97,8 +116,13 @@ impl Bed {
                 let mut config = StoreConfig::new(ShardId(shard), shards, 4096);
                 config.flush_bytes = 256 << 10;
                 change(&mut config);
-                let opened = self.open(config, family.clone()).expect("the devices are ours");
-                family.0.borrow_mut().push((ShardId(shard), opened.store.clone()));
+                let opened = self
+                    .open(config, family.clone())
+                    .expect("the devices are ours");
+                family
+                    .0
+                    .borrow_mut()
+                    .push((ShardId(shard), opened.store.clone()));
                 opened
             })
             .collect()
@@ -115,9 +139,14 @@ impl Bed {
             let scratch = io.allocate_pool(64, 16).expect("memory");
             let devices = self.devices(&io).await;
             let siblings: Rc<dyn Siblings> = Rc::new(family);
-            let (store, recovery) = Store::open(io.clone(), config, devices, scratch, siblings).await?;
+            let (store, recovery) =
+                Store::open(io.clone(), config, devices, scratch, siblings).await?;
             let pool = io.allocate_pool(1024, 16).expect("memory");
-            Ok(Shard { store, recovery, pool })
+            Ok(Shard {
+                store,
+                recovery,
+                pool,
+            })
         })
     }
 }
@@ -150,7 +179,9 @@ pub fn page_of(object: &ObjectMeta, block: u32, page: u32) -> Vec<u8> {
         })
         .collect();
     let length = object.block_length(block) as usize;
-    let end = length.saturating_sub(page as usize * PAGE_SIZE).min(PAGE_SIZE);
+    let end = length
+        .saturating_sub(page as usize * PAGE_SIZE)
+        .min(PAGE_SIZE);
     bytes[end..].fill(0);
     bytes
 }
@@ -180,7 +211,9 @@ impl Shard {
             let frame = frames.last().expect("just pushed");
             let at = (page % 16) as usize;
             let mut lease = frame.lease(at..at + 1).expect("a vacant page");
-            lease.bytes_mut().copy_from_slice(&page_of(object, block, page));
+            lease
+                .bytes_mut()
+                .copy_from_slice(&page_of(object, block, page));
             checksums.push(crc32c::crc32c(lease.bytes()));
             lease.seal();
         }
@@ -239,8 +272,14 @@ impl Shard {
             for page in 0..count {
                 let at = page as usize * PAGE_SIZE;
                 let expected = page_of(object, block, first + page);
-                assert!(frame.slice(at..at + PAGE_SIZE).bytes() == expected, "wrong bytes in {id} page {page}");
-                assert_eq!(self.store.checksum(&entry, first + page), crc32c::crc32c(&expected));
+                assert!(
+                    frame.slice(at..at + PAGE_SIZE).bytes() == expected,
+                    "wrong bytes in {id} page {page}"
+                );
+                assert_eq!(
+                    self.store.checksum(&entry, first + page),
+                    crc32c::crc32c(&expected)
+                );
             }
             first += count;
         }

@@ -47,11 +47,26 @@ fn write_the_corpus() {
             shard.append_all(&object(number, 200_000)).await;
             shard.store.flush().await;
         }
-        shard.store.free(object(1, 200_000).id).await.expect("durable");
-        shard.store.pin(object(2, 200_000).id, true).await.expect("within the share");
-        shard.store.save_state(b"some state".to_vec()).await.expect("kept");
+        shard
+            .store
+            .free(object(1, 200_000).id)
+            .await
+            .expect("durable");
+        shard
+            .store
+            .pin(object(2, 200_000).id, true)
+            .await
+            .expect("within the share");
+        shard
+            .store
+            .save_state(b"some state".to_vec())
+            .await
+            .expect("kept");
     });
-    let entry = shard.store.lookup(object(0, 200_000).block(0)).expect("kept");
+    let entry = shard
+        .store
+        .lookup(object(0, 200_000).block(0))
+        .expect("kept");
     let region = (2 << 20) + u64::from(entry.region) * u64::from(REGION_BYTES);
     let sealed = (2u64 << 20) + u64::from(REGION_BYTES) - PAGE_SIZE as u64;
     let places = [

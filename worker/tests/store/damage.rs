@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use corelane_io::PAGE_SIZE;
 use corelane_io::sim::{Faults, Prng};
-use corelane_worker::store::{ReadError, StoreConfig, StoreError};
 use corelane_rpc_schema::ShardId;
+use corelane_worker::store::{ReadError, StoreConfig, StoreError};
 
 use crate::bed::{Bed, Family, REGION_BYTES, Shard, device_bytes, object};
 
@@ -47,7 +47,10 @@ fn a_wrong_page_is_a_counted_miss_and_the_block_leaves() {
         + (u64::from(entry.first_page) + 3) * PAGE_SIZE as u64;
     bed.world.corrupt(PATH, offset + 100, 1, 1);
     bed.run(async {
-        assert!(matches!(shard.read(&meta, 2).await, Some(Err(ReadError::Corrupt))));
+        assert!(matches!(
+            shard.read(&meta, 2).await,
+            Some(Err(ReadError::Corrupt))
+        ));
         assert!(shard.store.lookup(meta.block(2)).is_none());
         assert_eq!(shard.store.counters().corrupt_pages.get(), 1);
         assert_eq!(shard.append(&meta, 2), Ok(()), "it can come again");
@@ -103,7 +106,10 @@ fn a_torn_summary_ends_recovery_at_the_extent_before_it() {
         assert_eq!(shard.readable(&metas[1]).await, 0);
         assert_eq!(shard.readable(&metas[2]).await, 0);
     });
-    assert_eq!((shard.recovery.blocks, shard.recovery.regions_walked), (1, 1));
+    assert_eq!(
+        (shard.recovery.blocks, shard.recovery.regions_walked),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -112,15 +118,25 @@ fn a_stale_or_damaged_footer_does_not_count() {
     // Footers end in the last page of a region; the first five regions are sealed.
     for region in 0..5u64 {
         let end = REGIONS_OFFSET + (region + 1) * u64::from(REGION_BYTES);
-        let page = bed.world.device_bytes(PATH, end - PAGE_SIZE as u64, PAGE_SIZE);
+        let page = bed
+            .world
+            .device_bytes(PATH, end - PAGE_SIZE as u64, PAGE_SIZE);
         match region % 2 {
             0 => bed.world.corrupt(PATH, end - PAGE_SIZE as u64 + 24, 1, 1),
             // The footer of another region, right in itself.
-            _ => bed.world.write_device_bytes(PATH, end - PAGE_SIZE as u64 + u64::from(REGION_BYTES), &page),
+            _ => bed.world.write_device_bytes(
+                PATH,
+                end - PAGE_SIZE as u64 + u64::from(REGION_BYTES),
+                &page,
+            ),
         }
     }
     let shard = bed.open_one();
-    assert_eq!(readable(&bed, &shard), 100, "the summaries are walked instead");
+    assert_eq!(
+        readable(&bed, &shard),
+        100,
+        "the summaries are walked instead"
+    );
     assert!(shard.recovery.regions_walked >= 4, "{:?}", shard.recovery);
 }
 
@@ -136,7 +152,12 @@ fn one_damaged_superblock_is_survived_and_two_are_refused() {
     let config = StoreConfig::new(ShardId(0), 1, 100);
     let error = bed.open(config, Family::default()).err().expect("refused");
     assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
-    assert!(error.to_string().contains("corelane device format /dev/nvme0 --size"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("corelane device format /dev/nvme0 --size"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -153,36 +174,65 @@ fn a_device_that_fails_is_taken_out_and_the_others_serve_on() {
         for number in 0..60 {
             readable += shard.readable(&object(number, 64 << 10)).await;
         }
-        assert!((15..45).contains(&readable), "{readable} of 60 are on the other device");
+        assert!(
+            (15..45).contains(&readable),
+            "{readable} of 60 are on the other device"
+        );
         for number in 100..160 {
             let _ = shard.append(&object(number, 64 << 10), 0);
         }
         shard.store.flush().await;
         assert_eq!(shard.store.counters().devices_failed.get(), 1);
-        let health: Vec<_> = shard.store.devices().iter().map(|device| device.healthy).collect();
+        let health: Vec<_> = shard
+            .store
+            .devices()
+            .iter()
+            .map(|device| device.healthy)
+            .collect();
         assert_eq!(health, [true, false]);
         let mut more = 0;
         for number in 100..160 {
             let meta = object(number, 64 << 10);
             let served = shard.readable(&meta).await;
-            assert_eq!(served == 1, shard.store.device_healthy(meta.block(0), meta.block_bytes));
+            assert_eq!(
+                served == 1,
+                shard.store.device_healthy(meta.block(0), meta.block_bytes)
+            );
             more += served;
         }
-        assert!((15..45).contains(&more), "{more} of 60 new ones are on the other device");
+        assert!(
+            (15..45).contains(&more),
+            "{more} of 60 new ones are on the other device"
+        );
     });
 }
 
 #[test]
 fn the_scrubber_finds_what_nobody_asked_for() {
     let bed = filled(26);
-    let shard = bed.open_all(1, |config| config.scrub_bytes_per_second = 4 << 20).remove(0);
-    let entry = shard.store.lookup(object(7, 300_000).block(2)).expect("kept");
+    let shard = bed
+        .open_all(1, |config| config.scrub_bytes_per_second = 4 << 20)
+        .remove(0);
+    let entry = shard
+        .store
+        .lookup(object(7, 300_000).block(2))
+        .expect("kept");
     let region = REGIONS_OFFSET + u64::from(entry.region) * u64::from(REGION_BYTES);
-    bed.world.corrupt(PATH, region + u64::from(entry.first_page) * PAGE_SIZE as u64, 1, 1);
-    bed.world.run_for(Duration::from_secs(20)).expect("no crash");
+    bed.world.corrupt(
+        PATH,
+        region + u64::from(entry.first_page) * PAGE_SIZE as u64,
+        1,
+        1,
+    );
+    bed.world
+        .run_for(Duration::from_secs(20))
+        .expect("no crash");
     assert!(shard.store.lookup(object(7, 300_000).block(2)).is_none());
     let counters = shard.store.counters();
-    assert_eq!((counters.corrupt_pages.get(), counters.blocks_healed.get()), (1, 1));
+    assert_eq!(
+        (counters.corrupt_pages.get(), counters.blocks_healed.get()),
+        (1, 1)
+    );
     assert!(counters.scrub_rounds.get() >= 1 && counters.bytes_scrubbed.get() > 5 << 20);
     assert_eq!(readable(&bed, &shard), 99);
 }
@@ -194,10 +244,23 @@ fn state_survives_a_torn_write_as_it_was_before() {
     bed.run(async {
         assert_eq!(shard.store.load_state().await.expect("readable"), None);
         for round in 0..5u8 {
-            shard.store.save_state(vec![round; 100_000]).await.expect("kept");
+            shard
+                .store
+                .save_state(vec![round; 100_000])
+                .await
+                .expect("kept");
         }
-        assert_eq!(shard.store.load_state().await.expect("readable"), Some(vec![4; 100_000]));
-        assert!(shard.store.save_state(vec![0; (512 << 10) + 1]).await.is_err());
+        assert_eq!(
+            shard.store.load_state().await.expect("readable"),
+            Some(vec![4; 100_000])
+        );
+        assert!(
+            shard
+                .store
+                .save_state(vec![0; (512 << 10) + 1])
+                .await
+                .is_err()
+        );
     });
     bed.world.crash();
     // The fifth state is in slot 1 of both devices.
@@ -206,7 +269,10 @@ fn state_survives_a_torn_write_as_it_was_before() {
     }
     let shard = bed.open_one();
     bed.run(async {
-        assert_eq!(shard.store.load_state().await.expect("readable"), Some(vec![3; 100_000]));
+        assert_eq!(
+            shard.store.load_state().await.expect("readable"),
+            Some(vec![3; 100_000])
+        );
     });
 }
 
@@ -214,7 +280,11 @@ fn state_survives_a_torn_write_as_it_was_before() {
 fn devices_that_do_not_go_together_or_are_too_small_are_refused() {
     let bed = Bed::new(28, Faults::none(), 1, 32);
     let config = StoreConfig::new(ShardId(4), 8, 100);
-    let error = bed.open(config, Family::default()).err().expect("refused").to_string();
+    let error = bed
+        .open(config, Family::default())
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("use fewer cores"), "{error}");
     assert_eq!(device_bytes(32), (2 << 20) + (32 << 20));
 }

@@ -16,7 +16,11 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
     bed.run(async {
         shard.append_all(&freed).await;
         shard.append_all(&kept).await;
-        shard.store.pin(kept.id, true).await.expect("within the share");
+        shard
+            .store
+            .pin(kept.id, true)
+            .await
+            .expect("within the share");
         shard.store.flush().await;
         let held = shard.store.free(freed.id).await.expect("durable");
         assert_eq!((held.blocks, held.bytes), (16, 1 << 20));
@@ -29,7 +33,9 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
         assert_eq!(shard.readable(&kept).await, 16);
         // The tombstone's region is reclaimed long before the pinned region of the freed blocks.
         for number in 1000..1000 + 40 * 16 * 3 {
-            shard.append_all(&object(number, u64::from(BLOCK_BYTES))).await;
+            shard
+                .append_all(&object(number, u64::from(BLOCK_BYTES)))
+                .await;
         }
         shard.store.flush().await;
         assert!(shard.store.counters().regions_reclaimed.get() > 60);
@@ -45,7 +51,11 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
     bed.world.crash_with(Crash::PowerLoss);
     let shard = bed.open_one();
     bed.run(async {
-        assert_eq!(shard.readable(&freed).await, 16, "what came again after the free counts");
+        assert_eq!(
+            shard.readable(&freed).await,
+            16,
+            "what came again after the free counts"
+        );
     });
 }
 
@@ -88,9 +98,15 @@ fn entries_get_the_mount_that_covers_their_object() {
         shard.append_all(&meta).await;
         shard.store.flush().await;
         shard.store.remap_mounts(&table).await;
-        assert_eq!(shard.store.lookup(meta.block(3)).map(|entry| entry.mount), Some(MountId(7)));
+        assert_eq!(
+            shard.store.lookup(meta.block(3)).map(|entry| entry.mount),
+            Some(MountId(7))
+        );
         shard.store.remap_mounts(&MountTable::default()).await;
-        assert_eq!(shard.store.lookup(meta.block(3)).map(|entry| entry.mount), Some(MountId::NONE));
+        assert_eq!(
+            shard.store.lookup(meta.block(3)).map(|entry| entry.mount),
+            Some(MountId::NONE)
+        );
     });
 }
 
@@ -103,7 +119,9 @@ fn objects_are_listed_by_uri_with_what_is_held() {
             shard.append_all(&object(number, 100_000)).await;
         }
         shard.store.flush().await;
-        let listed = shard.store.objects("s3://bucket/", "s3://bucket/object-00001", 1);
+        let listed = shard
+            .store
+            .objects("s3://bucket/", "s3://bucket/object-00001", 1);
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].0.uri, "s3://bucket/object-00002");
         assert_eq!((listed[0].1.blocks, listed[0].1.bytes), (2, 100_000));

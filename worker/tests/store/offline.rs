@@ -11,26 +11,44 @@ use corelane_worker::store::{
 use crate::bed::{Bed, REGION_BYTES, device_bytes, object};
 
 fn options() -> FormatOptions {
-    FormatOptions { region_bytes: REGION_BYTES, ..FormatOptions::new([7; 16]) }
+    FormatOptions {
+        region_bytes: REGION_BYTES,
+        ..FormatOptions::new([7; 16])
+    }
 }
 
 #[test]
 fn a_new_file_is_formatted_and_a_used_one_only_by_force() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cache.img");
-    assert!(format_paths(&[&path], None, options(), false).is_err(), "it does not exist");
+    assert!(
+        format_paths(&[&path], None, options(), false).is_err(),
+        "it does not exist"
+    );
     format_paths(&[&path], Some(device_bytes(32)), options(), false).expect("formatted");
     let report = inspect_offline(&path).expect("ours");
-    assert_eq!((report.regions, report.partitions, report.blocks, report.epoch), (32, 256, 0, 0));
+    assert_eq!(
+        (
+            report.regions,
+            report.partitions,
+            report.blocks,
+            report.epoch
+        ),
+        (32, 256, 0, 0)
+    );
     let error = format_paths(&[&path], None, options(), false).expect_err("it holds a store");
     assert!(error.to_string().contains("--force"), "{error}");
     format_paths(&[&path], None, options(), true).expect("by force");
 
     let foreign = folder.path().join("notes.txt");
     std::fs::write(&foreign, "do not lose me").expect("written");
-    let error = format_paths(&[&foreign], Some(device_bytes(32)), options(), false).expect_err("not empty");
+    let error =
+        format_paths(&[&foreign], Some(device_bytes(32)), options(), false).expect_err("not empty");
     assert!(error.to_string().contains("something else"), "{error}");
-    assert_eq!(std::fs::read(&foreign).expect("still there"), b"do not lose me");
+    assert_eq!(
+        std::fs::read(&foreign).expect("still there"),
+        b"do not lose me"
+    );
     assert!(inspect_offline(&foreign).is_err());
 }
 
@@ -38,8 +56,12 @@ fn a_new_file_is_formatted_and_a_used_one_only_by_force() {
 fn fewer_than_32_regions_are_refused_with_the_size_that_is_needed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cache.img");
-    let error = format_paths(&[&path], Some(device_bytes(31)), options(), false).expect_err("too small");
-    assert!(error.to_string().contains(&device_bytes(32).to_string()), "{error}");
+    let error =
+        format_paths(&[&path], Some(device_bytes(31)), options(), false).expect_err("too small");
+    assert!(
+        error.to_string().contains(&device_bytes(32).to_string()),
+        "{error}"
+    );
 }
 
 #[test]
@@ -48,15 +70,23 @@ fn a_device_in_use_is_neither_verified_nor_formatted() {
     let path = folder.path().join("cache.img");
     format_paths(&[&path], Some(device_bytes(32)), options(), false).expect("formatted");
     let lock = DeviceLock::take(&path).expect("free");
-    assert!(matches!(verify_offline(&path, |_, _| {}), Err(StoreError::Locked { .. })));
-    assert!(matches!(format_paths(&[&path], None, options(), true), Err(StoreError::Locked { .. })));
+    assert!(matches!(
+        verify_offline(&path, |_, _| {}),
+        Err(StoreError::Locked { .. })
+    ));
+    assert!(matches!(
+        format_paths(&[&path], None, options(), true),
+        Err(StoreError::Locked { .. })
+    ));
     drop(lock);
     assert!(verify_offline(&path, |_, _| {}).is_ok());
 }
 
 /// What a world's device holds, as a file.
 fn copied(bed: &Bed, path: &Path) {
-    let bytes = bed.world.device_bytes("/dev/nvme0", 0, device_bytes(32) as usize);
+    let bytes = bed
+        .world
+        .device_bytes("/dev/nvme0", 0, device_bytes(32) as usize);
     std::fs::write(path, bytes).expect("written");
 }
 
@@ -70,15 +100,26 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
             shard.append_all(&object(number, 300_000)).await;
         }
         shard.store.flush().await;
-        shard.store.free(object(9, 300_000).id).await.expect("durable");
-        shard.store.pin(meta.id, true).await.expect("within the share");
+        shard
+            .store
+            .free(object(9, 300_000).id)
+            .await
+            .expect("durable");
+        shard
+            .store
+            .pin(meta.id, true)
+            .await
+            .expect("within the share");
         shard.store.close().await;
     });
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cache.img");
     copied(&bed, &path);
     let report = verify_offline(&path, |_, _| {}).expect("ours");
-    assert_eq!((report.blocks, report.objects, report.block_bytes), (100, 20, 20 * 300_000));
+    assert_eq!(
+        (report.blocks, report.objects, report.block_bytes),
+        (100, 20, 20 * 300_000)
+    );
     assert_eq!((report.tombstones, report.pins), (1, 1));
     assert_eq!((report.pages_wrong, report.summaries_wrong), (0, 0));
     assert_eq!(report.pages_checked, 20 * 74);
@@ -93,5 +134,9 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
     let report = verify_offline(&path, |_, _| {}).expect("ours");
     assert_eq!(report.pages_wrong, 1);
     assert_eq!(report.damage[0].offset, place);
-    assert!(report.damage[0].what.contains(&meta.block(1).to_string()), "{:?}", report.damage);
+    assert!(
+        report.damage[0].what.contains(&meta.block(1).to_string()),
+        "{:?}",
+        report.damage
+    );
 }

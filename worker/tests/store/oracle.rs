@@ -60,12 +60,24 @@ async fn check(bed: &Bed, shards: &[Shard], model: &mut Model, number: u32) {
         let waiting = shard.store.pending(meta.block(block)).is_some();
         match model.blocks.get(&(number, block)) {
             Some(Block::Durable) if !model.may_lose => {
-                assert!(readable, "{} block {block} must be readable: {found:?}", meta.uri);
+                assert!(
+                    readable,
+                    "{} block {block} must be readable: {found:?}",
+                    meta.uri
+                );
             }
             Some(Block::Freed) if !model.may_return => {
-                assert!(!readable && !waiting, "{} block {block} was freed", meta.uri);
+                assert!(
+                    !readable && !waiting,
+                    "{} block {block} was freed",
+                    meta.uri
+                );
             }
-            None => assert!(!readable && !waiting, "{} block {block} never came", meta.uri),
+            None => assert!(
+                !readable && !waiting,
+                "{} block {block} never came",
+                meta.uri
+            ),
             _ => {}
         }
     }
@@ -90,7 +102,11 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
             for shard in shards {
                 shard.store.flush().await;
             }
-            for state in model.blocks.values_mut().filter(|state| **state == Block::Written) {
+            for state in model
+                .blocks
+                .values_mut()
+                .filter(|state| **state == Block::Written)
+            {
                 *state = Block::Durable;
             }
         }
@@ -108,7 +124,11 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
             }
             for block in 0..meta.blocks() {
                 if let Some(state) = model.blocks.get_mut(&(number, block)) {
-                    *state = if durable { Block::Freed } else { Block::Uncertain };
+                    *state = if durable {
+                        Block::Freed
+                    } else {
+                        Block::Uncertain
+                    };
                 }
             }
             check(bed, shards, model, number).await;
@@ -118,13 +138,21 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
             for shard in shards {
                 let _ = shard.store.pin(meta.id, pinned).await;
             }
-            if pinned { model.pinned.insert(number) } else { model.pinned.remove(&number) };
+            if pinned {
+                model.pinned.insert(number)
+            } else {
+                model.pinned.remove(&number)
+            };
         }
         16 => {
             let block = random.below(u64::from(meta.blocks())) as u32;
             owner(shards, &meta, block).store.touch(meta.block(block));
         }
-        _ => bed.world.sleep(Duration::from_millis(random.below(50))).await,
+        _ => {
+            bed.world
+                .sleep(Duration::from_millis(random.below(50)))
+                .await
+        }
     }
 }
 
@@ -132,8 +160,12 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
 fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
     let random = Prng::new(seed ^ 0x73_746f_7265);
     let bed = Bed::new(seed, faults, 1 + random.below(2) as usize, regions);
-    let mut model =
-        Model { blocks: HashMap::new(), pinned: HashSet::new(), may_lose: false, may_return: false };
+    let mut model = Model {
+        blocks: HashMap::new(),
+        pinned: HashSet::new(),
+        may_lose: false,
+        may_return: false,
+    };
     let lives = random.between(2, 6);
     for _ in 0..lives {
         let count = [1, 1, 2, 3][random.below(4) as usize];
@@ -154,7 +186,8 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
         });
         bed.world.set_faults(faults);
         if random.coin() {
-            bed.world.crash_at(CrashPoint::AtWrite(random.between(1, 60)));
+            bed.world
+                .crash_at(CrashPoint::AtWrite(random.between(1, 60)));
         }
         let ended = bed.world.block_on(async {
             for number in 0..OBJECTS {
@@ -169,14 +202,22 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
                     shard.store.close().await;
                 }
                 note_faults(&bed, &mut model);
-                for state in model.blocks.values_mut().filter(|state| **state == Block::Written) {
+                for state in model
+                    .blocks
+                    .values_mut()
+                    .filter(|state| **state == Block::Written)
+                {
                     *state = Block::Durable;
                 }
             }
         });
         note_faults(&bed, &mut model);
         if ended.is_ok() {
-            bed.world.crash_with(if random.coin() { Crash::ProcessKill } else { Crash::PowerLoss });
+            bed.world.crash_with(if random.coin() {
+                Crash::ProcessKill
+            } else {
+                Crash::PowerLoss
+            });
         }
         note_faults(&bed, &mut model);
         for shard in &shards {
@@ -200,7 +241,12 @@ fn note_faults(bed: &Bed, model: &mut Model) {
         Fault::MisdirectedRead,
         Fault::BitFlipOnRead,
     ];
-    let loud = [Fault::ReadError, Fault::WriteError, Fault::FlushError, Fault::DeviceFailed];
+    let loud = [
+        Fault::ReadError,
+        Fault::WriteError,
+        Fault::FlushError,
+        Fault::DeviceFailed,
+    ];
     let happened = |faults: &[Fault]| faults.iter().any(|fault| bed.world.injected(*fault) > 0);
     model.may_lose |= happened(&silent) || happened(&loud);
     model.may_return |= happened(&silent) || happened(&loud);
@@ -208,14 +254,18 @@ fn note_faults(bed: &Bed, model: &mut Model) {
 
 #[test]
 fn without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns() {
-    check_seeds("without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns", 24, |seed| {
-        let random = Prng::new(seed);
-        let mut faults = Faults::none();
-        faults.power_loss = 0.5;
-        faults.unflushed_loss = 0.5;
-        faults.torn_write = [0.0, 0.5, 1.0][random.below(3) as usize];
-        run(seed, faults, 64, 120);
-    });
+    check_seeds(
+        "without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns",
+        24,
+        |seed| {
+            let random = Prng::new(seed);
+            let mut faults = Faults::none();
+            faults.power_loss = 0.5;
+            faults.unflushed_loss = 0.5;
+            faults.torn_write = [0.0, 0.5, 1.0][random.below(3) as usize];
+            run(seed, faults, 64, 120);
+        },
+    );
 }
 
 #[test]

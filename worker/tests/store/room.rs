@@ -14,7 +14,9 @@ fn objects_for(regions: u64, share: f64) -> u32 {
 fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
     let bed = Bed::new(3, Faults::none(), 1, 40);
     let shard = bed.open_one();
-    let hot: Vec<_> = (0..64).map(|number| object(number, u64::from(BLOCK_BYTES))).collect();
+    let hot: Vec<_> = (0..64)
+        .map(|number| object(number, u64::from(BLOCK_BYTES)))
+        .collect();
     let count = objects_for(40, 6.0);
     bed.run(async {
         for meta in &hot {
@@ -23,7 +25,9 @@ fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
         shard.store.flush().await;
         let mut kept = 0;
         for number in 1000..1000 + count {
-            kept += shard.append_all(&object(number, u64::from(BLOCK_BYTES))).await;
+            kept += shard
+                .append_all(&object(number, u64::from(BLOCK_BYTES)))
+                .await;
             if number % 50 == 0 {
                 hot.iter().for_each(|meta| shard.store.touch(meta.block(0)));
             }
@@ -37,15 +41,27 @@ fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
         assert_eq!(readable, 64, "what is used stays");
         let mut recent = 0;
         for number in 1000 + count - 32..1000 + count {
-            recent += shard.readable(&object(number, u64::from(BLOCK_BYTES))).await;
+            recent += shard
+                .readable(&object(number, u64::from(BLOCK_BYTES)))
+                .await;
         }
         assert_eq!(recent, 32, "what just came is there");
         let counters = shard.store.counters();
-        assert!(counters.regions_reclaimed.get() > 150, "{}", counters.regions_reclaimed.get());
+        assert!(
+            counters.regions_reclaimed.get() > 150,
+            "{}",
+            counters.regions_reclaimed.get()
+        );
         assert!(counters.blocks_evicted.get() > u64::from(count) / 2);
-        assert_eq!(counters.corrupt_pages.get() + counters.corrupt_summaries.get(), 0);
+        assert_eq!(
+            counters.corrupt_pages.get() + counters.corrupt_summaries.get(),
+            0
+        );
         let live = counters.bytes_live.get();
-        assert!(live > 26 << 20, "{live} bytes of a device of 40 MiB are used");
+        assert!(
+            live > 26 << 20,
+            "{live} bytes of a device of 40 MiB are used"
+        );
     });
     bed.world.crash();
     let shard = bed.open_one();
@@ -62,7 +78,9 @@ fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
 #[test]
 fn a_full_index_makes_room_like_a_full_device() {
     let bed = Bed::new(4, Faults::none(), 1, 32);
-    let shard = bed.open_all(1, |config| config.index_capacity = 128).remove(0);
+    let shard = bed
+        .open_all(1, |config| config.index_capacity = 128)
+        .remove(0);
     bed.run(async {
         for number in 0..400 {
             shard.append_all(&object(number, 4096)).await;
@@ -87,18 +105,35 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
         assert_eq!(shard.append_all(&big).await, big.blocks());
         shard.store.flush().await;
         // 24 MiB of 40 MiB; another 16 MiB would be beyond 80 %.
-        shard.store.pin(big.id, true).await.expect("within the share");
+        shard
+            .store
+            .pin(big.id, true)
+            .await
+            .expect("within the share");
         let second = object(2, 10 << 20);
         shard.append_all(&second).await;
         shard.store.flush().await;
-        let error = shard.store.pin(second.id, true).await.expect_err("beyond the share");
+        let error = shard
+            .store
+            .pin(second.id, true)
+            .await
+            .expect_err("beyond the share");
         assert!(error.to_string().contains("unpin something"), "{error}");
         for number in 1000..1000 + objects_for(40, 4.0) {
-            shard.append_all(&object(number, u64::from(BLOCK_BYTES))).await;
+            shard
+                .append_all(&object(number, u64::from(BLOCK_BYTES)))
+                .await;
         }
         shard.store.flush().await;
-        assert_eq!(shard.readable(&big).await, big.blocks(), "pinned blocks stay");
-        assert!(shard.readable(&second).await < second.blocks(), "others leave");
+        assert_eq!(
+            shard.readable(&big).await,
+            big.blocks(),
+            "pinned blocks stay"
+        );
+        assert!(
+            shard.readable(&second).await < second.blocks(),
+            "others leave"
+        );
         assert!(shard.store.is_pinned(big.id) && !shard.store.is_pinned(second.id));
     });
     bed.world.crash();
@@ -109,7 +144,9 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
         assert_eq!(shard.readable(&big).await, big.blocks());
         shard.store.pin(big.id, false).await.expect("unpinned");
         for number in 5000..5000 + objects_for(40, 4.0) {
-            shard.append_all(&object(number, u64::from(BLOCK_BYTES))).await;
+            shard
+                .append_all(&object(number, u64::from(BLOCK_BYTES)))
+                .await;
         }
         shard.store.flush().await;
         // The few that reclaim moved to the main log stay until something else is used again.
@@ -120,7 +157,9 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
 #[test]
 fn more_than_the_queue_holds_is_busy() {
     let bed = Bed::new(6, Faults::none(), 1, 32);
-    let shard = bed.open_all(1, |config| config.flush_bytes_in_flight = 256 << 10).remove(0);
+    let shard = bed
+        .open_all(1, |config| config.flush_bytes_in_flight = 256 << 10)
+        .remove(0);
     bed.run(async {
         let meta = object(1, 1 << 20);
         for block in 0..4 {
@@ -136,12 +175,17 @@ fn more_than_the_queue_holds_is_busy() {
 #[test]
 fn writes_keep_to_their_limit() {
     let bed = Bed::new(7, Faults::none(), 1, 32);
-    let shard = bed.open_all(1, |config| config.device_write_bytes_per_second = 1 << 20).remove(0);
+    let shard = bed
+        .open_all(1, |config| config.device_write_bytes_per_second = 1 << 20)
+        .remove(0);
     let started = bed.world.now();
     bed.run(async {
         shard.append_all(&object(1, 8 << 20)).await;
         shard.store.flush().await;
     });
     let seconds = bed.world.now().since(started).as_secs_f64();
-    assert!((7.0..10.0).contains(&seconds), "8 MiB at 1 MiB/s took {seconds} s");
+    assert!(
+        (7.0..10.0).contains(&seconds),
+        "8 MiB at 1 MiB/s took {seconds} s"
+    );
 }

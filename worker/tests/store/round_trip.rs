@@ -44,13 +44,26 @@ fn a_restart_keeps_blocks_and_objects() {
     });
     bed.world.crash();
     let shard = bed.open_one();
-    assert_eq!((shard.recovery.epoch, shard.recovery.blocks, shard.recovery.objects), (2, 160, 40));
+    assert_eq!(
+        (
+            shard.recovery.epoch,
+            shard.recovery.blocks,
+            shard.recovery.objects
+        ),
+        (2, 160, 40)
+    );
     bed.run(async {
         for meta in &metas {
             assert_eq!(shard.store.object(meta.id).as_ref(), Some(meta));
-            assert_eq!(shard.store.find_objects(meta.id.home), std::slice::from_ref(meta));
+            assert_eq!(
+                shard.store.find_objects(meta.id.home),
+                std::slice::from_ref(meta)
+            );
             assert_eq!(shard.readable(meta).await, 4);
-            assert_eq!(shard.store.lookup(meta.block(0)).map(|entry| entry.mount), Some(MountId::NONE));
+            assert_eq!(
+                shard.store.lookup(meta.block(0)).map(|entry| entry.mount),
+                Some(MountId::NONE)
+            );
         }
     });
 }

@@ -22,8 +22,11 @@ async fn readable(shards: &[Shard], numbers: std::ops::Range<u32>) -> u32 {
 async fn append(shards: &[Shard], numbers: std::ops::Range<u32>) {
     for number in numbers {
         let meta = object(number, u64::from(BLOCK_BYTES));
-        let owner = (0..shards.len()).find(|at| shards[*at].owns(&meta, 0, *at as u16, shards.len() as u16));
-        shards[owner.expect("someone owns it")].append_all(&meta).await;
+        let owner = (0..shards.len())
+            .find(|at| shards[*at].owns(&meta, 0, *at as u16, shards.len() as u16));
+        shards[owner.expect("someone owns it")]
+            .append_all(&meta)
+            .await;
     }
     for shard in shards {
         shard.store.flush().await;
@@ -38,7 +41,11 @@ fn blocks_follow_their_partitions_when_the_number_of_shards_changes() {
     for count in [3, 1, 4, 2] {
         bed.world.crash();
         let shards = bed.open_all(count, |_| {});
-        assert_eq!(bed.run(readable(&shards, 0..400)), 400, "with {count} shards");
+        assert_eq!(
+            bed.run(readable(&shards, 0..400)),
+            400,
+            "with {count} shards"
+        );
     }
 }
 
@@ -58,7 +65,11 @@ fn a_region_of_another_number_of_shards_is_reused_only_after_all_let_go() {
         assert!(recent >= 90, "{recent} of the last 100");
     }
     for shard in &shards {
-        assert_eq!(shard.store.counters().corrupt_pages.get(), 0, "no region changed under a read");
+        assert_eq!(
+            shard.store.counters().corrupt_pages.get(),
+            0,
+            "no region changed under a read"
+        );
     }
     bed.world.crash();
     let shards = bed.open_all(3, |_| {});

@@ -18,12 +18,18 @@ fn recover(records: SyntheticRecords, gibibytes: u64) {
     let options = FormatOptions::new([3; 16]);
     let write = |offset: u64, bytes: &[u8]| world.write_device_bytes("/dev/nvme0", offset, bytes);
     let described = write_synthetic(options, length, records, write).expect("it fits");
-    let bed = Bed { world, paths: vec!["/dev/nvme0".to_owned()] };
+    let bed = Bed {
+        world,
+        paths: vec!["/dev/nvme0".to_owned()],
+    };
     let started = Instant::now();
     let config = StoreConfig::new(ShardId(0), 1, 1_200_000);
     let shard = bed.open(config, Family::default()).expect("ours");
     let seconds = started.elapsed().as_secs_f64();
-    println!("{described} blocks of {} objects: {seconds:.3} s, {:?}", records.objects, shard.recovery);
+    println!(
+        "{described} blocks of {} objects: {seconds:.3} s, {:?}",
+        records.objects, shard.recovery
+    );
     assert_eq!(shard.recovery.blocks, described);
 }
 
@@ -31,8 +37,22 @@ fn recover(records: SyntheticRecords, gibibytes: u64) {
 #[ignore = "a measurement"]
 fn speed_of_recovery() {
     let extent_bytes = 2 << 20;
-    recover(SyntheticRecords { objects: 1_000, object_bytes: 1_000 * (64 << 10), extent_bytes }, 72);
-    recover(SyntheticRecords { objects: 1_000_000, object_bytes: 4_096, extent_bytes }, 8);
+    recover(
+        SyntheticRecords {
+            objects: 1_000,
+            object_bytes: 1_000 * (64 << 10),
+            extent_bytes,
+        },
+        72,
+    );
+    recover(
+        SyntheticRecords {
+            objects: 1_000_000,
+            object_bytes: 4_096,
+            extent_bytes,
+        },
+        8,
+    );
 }
 
 #[test]
@@ -52,7 +72,10 @@ fn speed_of_reads() {
             std::hint::black_box(shard.store.lookup(id));
             shard.store.touch(id);
         }
-        println!("lookup and touch: {:.1} ns", started.elapsed().as_nanos() as f64 / f64::from(count));
+        println!(
+            "lookup and touch: {:.1} ns",
+            started.elapsed().as_nanos() as f64 / f64::from(count)
+        );
         let frame = shard.pool.take().expect("a frame");
         let device = &bed.devices(&bed.world.core()).await[0];
         for with_store in [false, true, false, true] {
@@ -66,15 +89,30 @@ fn speed_of_reads() {
                     drop(lease);
                     let lease = scratch.lease(0..1).expect("vacant");
                     drop(scratch);
-                    drop(shard.store.read(id, entry, number % 16, lease).await.expect("right"));
+                    drop(
+                        shard
+                            .store
+                            .read(id, entry, number % 16, lease)
+                            .await
+                            .expect("right"),
+                    );
                 } else {
                     let offset = (2 << 20) + u64::from(number % 4096) * 4096;
-                    let lease = corelane_io::Device::read(device, offset, lease).await.expect("read");
+                    let lease = corelane_io::Device::read(device, offset, lease)
+                        .await
+                        .expect("read");
                     std::hint::black_box(crc32c::crc32c(lease.bytes()));
                 }
             }
             let nanoseconds = started.elapsed().as_nanos() as f64 / f64::from(count);
-            println!("{}: {nanoseconds:.0} ns", if with_store { "store.read" } else { "device.read and a checksum" });
+            println!(
+                "{}: {nanoseconds:.0} ns",
+                if with_store {
+                    "store.read"
+                } else {
+                    "device.read and a checksum"
+                }
+            );
         }
     });
 }
