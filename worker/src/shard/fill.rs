@@ -451,14 +451,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.tier.borrow_mut().insert(cached);
         }
         self.counters.blocks_filled.increase();
-        fill.was_kept.set(self.keep(fill, frames, &checksums));
         drop(checksums);
+        fill.was_kept.set(self.keep(fill));
         self.fills.by_block.borrow_mut().remove(&block);
         self.release_frames(fill);
         fill.end(Progress::Done);
     }
 
-    fn keep(&self, fill: &Fill, frames: &[Frame], checksums: &[u32]) -> bool {
+    /// Whether a complete fill is on its way to the device or there already.
+    fn keep(&self, fill: &Fill) -> bool {
         let known = &fill.known;
         let block = fill.block();
         let admission = self
@@ -475,20 +476,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.counters.blocks_not_admitted.increase();
             return false;
         }
+        let kept = self.offer(fill);
+        if !kept {
+            self.counters.blocks_not_kept.increase();
+        }
+        kept
+    }
+
+    /// Offers a complete fill to the device's store; false when that has no room or time for it.
+    pub(super) fn offer(&self, fill: &Fill) -> bool {
+        let known = &fill.known;
+        let frames = fill.frames.get().expect("a complete fill has frames");
         let kept = self.store.append(NewBlock {
-            id: block,
+            id: fill.block(),
             object: std::sync::Arc::clone(&known.meta),
             mount: known.mount.get(),
-            frames: frames.to_vec(),
-            checksums: checksums.into(),
+            frames: frames.clone(),
+            checksums: fill.checksums.borrow().as_slice().into(),
             pinned: self.store.is_pinned(known.meta.id),
         });
-        match kept {
-            Ok(()) | Err(NotKept::Present) => true,
-            Err(_) => {
-                self.counters.blocks_not_kept.increase();
-                false
-            }
-        }
+        matches!(kept, Ok(()) | Err(NotKept::Present))
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::Topology;
-use super::fill::FillFailure;
+use super::fill::{Fill, FillFailure};
 use super::metadata::Known;
 use super::request::{
     Cached, DescribeError, DeviceStats, Loaded, ShardRequest, ShardStats, Verified,
@@ -268,6 +268,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         Ok(loaded)
     }
 
+    /// Brings one block in. What the device has no time for is offered to it again from memory:
+    /// fetching it again would multiply what the under-store is asked for.
     async fn load_block(
         self: &Rc<Self>,
         known: &Rc<Known>,
@@ -276,6 +278,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let block = known.meta.block(index);
         let bytes = u64::from(known.meta.block_length(index));
         let mut loaded = Loaded::default();
+        let mut waiting: Option<Rc<Fill>> = None;
         for _ in 0..LOAD_TRIES {
             if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
                 if loaded.bytes_fetched == 0 {
@@ -283,19 +286,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 }
                 return Ok(loaded);
             }
-            let fill = self.fill(known, index);
-            fill.want_on_device();
-            match fill.until_done().await {
-                Ok(was_kept) => {
-                    loaded.bytes_fetched = bytes;
-                    if was_kept {
-                        return Ok(loaded);
-                    }
+            if let Some(fill) = &waiting {
+                if self.offer(fill) {
+                    return Ok(loaded);
                 }
-                Err(FillFailure::Busy(_)) => {}
-                Err(failure) => return Err(fill_error(failure)),
+            } else {
+                let fill = self.fill(known, index);
+                fill.want_on_device();
+                match fill.until_done().await {
+                    Ok(was_kept) => {
+                        loaded.bytes_fetched = bytes;
+                        if was_kept {
+                            return Ok(loaded);
+                        }
+                        waiting = Some(fill);
+                    }
+                    Err(FillFailure::Busy(_)) => {}
+                    Err(failure) => return Err(fill_error(failure)),
+                }
             }
-            // The device is behind: wait instead of fetching faster than it writes.
             self.io.sleep(LOAD_RETRY).await;
         }
         loaded.bytes_not_kept = bytes;

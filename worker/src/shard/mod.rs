@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::mesh::MeshEnd;
-use corelane_io::{Doorbell, FramePool, Io, IoError, Listener, Priority};
+use corelane_io::{Doorbell, FramePool, Io, IoError, IoErrorKind, Listener, Priority};
 use corelane_placement::{partition_of, shard_of};
 use corelane_rpc_schema::{ShardId, Stripe};
 use futures::FutureExt;
@@ -215,8 +215,22 @@ async fn start<I: Io, U: UnderStore>(
         let tuning = setup.tuning;
         let scratch = io.allocate_pool(tuning.store_frames, FRAME_PAGES)?;
         let mut devices = Vec::with_capacity(setup.device_paths.len());
+        let mut dead = None;
         for path in &setup.device_paths {
-            devices.push(io.open_device(path).await?);
+            match io.open_device(path).await {
+                Ok(device) => devices.push(device),
+                // A drive that died takes its own partitions with it, not the worker.
+                Err(error) if error.kind() == IoErrorKind::Device => {
+                    tracing::error!(shard = setup.shard.0, %error, "starting without a device");
+                    dead = Some(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if devices.is_empty()
+            && let Some(error) = dead
+        {
+            return Err(error.into());
         }
         let config = tuning.store_config(setup.shard, setup.shards, setup.limits);
         let siblings = Rc::new(ShardSiblings::new(io.clone()));

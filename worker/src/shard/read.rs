@@ -136,6 +136,16 @@ pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> ErrorMessage
     }
 }
 
+/// What came of reading a piece from the device.
+enum OnDevice {
+    /// It was read and is right.
+    Read,
+    /// The block left meanwhile: it was freed or evicted.
+    Gone,
+    /// The device could not give it, or not rightly.
+    Unreadable,
+}
+
 enum TierAnswer {
     Answered,
     Denied,
@@ -395,10 +405,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 .take_from_device(known, block, frame_in_block, piece, parts)
                 .await?;
             parts.device_ns += self.io.now().since(began).as_nanos() as u64;
-            if found {
-                return Ok(false);
+            match found {
+                OnDevice::Read => return Ok(false),
+                OnDevice::Gone => {}
+                OnDevice::Unreadable => self.counters.pages_corrupt_healed.increase(),
             }
-            self.counters.pages_corrupt_healed.increase();
         }
         let began = self.io.now();
         let fill = self.fill(known, block.index);
@@ -455,8 +466,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         true
     }
 
-    /// Reads a piece from the device. False when the device could not give it rightly and it must
-    /// be fetched.
+    /// Reads a piece from the device; whatever else than read it was, it must be fetched.
     async fn take_from_device(
         self: &Rc<Self>,
         known: &Known,
@@ -464,13 +474,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         frame_in_block: usize,
         piece: Piece,
         parts: &mut ReadParts,
-    ) -> Result<bool, ErrorMessage> {
+    ) -> Result<OnDevice, ErrorMessage> {
         loop {
             let pages = piece.pages();
             let (lease, base) = self.lease_for_read(known, piece, pages.clone()).await?;
             // Memory may have taken a while to come: only now is the entry looked up.
             let Some(entry) = self.store.lookup(block) else {
-                return Ok(false);
+                return Ok(OnDevice::Gone);
             };
             let first_page = (frame_in_block * FRAME_PAGES + pages.start) as u32;
             self.store.touch(block);
@@ -489,10 +499,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     parts.pieces.push(Payload::Frame(
                         frame.slice(start..start + piece.end - piece.start),
                     ));
-                    return Ok(true);
+                    return Ok(OnDevice::Read);
                 }
                 Err(ReadError::Gone) => continue,
-                Err(ReadError::Corrupt | ReadError::Device(_)) => return Ok(false),
+                Err(ReadError::Corrupt | ReadError::Device(_)) => return Ok(OnDevice::Unreadable),
             }
         }
     }

@@ -70,8 +70,10 @@ impl ReadAhead {
             self.order.push_back(object);
         }
         let sequence = self.sequences.entry(object).or_default();
-        let continues =
-            range.start <= sequence.end && range.start + OVERLAP_BYTES_MAX >= sequence.end;
+        // Reads of what was fetched ahead are hits in DRAM, which are not noted here: the next read
+        // that is may start at the end of the window.
+        let continues = range.start <= sequence.end.max(sequence.ahead)
+            && range.start + OVERLAP_BYTES_MAX >= sequence.end;
         if !continues {
             *sequence = Sequence {
                 end: range.end,
@@ -163,6 +165,18 @@ mod tests {
             "{second:?}"
         );
         assert!(note(&mut ahead, 40, 41, true).is_empty());
+    }
+
+    #[test]
+    fn hits_in_dram_that_are_not_noted_do_not_end_a_sequence() {
+        let mut ahead = ReadAhead::new(4);
+        note(&mut ahead, 0, 1, true);
+        let window = note(&mut ahead, 1, 2, true);
+        let next = note(&mut ahead, window.end / MIB, window.end / MIB + 1, true);
+        assert!(
+            next.end - next.start > window.end - window.start,
+            "{window:?}, then {next:?}"
+        );
     }
 
     #[test]

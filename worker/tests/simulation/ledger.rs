@@ -49,6 +49,11 @@ impl Ledger {
         self.loaded.borrow_mut().insert(meta.id, Arc::clone(meta));
     }
 
+    /// Whether all blocks of an object were brought onto the devices and not freed since.
+    pub fn is_loaded(&self, object: ObjectId) -> bool {
+        self.loaded.borrow().contains_key(&object)
+    }
+
     /// A pin was answered.
     pub fn pinned(&self, object: ObjectId) {
         self.pinned.borrow_mut().insert(object);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_io::sim::{Faults, Prng, SimIo, World};
+use corelane_io::sim::{Fault, Faults, Prng, SimIo, World};
 use corelane_io::{Io, Priority};
 use corelane_placement::{partition_of, shard_of};
 use corelane_rpc_schema::READ_BYTES_MAX;
@@ -19,7 +19,7 @@ use crate::oracle::{Opened, Oracle, Tally};
 use crate::origin::{Origin, version_number};
 use crate::plan::{Ending, FLAPPING, IMMUTABLE, Life, Plan};
 use crate::traffic::{Crowd, Visitor};
-use crate::worker::{Gone, Site, Worker, side_by_side};
+use crate::worker::{Gone, Site, Worker, side_by_side, uri_of};
 
 /// Longest time that things under way may take to end once nobody asks for more: the deadline
 /// after which a lane whose client went away without a word is cut off, and some.
@@ -44,6 +44,13 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     fn devices_may_fail(&self) -> bool {
         self.plan.devices_may_fail() || self.has_failed_device.get()
+    }
+
+    /// Whether a crash has left anything but all or nothing of what was being written.
+    fn has_torn_writes(&self) -> bool {
+        [Fault::TornWrite, Fault::DroppedWrite, Fault::UnflushedLost]
+            .iter()
+            .any(|fault| self.world.injected(*fault) > 0)
     }
 
     /// Starts the worker. With faults, a start may fail; it is tried again without.
@@ -76,7 +83,7 @@ impl Stage<'_> {
         let traffic = self.traffic(&crowd, life, seed);
         match life.ending {
             Ending::StopInTraffic => {
-                let wait = Duration::from_micros(self.plan.prng.between(500, 60_000));
+                let wait = Duration::from_micros(self.plan.prng.between(500, 200_000));
                 let (_, stopped) = futures::join!(traffic, async {
                     io.sleep(wait).await;
                     worker.stop(self.world).await
@@ -149,7 +156,7 @@ impl Stage<'_> {
             .expect("a lane without faults");
         for path in self.plan.paths.iter().filter(|path| path.starts_with(IMMUTABLE)) {
             let opened = crowd.open(&lane, path).await;
-            let uri = self.plan.uri_of(path);
+            let uri = uri_of(path);
             let is_held = held.values().any(|(meta, cached)| meta.uri == uri && cached.blocks > 0);
             assert!(
                 opened.is_some() || !is_held || self.plan.is_pressed,
@@ -174,8 +181,11 @@ impl Stage<'_> {
                         cached.blocks < u64::from(meta.blocks())
                     })
                 };
+                let is_promised = self.plan.is_roomy && self.ledger.is_loaded(opened.id);
                 assert!(
-                    read.is_some() || self.plan.is_pressed || was_evicted().await,
+                    read.is_some()
+                        || self.plan.is_pressed
+                        || !is_promised && was_evicted().await,
                     "byte {start} of {opened:?} is held and cannot be read without the store"
                 );
             }
@@ -193,7 +203,7 @@ impl Stage<'_> {
             crowd: Rc::clone(crowd),
             origin: self.site.origin.clone(),
             prng: prng.fork(),
-            uris: self.plan.paths.iter().map(|path| self.plan.uri_of(path)).collect(),
+            uris: self.plan.paths.iter().map(|path| uri_of(path)).collect(),
             lengths: (0..16).map(|_| self.plan.draw_length()).collect(),
             is_over: Rc::clone(&is_over),
         };
@@ -203,7 +213,9 @@ impl Stage<'_> {
             ledger: Rc::clone(&self.ledger),
             prng: prng.fork(),
             all_mounts: Arc::clone(&self.site.mounts),
-            devices_may_fail: self.devices_may_fail() || life.fails_device,
+            blocks_may_be_wrong: self.devices_may_fail()
+                || life.fails_device
+                || self.has_torn_writes(),
             partitions: self.plan.partitions,
         };
         let operator = async move {
@@ -257,15 +269,17 @@ impl Stage<'_> {
             );
         }
         let stats = crowd.worker.stats().await.expect("nothing ends the worker yet");
+        for (name, value) in &stats {
+            *self.tally.stats.borrow_mut().entry(name).or_default() += value;
+        }
         assert!(stats["tier_frames_used"] <= stats["tier_frames"], "{stats:?}");
         if !self.devices_may_fail() {
-            for name in [
-                "pages_corrupt_healed",
-                "corrupt_pages",
-                "blocks_healed",
-                "device_errors",
-                "devices_failed",
-            ] {
+            let mut never = vec!["device_errors", "devices_failed"];
+            // A crash may leave a summary whole and the pages behind it torn.
+            if !self.has_torn_writes() {
+                never.extend(["pages_corrupt_healed", "corrupt_pages", "blocks_healed"]);
+            }
+            for name in never {
                 assert_eq!(stats[name], 0, "{name} without a fault: {stats:?}");
             }
         }
@@ -306,9 +320,12 @@ struct Chaos {
 impl Chaos {
     async fn run(self) {
         while !self.is_over.get() {
-            let wait = Duration::from_nanos(self.prng.between(10_000, 8_000_000));
+            let wait = Duration::from_nanos(self.prng.between(10_000, 16_000_000));
             self.crowd.io.sleep(wait).await;
             let uri = &self.uris[self.prng.below(self.uris.len() as u64) as usize];
+            if uri.contains(IMMUTABLE) && self.prng.below(8) > 0 {
+                continue;
+            }
             let length = self.lengths[self.prng.below(self.lengths.len() as u64) as usize];
             let now = self.crowd.io.now();
             match self.prng.below(16) {
@@ -334,7 +351,7 @@ struct Operator {
     ledger: Rc<Ledger>,
     prng: Prng,
     all_mounts: Arc<MountTable>,
-    devices_may_fail: bool,
+    blocks_may_be_wrong: bool,
     partitions: u32,
 }
 
@@ -393,9 +410,10 @@ impl Operator {
         let Ok(loaded) = loaded else {
             return Ok(());
         };
-        assert_eq!(
-            loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept,
-            object.length,
+        // What was not kept may have been fetched, or may have found no memory to fetch into.
+        let brought = loaded.bytes_fetched + loaded.bytes_skipped;
+        assert!(
+            brought <= object.length && brought + loaded.bytes_not_kept >= object.length,
             "{loaded:?} of {object:?}"
         );
         if loaded.bytes_not_kept == 0 {
@@ -437,7 +455,7 @@ impl Operator {
         };
         let verified = self.crowd.worker.verify(&object).await?;
         assert!(
-            verified.blocks_wrong == 0 || self.devices_may_fail,
+            verified.blocks_wrong == 0 || self.blocks_may_be_wrong,
             "{verified:?} of {object:?} without a fault"
         );
         Ok(())

@@ -6,11 +6,15 @@
 
 mod client;
 mod content;
+mod device_promises;
+mod lane_promises;
 mod ledger;
 mod life;
 mod oracle;
 mod origin;
 mod plan;
 mod random;
+mod scene;
+mod store_promises;
 mod traffic;
 mod worker;

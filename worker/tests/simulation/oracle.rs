@@ -4,7 +4,8 @@
 //! without a reason, a byte of another version, or a version that was not current in the window
 //! that the mount's freshness allows is a failure of the worker.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct Tally {
     pub errors: Cell<u64>,
     /// Lanes that ended although nobody closed them.
     pub lanes_lost: Cell<u64>,
+    /// Counters of all workers that came to rest, summed.
+    pub stats: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 impl Tally {

@@ -275,10 +275,19 @@ impl UnderWay {
         ranges.push((object, range.clone()));
     }
 
-    fn end(&self, object: ObjectId, range: &Range<u64>) {
+    /// Bytes before `start` have come: their blocks may be asked for again.
+    fn advance(&self, object: ObjectId, end: u64, start: u64) {
+        for (other, taken) in self.0.borrow_mut().iter_mut() {
+            if *other == object && taken.end == end {
+                taken.start = start;
+            }
+        }
+    }
+
+    fn end(&self, object: ObjectId, end: u64) {
         self.0
             .borrow_mut()
-            .retain(|(other, taken)| *other != object || taken != range);
+            .retain(|(other, taken)| *other != object || taken.end != end);
     }
 
     /// Fetches under way.
@@ -349,7 +358,7 @@ impl SimOrigin {
                 let result = self
                     .fetch(id, &object, &range, &mut leases, &behaviour)
                     .await;
-                self.under_way.end(object.id, &range);
+                self.under_way.end(object.id, range.end);
                 self.origin
                     .0
                     .fetched_at
@@ -450,6 +459,8 @@ impl SimOrigin {
             let mut lease = leases.pop_front().expect("counted above");
             let checksums = fill_lease(&mut lease, object, number, offset, range.end);
             offset += lease.len() as u64;
+            let start = offset.min(range.end);
+            self.under_way.advance(object.id, range.end, start);
             self.post(Event::Filled {
                 id,
                 lease,

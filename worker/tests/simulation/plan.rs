@@ -9,7 +9,7 @@ use corelane_worker::mount::{Admission, Freshness, Mount};
 use corelane_worker::shard::Tuning;
 
 use crate::origin::{Behaviour, Origin};
-use crate::worker::{Site, mount, tuning};
+use crate::worker::{Site, mount, tuning, uri_of};
 
 /// Mount whose objects never change; the only one that opens without the store.
 pub const IMMUTABLE: &str = "/immutable";
@@ -122,7 +122,7 @@ impl Plan {
             .map(|number| Life {
                 shards: prng.between(1, 4) as u16,
                 clients: prng.between(1, 4),
-                operations: prng.between(20, 60),
+                operations: prng.between(40, 200),
                 ending: ending(&prng),
                 fails_device: has_faults && number > 0 && devices > 1 && prng.below(8) == 0,
             })
@@ -155,7 +155,7 @@ impl Plan {
     pub fn site(&self, world: &World) -> Site {
         let origin = Origin::new(world.seed(), self.behaviour.clone());
         for path in &self.paths {
-            origin.put(&self.uri_of(path), self.draw_length(), Nanos(0));
+            origin.put(&uri_of(path), self.draw_length(), Nanos(0));
         }
         let region_bytes = 1 << 20;
         // A region more than planned for what is not in regions.
@@ -186,11 +186,6 @@ impl Plan {
         }
     }
 
-    /// The URI of the object at `path`.
-    pub fn uri_of(&self, path: &str) -> String {
-        format!("https://origin.sim{path}")
-    }
-
     /// Whether devices may lose or spoil what was written.
     pub fn devices_may_fail(&self) -> bool {
         has_device_faults(&self.faults)
@@ -217,8 +212,8 @@ fn ending(prng: &Prng) -> Ending {
     match prng.below(6) {
         0 => Ending::StopInTraffic,
         1 => Ending::KillAfterFlush,
-        2 => Ending::CrashAfter(Duration::from_micros(prng.between(500, 60_000))),
-        3 => Ending::CrashAtWrite(prng.between(1, 60)),
+        2 => Ending::CrashAfter(Duration::from_micros(prng.between(500, 400_000))),
+        3 => Ending::CrashAtWrite(prng.between(1, 400)),
         _ => Ending::Stop,
     }
 }

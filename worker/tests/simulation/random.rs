@@ -49,7 +49,12 @@ fn run(seed: u64) -> u64 {
     }
     let hash = world.trace_hash();
     if std::env::var_os("CORELANE_SIM_VERBOSE").is_some() {
+        let mut injected = std::collections::BTreeMap::new();
         println!("seed {seed}: {:?}", stage.tally);
+        for fault in world.injections().iter().map(|injection| injection.fault) {
+            *injected.entry(fault).or_insert(0) += 1;
+        }
+        println!("seed {seed}: injected {injected:?}");
     }
     hash
 }

@@ -15,7 +15,7 @@ use corelane_worker::mount::{Mount, MountTable};
 
 use crate::client::{Lane, ReadBytes, Refused};
 use crate::oracle::{Excuses, Opened, Oracle, Tally};
-use crate::worker::Worker;
+use crate::worker::{Worker, answered, uri_of};
 
 /// What the clients of one start of a worker share.
 pub struct Crowd {
@@ -113,7 +113,8 @@ impl Visitor {
             if self.crowd.worker.stopping_since.get().is_some() {
                 return None;
             }
-            match Lane::connect(&self.crowd.io, self.crowd.worker.address(shard), "").await {
+            let lane = Lane::connect(&self.crowd.io, self.crowd.worker.address(shard), "");
+            match answered(&self.crowd.io, lane, || "hello".to_owned()).await {
                 Ok(lane) => {
                     self.lanes[shard] = Some(lane.clone());
                     return Some(lane);
@@ -293,7 +294,7 @@ impl Crowd {
     pub async fn open(&self, lane: &Lane, path: &str) -> Option<Opened> {
         let before = self.mount_of(path);
         let began = self.io.now();
-        let answer = lane.open(path).await;
+        let answer = answered(&self.io, lane.open(path), || format!("open {path}")).await;
         let window = began..self.io.now();
         match answer {
             Ok(answer) => {
@@ -307,7 +308,7 @@ impl Crowd {
                 Some(self.oracle.opened(&mount, path, &answer, window))
             }
             Err(Refused::Error(error)) => {
-                let uri = before.map_or_else(String::new, |mount| mount.uri_of(path));
+                let uri = uri_of(path);
                 self.oracle
                     .error(&uri, &error, window, self.excuses(path));
                 Tally::count(&self.tally.errors);
@@ -330,7 +331,8 @@ impl Crowd {
         (self.touched)(opened);
         let length = (range.end - range.start) as u32;
         let began = self.io.now();
-        let answer = lane.read(opened.id, range.start, length).await;
+        let answer = lane.read(opened.id, range.start, length);
+        let answer = answered(&self.io, answer, || format!("{range:?} of {opened:?}")).await;
         let window = began..self.io.now();
         (self.touched)(opened);
         match answer {

@@ -23,6 +23,7 @@ use corelane_worker::shard::request::{
 };
 use corelane_worker::shard::{self, ShardReady, ShardSetup, Tuning};
 use corelane_worker::store::{FormatOptions, format_devices};
+use futures::future::Either;
 use tokio::sync::oneshot;
 
 use crate::origin::{Origin, UnderWay};
@@ -50,12 +51,17 @@ pub struct Site {
     pub dram_bytes: u64,
 }
 
+/// Where the object at `path` is, below whatever mount of the simulation.
+pub fn uri_of(path: &str) -> String {
+    format!("https://origin.sim{path}")
+}
+
 /// A mount for simulations.
 pub fn mount(id: u16, path: &str, block_bytes: u32, freshness: Freshness) -> Mount {
     Mount {
         id: MountId(id),
         path: path.to_owned(),
-        uri: format!("https://origin.sim{path}"),
+        uri: uri_of(path),
         block_bytes,
         freshness,
         admission: Admission::Always,
@@ -290,8 +296,11 @@ impl Worker {
         letter: impl FnOnce(oneshot::Sender<T>) -> ShardRequest,
     ) -> Result<T, Gone> {
         let (sender, answer) = oneshot::channel();
-        self.post(shard, letter(sender)).await?;
-        answer.await.map_err(|_| Gone)
+        let letter = letter(sender);
+        let what = format!("{letter:?}");
+        self.post(shard, letter).await?;
+        let answer = answered(&self.operator, answer, || what).await;
+        answer.map_err(|_| Gone)
     }
 
     /// Sends a letter to every shard at once and waits for all answers.
@@ -441,6 +450,28 @@ impl Worker {
             world.kill_core(&seat.io);
         }
         world.kill_core(&self.operator);
+    }
+}
+
+/// Longest virtual time that anything asked of a worker may take: the sum of its own deadlines is
+/// far below. Without this bound a request that is never answered looks like a busy world, since
+/// periodic timers go on.
+const ANSWER_MAX: Duration = Duration::from_secs(300);
+
+/// Waits for `answer`, but not for ever.
+///
+/// # Panics
+/// When it does not come; `what` says what was asked.
+pub async fn answered<T>(
+    io: &SimIo,
+    answer: impl Future<Output = T>,
+    what: impl FnOnce() -> String,
+) -> T {
+    let limit = io.sleep(ANSWER_MAX);
+    futures::pin_mut!(answer, limit);
+    match futures::future::select(answer, limit).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => panic!("never answered: {}", what()),
     }
 }
 
