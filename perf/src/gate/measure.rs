@@ -98,6 +98,10 @@ impl Measure {
     /// # Panics
     /// If there are no pairs.
     pub fn of_pairs(name: &str, unit: &str, pairs: &[(f64, f64)], bar: Bar) -> Measure {
+        if pairs.iter().any(|(_, ceiling)| *ceiling <= 0.0) {
+            // CPU time comes in ticks: a part of a few of them may see none.
+            return Measure::not_taken(name, "a ceiling of zero; measure for longer".to_owned());
+        }
         let values: Vec<f64> = pairs.iter().map(|(value, _)| *value).collect();
         let ceilings: Vec<f64> = pairs.iter().map(|(_, ceiling)| *ceiling).collect();
         let ratios: Vec<f64> = pairs.iter().map(|(value, ceiling)| value / ceiling).collect();
