@@ -130,8 +130,10 @@ pub async fn read_pages(
         .map_err(|error| Failure::failed(format!("no histogram: {error}")))?;
     let mut comparison = Comparison::default();
     let began = Instant::now();
-    while began.elapsed() < alone {
-        let Some(page) = pages.next() else { break };
+    for _ in 0..pages.alone_max() {
+        let Some(page) = pages.next().filter(|_| began.elapsed() < alone) else {
+            break;
+        };
         let asked = Instant::now();
         let read = page.read(client).await?;
         latency_us.saturating_record(asked.elapsed().as_micros() as u64);
@@ -208,7 +210,7 @@ impl Pages {
         Pages::new(files, usize::MAX, false)
     }
 
-    /// At most `count` pages, again and again: after the first round they are in DRAM.
+    /// The last `count` pages of the files, again and again: after some rounds they are in DRAM.
     pub fn again_and_again(files: Vec<Opened>, count: usize) -> Self {
         Pages::new(files, count, true)
     }
@@ -222,13 +224,23 @@ impl Pages {
                 offsets.map(move |offset| (index, offset))
             })
             .collect();
+        // Neighbours, because DRAM is kept in frames of several pages.
+        order.drain(..order.len().saturating_sub(count));
         shuffle(&mut order);
-        order.truncate(count);
         Pages {
             files,
             order,
             next: 0,
             repeats,
+        }
+    }
+
+    /// Reads that may be done one by one, so that enough pages are left for those together.
+    fn alone_max(&self) -> usize {
+        if self.repeats {
+            usize::MAX
+        } else {
+            self.order.len() / 4
         }
     }
 

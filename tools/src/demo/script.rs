@@ -231,9 +231,9 @@ impl Script {
         report.restart_seconds = worker.start_time.as_secs_f64();
         report.recovery_seconds = worker.ready.recovery_seconds;
         let Connections { data, control } = connect(&worker).await?;
-        report.blocks_after_restart = blocks_cached(&control, files).await?;
+        report.blocks_after_restart = worker.ready.recovered_blocks;
         self.say(&format!(
-            "restarted in {:.3} s; {} blocks are back",
+            "restarted in {:.3} s; {} blocks are back, and the worker goes on with the load",
             report.restart_seconds,
             count(report.blocks_after_restart)
         ));
