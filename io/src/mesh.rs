@@ -62,13 +62,18 @@ impl<T> MeshEnd<T> {
         self.outgoing.len()
     }
 
-    /// From now on, a message for core `i` rings `doorbells[i]`. Messages sent earlier wait
-    /// without a ring.
+    /// From now on, a message for core `i` rings `doorbells[i]`. Messages sent earlier did not
+    /// ring, so the cores for which some wait are rung now: they may have gone to sleep since.
     ///
     /// # Panics
     /// If there is not one doorbell a core.
     pub fn set_doorbells(&mut self, doorbells: Vec<Arc<dyn Doorbell>>) {
         assert_eq!(doorbells.len(), self.cores(), "one doorbell a core");
+        for (queue, doorbell) in self.outgoing.iter().zip(&doorbells) {
+            if queue.slots() < queue.buffer().capacity() {
+                doorbell.ring();
+            }
+        }
         self.doorbells = doorbells;
     }
 
@@ -182,6 +187,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_sent_before_there_were_doorbells_rings_when_they_come() {
+        let mut mesh = build::<u32>(3, 4);
+        mesh[0].send(2, 7).expect("room for four");
+        let bells: Vec<Arc<CountingBell>> = (0..3).map(|_| Arc::default()).collect();
+        let doorbells = bells.iter().map(|bell| Arc::clone(bell) as _).collect();
+        mesh[0].set_doorbells(doorbells);
+        let rings = bells.iter().map(|bell| bell.0.load(Ordering::SeqCst));
+        assert_eq!(rings.collect::<Vec<_>>(), [0, 0, 1]);
     }
 
     #[test]
