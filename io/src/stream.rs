@@ -24,6 +24,10 @@ impl Payload {
     }
 }
 
+/// Room for heads that a cleared batch keeps: a full lane of usual answers. Long error messages
+/// make it grow beyond; thousands of connections must not each keep their largest burst.
+const HEADS_KEPT_MAX: usize = 32 << 10;
+
 #[derive(Debug)]
 enum Part {
     Head { start: u32, end: u32 },
@@ -102,9 +106,10 @@ impl SendBatch {
         self.bytes == 0
     }
 
-    /// Lets go of everything and keeps the capacity.
+    /// Lets go of everything and keeps the usual capacity.
     pub fn clear(&mut self) {
         self.heads.clear();
+        self.heads.shrink_to(HEADS_KEPT_MAX);
         self.parts.clear();
         self.bytes = 0;
     }
@@ -136,6 +141,14 @@ impl SendBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_of_long_heads_is_not_kept() {
+        let mut batch = SendBatch::with_capacity(4096, 4);
+        batch.push_head(&[0; 1 << 20]);
+        batch.clear();
+        assert!((4096..=2 * HEADS_KEPT_MAX).contains(&batch.heads.capacity()));
+    }
 
     #[test]
     fn adjacent_heads_leave_as_one_part_and_order_is_kept() {
