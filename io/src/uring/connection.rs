@@ -71,7 +71,7 @@ enum End {
 
 impl Connection {
     pub fn new(core: &Rc<Core>, socket: OwnedFd, peer: SocketAddr) -> Rc<Connection> {
-        set_no_delay(&socket);
+        set_options(&socket);
         Rc::new(Connection {
             core: Rc::clone(core),
             peer,
@@ -292,22 +292,74 @@ impl std::fmt::Debug for Received {
     }
 }
 
-/// Small answers leave at once; batching is the sender's, not TCP's.
-fn set_no_delay(socket: &OwnedFd) {
-    let on: libc::c_int = 1;
-    // SAFETY: reads one int. A socket that refuses is slower, not wrong.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
+/// Seconds of silence after which the kernel asks whether the peer is still there.
+const KEEP_ALIVE_IDLE_S: libc::c_int = 60;
+
+/// Seconds between two such questions.
+const KEEP_ALIVE_INTERVAL_S: libc::c_int = 15;
+
+/// Unanswered questions after which the connection is broken: two minutes after the last byte.
+const KEEP_ALIVE_PROBES: libc::c_int = 4;
+
+/// Small answers leave at once: batching is the sender's, not TCP's. And a peer that vanished
+/// without a word (power, network) ends its connection instead of holding it for ever.
+fn set_options(socket: &OwnedFd) {
+    for (level, name, value) in [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S),
+        (
             libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+            libc::TCP_KEEPINTVL,
+            KEEP_ALIVE_INTERVAL_S,
+        ),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEP_ALIVE_PROBES),
+    ] {
+        // SAFETY: reads one int. A socket that refuses is slower or lives longer, not wrong.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+    }
 }
 
 /// The error of an operation on a connection that was closed on this side.
 pub(super) fn closed_here(peer: SocketAddr) -> IoError {
     IoError::new(IoErrorKind::Disconnected, "the connection was closed").with("peer", peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_vanishes_is_noticed_and_small_answers_leave_at_once() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let socket = super::super::socket::open(any).expect("a socket");
+        set_options(&socket);
+        for (level, name, wanted) in [
+            (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S),
+        ] {
+            let mut found: libc::c_int = 0;
+            let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+            // SAFETY: writes one int, whose size is given.
+            let outcome = unsafe {
+                libc::getsockopt(
+                    socket.as_raw_fd(),
+                    level,
+                    name,
+                    (&raw mut found).cast(),
+                    &raw mut length,
+                )
+            };
+            assert_eq!((outcome, found), (0, wanted), "option {name}");
+        }
+    }
 }
