@@ -61,6 +61,17 @@ impl S3Fifo {
         state.is_live && state.generation == entry.generation
     }
 
+    /// Drops the stale entries of a queue that has twice as many entries as there are slots: where
+    /// frames are taken out and nothing has to go for room, they would pile up without end.
+    fn sweep(queue: &mut VecDeque<Entry>, slots: &[SlotState]) {
+        if queue.len() >= 2 * slots.len() {
+            queue.retain(|entry| {
+                let state = slots[entry.slot as usize];
+                state.is_live && state.generation == entry.generation
+            });
+        }
+    }
+
     fn forget(&mut self, slot: Slot) {
         let state = &mut self.slots[slot as usize];
         assert!(state.is_live, "slot {slot} is not in the policy");
@@ -126,8 +137,10 @@ impl Policy for S3Fifo {
         if is_small {
             self.small_live += 1;
             self.small.push_back(entry);
+            Self::sweep(&mut self.small, &self.slots);
         } else {
             self.main.push_back(entry);
+            Self::sweep(&mut self.main, &self.slots);
         }
     }
 
@@ -230,6 +243,16 @@ mod tests {
         let mut policy = S3Fifo::new(4);
         assert!(!policy.admits(77 << 32 | 5));
         assert!(policy.admits(77 << 32 | 5));
+    }
+
+    #[test]
+    fn frames_that_come_and_are_taken_out_leave_nothing_behind() {
+        let mut policy = S3Fifo::new(4);
+        for round in 0..10_000 {
+            policy.inserted(round % 4, u64::from(round));
+            policy.removed(round % 4);
+        }
+        assert!(policy.small.len() <= 8 && policy.main.len() <= 8);
     }
 
     #[test]
