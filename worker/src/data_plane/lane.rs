@@ -257,6 +257,8 @@ async fn serve_message<I: Io, U: UnderStore>(
 ) -> Result<(), String> {
     match message {
         Message::Hello(hello) => {
+            // Repeated hellos are answered like requests: no faster than their answers are read.
+            lane.outbox.until_room().await;
             lane.outbox.begin(0);
             let answer = greet(shard, lane, hello)?;
             lane.answer_message(request_id, 0, &Message::HelloAnswer(answer));
