@@ -23,7 +23,7 @@ pub struct FrameKey {
     /// The object.
     pub object: ObjectId,
     /// Offset in the object divided by [`FRAME_BYTES`].
-    pub number: u32,
+    pub number: u64,
 }
 
 impl FrameKey {
@@ -31,15 +31,14 @@ impl FrameKey {
     pub fn of_offset(object: ObjectId, offset: u64) -> Self {
         FrameKey {
             object,
-            number: (offset / FRAME_BYTES as u64) as u32,
+            number: offset / FRAME_BYTES as u64,
         }
     }
 
     #[inline]
     fn hash(self) -> u64 {
         // Ids are hashes already; the multiplication spreads the frame number over all bits.
-        let mixed =
-            (self.object.version ^ u64::from(self.number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.object.version ^ self.number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ (mixed >> 29)
     }
 }
@@ -214,11 +213,32 @@ impl FrameTier {
         }
     }
 
-    /// Sets the mount of every frame by its object; those for which `mount_of` says nothing keep theirs.
+    /// Takes out every frame of `object`. Looks at all slots: an object may have far more frames
+    /// than the tier.
+    pub fn remove_object(&mut self, object: ObjectId) {
+        for slot in 0..self.slots.len() {
+            if let Some(cached) = &self.slots[slot]
+                && cached.key.object == object
+            {
+                let key = cached.key;
+                self.remove(key);
+            }
+        }
+    }
+
+    /// Sets the mount of every frame by its object. Frames for which `mount_of` says nothing go:
+    /// the slot of the mount that they name may be given to another one, with other readers.
     pub fn remap_mounts(&mut self, mut mount_of: impl FnMut(ObjectId) -> Option<MountId>) {
-        for cached in self.slots.iter_mut().flatten() {
-            if let Some(mount) = mount_of(cached.key.object) {
-                cached.mount = mount;
+        for slot in 0..self.slots.len() {
+            let Some(cached) = &mut self.slots[slot] else {
+                continue;
+            };
+            match mount_of(cached.key.object) {
+                Some(mount) => cached.mount = mount,
+                None => {
+                    let key = cached.key;
+                    self.remove(key);
+                }
             }
         }
     }
@@ -258,7 +278,7 @@ mod tests {
                 home: 1,
                 version: u64::from(number) << 40 | 7,
             },
-            number: number % 3,
+            number: u64::from(number % 3),
         }
     }
 
@@ -304,6 +324,36 @@ mod tests {
                 prop_assert!(tier.len() <= 16);
             }
         }
+    }
+
+    #[test]
+    fn an_offset_beyond_what_fits_32_bits_of_frames_is_another_frame() {
+        let object = key(0).object;
+        let near = FrameKey::of_offset(object, FRAME_BYTES as u64);
+        let far = FrameKey::of_offset(object, (1 << 48) + FRAME_BYTES as u64);
+        assert_ne!(near, far);
+    }
+
+    #[test]
+    fn a_freed_object_leaves_no_frame_and_others_stay() {
+        let mut tier = tier(8);
+        (0..8).for_each(|number| put(&mut tier, number, number));
+        tier.remove_object(key(3).object);
+        assert!(tier.peek(key(3)).is_none());
+        assert_eq!(tier.len(), 7);
+    }
+
+    #[test]
+    fn frames_of_objects_that_nobody_knows_do_not_keep_their_mount() {
+        let mut tier = tier(8);
+        (0..8).for_each(|number| put(&mut tier, number, number));
+        let known = key(5).object;
+        tier.remap_mounts(|object| (object == known).then_some(MountId(9)));
+        assert_eq!(tier.len(), 1);
+        assert_eq!(
+            tier.peek(key(5)).map(|cached| cached.mount),
+            Some(MountId(9))
+        );
     }
 
     #[test]

@@ -440,7 +440,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             let mut cached = CachedFrame {
                 key: FrameKey {
                     object: known.meta.id,
-                    number: first_frame as u32 + number as u32,
+                    number: first_frame + number as u64,
                 },
                 mount: known.mount.get(),
                 length: (fill.length() - (number * FRAME_BYTES) as u32).min(FRAME_BYTES as u32),

@@ -21,7 +21,7 @@ use super::metadata::Known;
 use super::request::{
     Cached, DescribeError, DeviceStats, Loaded, ShardRequest, ShardStats, Verified,
 };
-use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::cache::frames::FRAME_PAGES;
 use crate::mount::{AccessSet, MountTable};
 use crate::object::ObjectMeta;
 use crate::store::Held;
@@ -312,17 +312,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     async fn free(self: &Rc<Self>, object: ObjectId) -> Cached {
-        if let Some(meta) = self
-            .metadata
-            .borrow()
-            .of_id(object)
-            .or_else(|| self.store.object(object))
-        {
-            let mut tier = self.tier.borrow_mut();
-            for number in 0..meta.length.div_ceil(FRAME_BYTES as u64) as u32 {
-                tier.remove(FrameKey { object, number });
-            }
-        }
+        self.tier.borrow_mut().remove_object(object);
         match self.store.free(object).await {
             Ok(held) => held.into(),
             Err(failure) => {

@@ -83,7 +83,7 @@ impl Piece {
 
     /// Offset in the object of the frame's first byte.
     fn frame_offset(&self) -> u64 {
-        u64::from(self.key.number) * FRAME_BYTES as u64
+        self.key.number * FRAME_BYTES as u64
     }
 }
 
