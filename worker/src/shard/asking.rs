@@ -64,7 +64,8 @@ impl Default for Asking {
 /// connection is made afterwards; questions that come earlier wait for it.
 pub struct ShardSiblings<I: Io, U: UnderStore> {
     io: I,
-    shard: RefCell<Weak<Shard<I, U>>>,
+    /// Shared with questions that were asked before the connection was made.
+    shard: Rc<RefCell<Weak<Shard<I, U>>>>,
 }
 
 impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
@@ -72,7 +73,7 @@ impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
     pub fn new(io: I) -> Self {
         ShardSiblings {
             io,
-            shard: RefCell::new(Weak::new()),
+            shard: Rc::new(RefCell::new(Weak::new())),
         }
     }
 
@@ -84,7 +85,7 @@ impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
 
 impl<I: Io, U: UnderStore> Siblings for ShardSiblings<I, U> {
     fn release(&self, to: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()> {
-        let (weak, io) = (self.shard.clone(), self.io.clone());
+        let (weak, io) = (Rc::clone(&self.shard), self.io.clone());
         Box::pin(async move {
             loop {
                 let connected = weak.borrow().upgrade();

@@ -299,8 +299,35 @@ impl Worker {
         let letter = letter(sender);
         let what = format!("{letter:?}");
         self.post(shard, letter).await?;
-        let answer = answered(&self.operator, answer, || what).await;
-        answer.map_err(|_| Gone)
+        let limit = self.operator.sleep(ANSWER_MAX);
+        futures::pin_mut!(answer, limit);
+        match futures::future::select(answer, limit).await {
+            Either::Left((answer, _)) => answer.map_err(|_| Gone),
+            Either::Right(_) => panic!(
+                "shard {shard} never answered {what}\n{}",
+                self.describe_all().await
+            ),
+        }
+    }
+
+    /// What every shard counts, for the message of a failure.
+    async fn describe_all(&self) -> String {
+        let mut text = String::new();
+        for shard in 0..self.shards() {
+            let (stats, counted) = oneshot::channel();
+            let (devices, listed) = oneshot::channel();
+            let letters = [
+                ShardRequest::Stats { answer: stats },
+                ShardRequest::Devices { answer: devices },
+            ];
+            for letter in letters {
+                // A shard that is gone drops the letter, and the answer says so below.
+                let _ = self.post(shard, letter).await;
+            }
+            let told = (counted.await, listed.await);
+            text += &format!("shard {shard}: {told:?}\n");
+        }
+        text
     }
 
     /// Sends a letter to every shard at once and waits for all answers.
