@@ -15,8 +15,12 @@ struct Counter {
     allocations: AtomicU64,
 }
 
-static COUNTERS: [Counter; THREADS_MAX] =
-    [const { Counter { thread: AtomicU32::new(0), allocations: AtomicU64::new(0) } }; THREADS_MAX];
+static COUNTERS: [Counter; THREADS_MAX] = [const {
+    Counter {
+        thread: AtomicU32::new(0),
+        allocations: AtomicU64::new(0),
+    }
+}; THREADS_MAX];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -38,7 +42,9 @@ fn count() {
             if index < THREADS_MAX - 1 {
                 // SAFETY: asks for the caller's own thread id.
                 let thread = unsafe { libc::gettid() };
-                COUNTERS[index].thread.store(thread as u32, Ordering::Relaxed);
+                COUNTERS[index]
+                    .thread
+                    .store(thread as u32, Ordering::Relaxed);
             }
         }
         COUNTERS[index].allocations.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +82,10 @@ unsafe impl GlobalAlloc for CountingAllocator {
 pub fn by_thread() -> Vec<(u32, u64)> {
     let used = NEXT.load(Ordering::Relaxed).min(THREADS_MAX);
     let read = |counter: &Counter| {
-        (counter.thread.load(Ordering::Relaxed), counter.allocations.load(Ordering::Relaxed))
+        (
+            counter.thread.load(Ordering::Relaxed),
+            counter.allocations.load(Ordering::Relaxed),
+        )
     };
     COUNTERS[..used].iter().map(read).collect()
 }
@@ -91,7 +100,11 @@ mod tests {
     fn mine() -> u64 {
         // SAFETY: asks for the caller's own thread id.
         let thread = unsafe { libc::gettid() } as u32;
-        by_thread().iter().filter(|(id, _)| *id == thread).map(|(_, count)| count).sum()
+        by_thread()
+            .iter()
+            .filter(|(id, _)| *id == thread)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     #[test]

@@ -89,10 +89,21 @@ mod tests {
         let mut found: Vec<&str> = names().collect();
         found.sort_unstable();
         let mut wanted = vec![
-            "dram_4k_pipelined", "dram_4k_64x1", "dram_1m", "device_4k_cpu", "fast_device_4k",
-            "dram_depth1_added_us", "device_depth1_added_us", "instructions_per_hit",
-            "index_bytes_per_block", "recovery_seconds", "allocations_per_hit", "hit_rate_vs_ideal",
-            "write_amplification", "memory_over_budget_mib", "idle_cpu_percent",
+            "dram_4k_pipelined",
+            "dram_4k_64x1",
+            "dram_1m",
+            "device_4k_cpu",
+            "fast_device_4k",
+            "dram_depth1_added_us",
+            "device_depth1_added_us",
+            "instructions_per_hit",
+            "index_bytes_per_block",
+            "recovery_seconds",
+            "allocations_per_hit",
+            "hit_rate_vs_ideal",
+            "write_amplification",
+            "memory_over_budget_mib",
+            "idle_cpu_percent",
         ];
         wanted.sort_unstable();
         assert_eq!(found, wanted);

@@ -10,7 +10,11 @@ use corelane_perf::commands::Command;
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[derive(Parser)]
-#[command(name = "corelane-perf", version, about = "Measures a worker beside the ceilings of its machine")]
+#[command(
+    name = "corelane-perf",
+    version,
+    about = "Measures a worker beside the ceilings of its machine"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

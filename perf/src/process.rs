@@ -43,7 +43,10 @@ impl CpuTime {
 }
 
 fn unreadable(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what} has a form that this program does not know"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{what} has a form that this program does not know"),
+    )
 }
 
 fn ticks(count: u64) -> Duration {
@@ -58,7 +61,10 @@ fn parse_stat(text: &str) -> Option<CpuTime> {
     let mut fields = rest.split_whitespace().skip(11);
     let user = fields.next()?.parse().ok()?;
     let system = fields.next()?.parse().ok()?;
-    Some(CpuTime { user: ticks(user), system: ticks(system) })
+    Some(CpuTime {
+        user: ticks(user),
+        system: ticks(system),
+    })
 }
 
 /// Time of all CPUs together, as the kernel counts it.
@@ -81,15 +87,25 @@ impl MachineTime {
     pub fn steal_percent_since(&self, earlier: MachineTime) -> f64 {
         let total = self.total.saturating_sub(earlier.total);
         let stolen = self.stolen.saturating_sub(earlier.stolen);
-        if total == 0 { 0.0 } else { 100.0 * stolen as f64 / total as f64 }
+        if total == 0 {
+            0.0
+        } else {
+            100.0 * stolen as f64 / total as f64
+        }
     }
 }
 
 fn parse_machine(text: &str) -> Option<MachineTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq steal; guest time is within user time.
-    Some(MachineTime { total: fields.get(..8)?.iter().sum(), stolen: fields[7] })
+    Some(MachineTime {
+        total: fields.get(..8)?.iter().sum(),
+        stolen: fields[7],
+    })
 }
 
 /// Resident memory of process `pid` in bytes.
@@ -98,12 +114,16 @@ fn parse_machine(text: &str) -> Option<MachineTime> {
 /// When there is no such process.
 pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status_field(&status, "VmRSS:").and_then(|field| field.trim_end_matches(" kB").parse::<u64>().ok());
+    let kib = status_field(&status, "VmRSS:")
+        .and_then(|field| field.trim_end_matches(" kB").parse::<u64>().ok());
     Ok(kib.ok_or_else(|| unreadable("/proc/PID/status"))? * 1024)
 }
 
 fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
 }
 
 /// A thread of a process.
@@ -125,11 +145,23 @@ pub fn threads(pid: u32) -> io::Result<Vec<ThreadInfo>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         // A thread may end between the listing and the look at it.
-        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
         let field = |name| status_field(&status, name).unwrap_or_default().to_owned();
-        threads.push(ThreadInfo { id, name: field("Name:"), affinity: field("Cpus_allowed_list:") });
+        threads.push(ThreadInfo {
+            id,
+            name: field("Name:"),
+            affinity: field("Cpus_allowed_list:"),
+        });
     }
     threads.sort_by_key(|thread| thread.id);
     Ok(threads)
@@ -141,9 +173,14 @@ pub fn threads(pid: u32) -> io::Result<Vec<ThreadInfo>> {
 /// When there is no such process.
 pub fn ring_worker_time(pid: u32) -> io::Result<Duration> {
     let mut time = Duration::ZERO;
-    for thread in threads(pid)?.iter().filter(|thread| thread.name.starts_with("iou-wrk")) {
+    for thread in threads(pid)?
+        .iter()
+        .filter(|thread| thread.name.starts_with("iou-wrk"))
+    {
         // One that ended meanwhile has nothing left to say.
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/task/{}/stat", thread.id)) else { continue };
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/task/{}/stat", thread.id)) else {
+            continue;
+        };
         time += parse_stat(&text).map_or(Duration::ZERO, |cpu| cpu.total());
     }
     Ok(time)
@@ -151,7 +188,10 @@ pub fn ring_worker_time(pid: u32) -> io::Result<Duration> {
 
 /// Ring workers among `threads`: where there are any, CPU was used that no loop accounts for.
 pub fn ring_workers(threads: &[ThreadInfo]) -> usize {
-    threads.iter().filter(|thread| thread.name.starts_with("iou-wrk")).count()
+    threads
+        .iter()
+        .filter(|thread| thread.name.starts_with("iou-wrk"))
+        .count()
 }
 
 /// Pins the calling thread to `core`.
@@ -159,8 +199,9 @@ pub fn ring_workers(threads: &[ThreadInfo]) -> usize {
 /// # Errors
 /// A sentence when this process may not run there.
 pub fn pin(core: usize) -> Result<(), String> {
-    affinity::set_thread_affinity([core])
-        .map_err(|error| format!("cannot run on core {core}: {error}; choose among those of `taskset -p $$`"))
+    affinity::set_thread_affinity([core]).map_err(|error| {
+        format!("cannot run on core {core}: {error}; choose among those of `taskset -p $$`")
+    })
 }
 
 #[cfg(test)]
@@ -171,7 +212,13 @@ mod tests {
     fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
         let line = "42 (a) b (c) S 1 1 1 0 -1 0 0 0 0 0 250 50 0 0 20 0 1 0 5";
         let time = parse_stat(line).expect("a stat line");
-        assert_eq!(time, CpuTime { user: ticks(250), system: ticks(50) });
+        assert_eq!(
+            time,
+            CpuTime {
+                user: ticks(250),
+                system: ticks(50)
+            }
+        );
         assert_eq!(time.total(), ticks(300));
     }
 

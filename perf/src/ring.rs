@@ -54,7 +54,11 @@ impl Ring {
         let shared: &'static IoUring = unsafe { ring.as_ref() };
         let mut submitter = shared.submitter();
         submitter.register_ring_fd()?;
-        Ok(Ring { ring, submitter: ManuallyDrop::new(submitter), enters: 0 })
+        Ok(Ring {
+            ring,
+            submitter: ManuallyDrop::new(submitter),
+            enters: 0,
+        })
     }
 
     /// For registrations.
@@ -104,7 +108,10 @@ impl Ring {
             // SAFETY: both queues live for one statement each, on the only thread that uses them.
             let (waiting, needs_enter) = unsafe {
                 let submission = self.ring().submission_shared();
-                (!self.ring().completion_shared().is_empty(), submission.taskrun())
+                (
+                    !self.ring().completion_shared().is_empty(),
+                    submission.taskrun(),
+                )
             };
             if waiting {
                 return Ok(());
@@ -132,7 +139,10 @@ impl Ring {
         let arguments = SubmitArgs::new();
         let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
         // SAFETY: with EXT_ARG the argument is a `SubmitArgs`, which outlives the call.
-        match unsafe { self.submitter.enter(queued, wanted, flags, Some(&arguments)) } {
+        match unsafe {
+            self.submitter
+                .enter(queued, wanted, flags, Some(&arguments))
+        } {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ETIME) => Ok(()),
@@ -145,11 +155,13 @@ impl Ring {
     pub fn take(&mut self, completions: &mut Vec<Completion>) {
         completions.clear();
         // SAFETY: the queue lives for this statement only.
-        completions.extend(unsafe { self.ring().completion_shared() }.map(|entry| Completion {
-            user_data: entry.user_data(),
-            result: entry.result(),
-            flags: entry.flags(),
-        }));
+        completions.extend(
+            unsafe { self.ring().completion_shared() }.map(|entry| Completion {
+                user_data: entry.user_data(),
+                result: entry.result(),
+                flags: entry.flags(),
+            }),
+        );
     }
 
     /// Makes room for `files` registered descriptors.
@@ -165,7 +177,9 @@ impl Ring {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_file(&self, slot: u32, descriptor: RawFd) -> io::Result<()> {
-        self.submitter.register_files_update(slot, &[descriptor]).map(|_| ())
+        self.submitter
+            .register_files_update(slot, &[descriptor])
+            .map(|_| ())
     }
 }
 
@@ -196,13 +210,25 @@ impl BufferRing {
     /// # Panics
     /// If `count` is not a power of two up to 32,768.
     pub fn register(ring: &Ring, count: u16, buffer_bytes: usize) -> io::Result<BufferRing> {
-        assert!(count.is_power_of_two() && count <= 1 << 15, "{count} receive buffers");
+        assert!(
+            count.is_power_of_two() && count <= 1 << 15,
+            "{count} receive buffers"
+        );
         let entries = Memory::map(usize::from(count) * size_of::<BufRingEntry>())?;
         let buffers = Memory::map(usize::from(count) * buffer_bytes)?;
         // SAFETY: the entries stay mapped as long as this value, which the owner of the ring
         // keeps until the ring is gone.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries.address() as u64, count, 0, 0)? };
-        let mut buffer_ring = BufferRing { entries, buffers, buffer_bytes, mask: count - 1, tail: 0 };
+        unsafe {
+            ring.submitter()
+                .register_buf_ring_with_flags(entries.address() as u64, count, 0, 0)?
+        };
+        let mut buffer_ring = BufferRing {
+            entries,
+            buffers,
+            buffer_bytes,
+            mask: count - 1,
+            tail: 0,
+        };
         for buffer in 0..count {
             buffer_ring.give_back(buffer);
         }
@@ -214,14 +240,18 @@ impl BufferRing {
     /// # Panics
     /// If there is no such buffer or it is shorter.
     pub fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
-        assert!(length <= self.buffer_bytes, "{length} bytes of a receive buffer");
+        assert!(
+            length <= self.buffer_bytes,
+            "{length} bytes of a receive buffer"
+        );
         let start = usize::from(buffer) * self.buffer_bytes;
         &self.buffers.bytes()[start..start + length]
     }
 
     /// Lets the kernel use `buffer` again.
     pub fn give_back(&mut self, buffer: u16) {
-        let address = self.buffers.bytes()[usize::from(buffer) * self.buffer_bytes..].as_ptr() as u64;
+        let address =
+            self.buffers.bytes()[usize::from(buffer) * self.buffer_bytes..].as_ptr() as u64;
         let base = self.entries.address().cast::<BufRingEntry>();
         // SAFETY: the index is below the number of entries, and the kernel reads an entry only
         // after the tail below was moved past it.

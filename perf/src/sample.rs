@@ -37,7 +37,9 @@ pub fn take(spec: &LoadSpec, pid: u32) -> io::Result<Sample> {
         Mark::Begin => begin = Some(look(pid)),
         Mark::End => end = Some(look(pid)),
     })?;
-    let (Some(begin), Some(end)) = (begin, end) else { unreachable!("both marks were passed") };
+    let (Some(begin), Some(end)) = (begin, end) else {
+        unreachable!("both marks were passed")
+    };
     let (begin, end) = (begin?, end?);
     Ok(Sample {
         load,

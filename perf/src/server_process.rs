@@ -58,7 +58,9 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When it cannot be started or ends before it serves; it has said why on standard error.
-    pub fn start<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> io::Result<ServerProcess> {
+    pub fn start<S: AsRef<std::ffi::OsStr>>(
+        arguments: impl IntoIterator<Item = S>,
+    ) -> io::Result<ServerProcess> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -66,8 +68,16 @@ impl ServerProcess {
             .spawn()?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("standard output is piped"));
-        let ready = Ready { address: SocketAddr::from(([127, 0, 0, 1], 0)), details: Value::Null };
-        let mut process = ServerProcess { child, input, output, ready };
+        let ready = Ready {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            details: Value::Null,
+        };
+        let mut process = ServerProcess {
+            child,
+            input,
+            output,
+            ready,
+        };
         process.ready = serde_json::from_value(process.line()?)?;
         Ok(process)
     }
@@ -102,7 +112,9 @@ impl ServerProcess {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
             let status = self.child.wait()?;
-            return Err(io::Error::other(format!("a child process ended early ({status}); see above")));
+            return Err(io::Error::other(format!(
+                "a child process ended early ({status}); see above"
+            )));
         }
         Ok(serde_json::from_str(&line)?)
     }

@@ -19,8 +19,12 @@ fn with_server<T>(source: &Source, reply: u32, client: impl FnOnce(SocketAddr) -
         let done = Arc::clone(&is_done);
         let server = scope.spawn(move || {
             let server = BareServer::new(source, reply, Duration::ZERO).expect("a bare server");
-            sender.send(server.address().expect("an address")).expect("somebody waits");
-            server.run(|| done.load(Ordering::Relaxed)).expect("the loop goes on");
+            sender
+                .send(server.address().expect("an address"))
+                .expect("somebody waits");
+            server
+                .run(|| done.load(Ordering::Relaxed))
+                .expect("the loop goes on");
         });
         let address = receiver.recv().expect("the server starts");
         let result = client(address);
@@ -64,7 +68,9 @@ fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
     for (connections, depth, read_bytes) in [(4, 32, 4096), (3, 1, 4096), (2, 2, 1 << 20)] {
         let mut marks = Vec::new();
         let result = with_server(&Source::Memory { bytes: 8 << 20 }, read_bytes, |address| {
-            generator::run(&spec(address, connections, depth, read_bytes), |mark| marks.push(mark))
+            generator::run(&spec(address, connections, depth, read_bytes), |mark| {
+                marks.push(mark)
+            })
         })
         .expect("the load ends");
         check(&result, u64::from(read_bytes), 0);
@@ -74,12 +80,14 @@ fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
 
 /// A directory whose file system has direct I/O, if the machine has one for us.
 fn direct_directory() -> Option<tempfile::TempDir> {
-    [Path::new("/dev/shm"), &std::env::temp_dir()].into_iter().find_map(|place| {
-        let directory = tempfile::tempdir_in(place).ok()?;
-        let path = directory.path().join("probe");
-        prepare_file(&path, 1 << 20).ok()?;
-        open_direct(&path, true).is_ok().then_some(directory)
-    })
+    [Path::new("/dev/shm"), &std::env::temp_dir()]
+        .into_iter()
+        .find_map(|place| {
+            let directory = tempfile::tempdir_in(place).ok()?;
+            let path = directory.path().join("probe");
+            prepare_file(&path, 1 << 20).ok()?;
+            open_direct(&path, true).is_ok().then_some(directory)
+        })
 }
 
 #[test]
@@ -90,9 +98,15 @@ fn a_device_answers_with_one_read_a_request() {
     };
     let path = directory.path().join("device");
     prepare_file(&path, 8 << 20).expect("a file");
-    let source = Source::Device { path, nonblocking: directory.path().starts_with("/dev/shm"), bytes: 8 << 20 };
-    let result = with_server(&source, 4096, |address| generator::run(&spec(address, 4, 16, 4096), |_| {}))
-        .expect("the load ends");
+    let source = Source::Device {
+        path,
+        nonblocking: directory.path().starts_with("/dev/shm"),
+        bytes: 8 << 20,
+    };
+    let result = with_server(&source, 4096, |address| {
+        generator::run(&spec(address, 4, 16, 4096), |_| {})
+    })
+    .expect("the load ends");
     check(&result, 4096, 1);
 }
 
@@ -108,7 +122,13 @@ fn lanes_that_go_away_in_the_middle_leave_the_server_serving() {
             let mut requests = Vec::new();
             for request_id in 1..=64 {
                 let flags = ReadFlags::CHECKSUMS;
-                let request = ReadRequest { request_id, object: opened.object, offset: 0, length: 4096, flags };
+                let request = ReadRequest {
+                    request_id,
+                    object: opened.object,
+                    offset: 0,
+                    length: 4096,
+                    flags,
+                };
                 encode_read_request(&mut requests, &request);
             }
             stream.write_all(&requests).expect("sent");

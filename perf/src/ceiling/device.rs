@@ -60,7 +60,10 @@ pub fn run(load: &DeviceLoad) -> io::Result<DeviceResult> {
     ring.set_file(0, file.as_raw_fd())?;
     let read_bytes = load.read_bytes as usize;
     let buffers = Memory::map(load.depth as usize * read_bytes)?;
-    let registered = [libc::iovec { iov_base: buffers.address().cast(), iov_len: buffers.bytes().len() }];
+    let registered = [libc::iovec {
+        iov_base: buffers.address().cast(),
+        iov_len: buffers.bytes().len(),
+    }];
     // SAFETY: the buffers are declared before the ring's last use and dropped after all reads
     // below were waited for.
     unsafe { ring.submitter().register_buffers(&registered)? };
@@ -99,7 +102,12 @@ pub fn run(load: &DeviceLoad) -> io::Result<DeviceResult> {
             match completion.result {
                 result if result == load.read_bytes as i32 => {}
                 result if result < 0 => return Err(io::Error::from_raw_os_error(-result)),
-                _ => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a short read; is the file long enough?")),
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "a short read; is the file long enough?",
+                    ));
+                }
             }
             if is_measuring {
                 operations += 1;
@@ -124,5 +132,11 @@ pub fn run(load: &DeviceLoad) -> io::Result<DeviceResult> {
         ring.take(&mut completions);
         outstanding -= completions.len() as u32;
     }
-    Ok(DeviceResult { operations, elapsed, cpu, latency_ns, ring_workers })
+    Ok(DeviceResult {
+        operations,
+        elapsed,
+        cpu,
+        latency_ns,
+        ring_workers,
+    })
 }

@@ -5,9 +5,7 @@ use std::net::TcpStream;
 
 use corelane_rpc_schema::frame::{Decoded, Frame, READ_REQUEST_BYTES, decode};
 use corelane_rpc_schema::messages::{HelloAnswer, Message, OpenAnswer};
-use corelane_rpc_schema::{
-    BLOCK_BYTES_DEFAULT, ObjectId, READ_BYTES_MAX, STRIPE_BYTES, ShardId,
-};
+use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, READ_BYTES_MAX, STRIPE_BYTES, ShardId};
 
 /// Most iovecs of one call (`IOV_MAX`).
 const IOVECS_MAX: usize = 1024;
@@ -92,7 +90,9 @@ impl Lane {
         let mut consumed_all = 0;
         loop {
             let decoded = decode(&self.held[consumed_all..]).map_err(io::Error::other)?;
-            let Decoded::Frame { frame, consumed } = decoded else { break };
+            let Decoded::Frame { frame, consumed } = decoded else {
+                break;
+            };
             let Frame::Message(header) = frame else {
                 // From the first read on, only reads come.
                 self.has_greeted = true;
@@ -103,7 +103,9 @@ impl Lane {
             let (request_id, message) = Message::from_header(header).map_err(io::Error::other)?;
             let answer = self.answer_of(&message)?;
             let mut out = Vec::new();
-            answer.to_frame(request_id, &mut out).map_err(io::Error::other)?;
+            answer
+                .to_frame(request_id, &mut out)
+                .map_err(io::Error::other)?;
             // A few hundred bytes into an empty socket buffer do not block.
             (&self.stream).write_all(&out)?;
             consumed_all += consumed;
@@ -132,7 +134,10 @@ impl Lane {
                 version: "ceiling".to_owned(),
                 ..OpenAnswer::default()
             })),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a ceiling answers hello, open and READ only")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a ceiling answers hello, open and READ only",
+            )),
         }
     }
 
@@ -141,8 +146,14 @@ impl Lane {
     /// The pointers must stay valid until the send completed.
     #[inline]
     pub fn push_reply(&mut self, head: &[u8], payload: *const u8, payload_bytes: usize) {
-        self.iovecs.push(libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() });
-        self.iovecs.push(libc::iovec { iov_base: payload.cast_mut().cast(), iov_len: payload_bytes });
+        self.iovecs.push(libc::iovec {
+            iov_base: head.as_ptr().cast_mut().cast(),
+            iov_len: head.len(),
+        });
+        self.iovecs.push(libc::iovec {
+            iov_base: payload.cast_mut().cast(),
+            iov_len: payload_bytes,
+        });
         self.send_bytes += head.len() + payload_bytes;
         self.sending += 1;
     }

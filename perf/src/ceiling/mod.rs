@@ -66,7 +66,11 @@ pub fn page() -> [u8; PAGE] {
 
 /// The head of an answer of `reply_bytes`, with the checksums of [`page`]s.
 pub fn prebuilt_head(reply_bytes: u32, source: ReadSource) -> Vec<u8> {
-    let head = ReadAnswerHead { request_id: OLDEST_REQUEST_ID, source, shard_hint: None };
+    let head = ReadAnswerHead {
+        request_id: OLDEST_REQUEST_ID,
+        source,
+        shard_hint: None,
+    };
     let page = page();
     let checksums = (0..reply_bytes.div_ceil(PAGE_BYTES)).map(|index| {
         let length = (reply_bytes - index * PAGE_BYTES).min(PAGE_BYTES);
@@ -124,7 +128,10 @@ mod tests {
         for bytes in [4096, 5000, 1 << 20] {
             let mut frame = prebuilt_head(bytes, ReadSource::Dram);
             frame.extend(page().iter().cycle().take(bytes as usize));
-            let Ok(Decoded::Frame { frame: Frame::ReadAnswer(answer, payload), consumed }) = decode(&frame)
+            let Ok(Decoded::Frame {
+                frame: Frame::ReadAnswer(answer, payload),
+                consumed,
+            }) = decode(&frame)
             else {
                 panic!("not a READ answer");
             };

@@ -88,16 +88,29 @@ impl BareServer {
         let (supply, object_bytes, read_source) = match source {
             Source::Memory { bytes } => {
                 let memory = Memory::filled_with(&page(), *bytes as usize)?;
-                (Supply::Memory { memory, positions: positions(*bytes) }, *bytes, ReadSource::Dram)
+                (
+                    Supply::Memory {
+                        memory,
+                        positions: positions(*bytes),
+                    },
+                    *bytes,
+                    ReadSource::Dram,
+                )
             }
-            Source::Device { path, nonblocking, bytes } => {
+            Source::Device {
+                path,
+                nonblocking,
+                bytes,
+            } => {
                 let file = open_direct(path, *nonblocking)?;
                 ring.set_file(DEVICE_FILE, file.as_raw_fd())?;
                 let buffer_bytes = reply_pages as usize * PAGE;
                 let count = (DEVICE_BUFFER_BYTES_MAX / buffer_bytes).min(DEVICE_BUFFERS as usize);
                 let buffers = Memory::map(count * buffer_bytes)?;
-                let registered =
-                    [libc::iovec { iov_base: buffers.address().cast(), iov_len: buffers.bytes().len() }];
+                let registered = [libc::iovec {
+                    iov_base: buffers.address().cast(),
+                    iov_len: buffers.bytes().len(),
+                }];
                 // SAFETY: the buffers live as long as the ring: both belong to the server, whose
                 // process ends with it.
                 unsafe { ring.submitter().register_buffers(&registered)? };
@@ -111,7 +124,10 @@ impl BareServer {
                 (Supply::Device(reads), *bytes, ReadSource::Device)
             }
         };
-        let greeting = Greeting { port: listener.local_addr()?.port(), object_bytes };
+        let greeting = Greeting {
+            port: listener.local_addr()?.port(),
+            object_bytes,
+        };
         Ok(BareServer {
             ring,
             receive,
@@ -156,19 +172,27 @@ impl BareServer {
     }
 
     fn accept(&mut self) -> io::Result<()> {
-        let entry = opcode::AcceptMulti::new(types::Fd(self.listener.as_raw_fd())).build().user_data(ACCEPT);
+        let entry = opcode::AcceptMulti::new(types::Fd(self.listener.as_raw_fd()))
+            .build()
+            .user_data(ACCEPT);
         // SAFETY: the entry points at nothing.
         unsafe { self.ring.push(&entry) }
     }
 
     fn receive(&mut self, lane: u32) -> io::Result<()> {
-        let entry = opcode::RecvMulti::new(types::Fixed(lane + 1), 0).build().user_data(RECEIVE | u64::from(lane));
+        let entry = opcode::RecvMulti::new(types::Fixed(lane + 1), 0)
+            .build()
+            .user_data(RECEIVE | u64::from(lane));
         // SAFETY: the entry points at nothing; the buffers are those of the registered ring.
         unsafe { self.ring.push(&entry) }
     }
 
     fn handle(&mut self, completion: Completion) -> io::Result<()> {
-        let Completion { user_data, result, flags } = completion;
+        let Completion {
+            user_data,
+            result,
+            flags,
+        } = completion;
         let lane = (user_data & 0xff_ffff) as u32;
         match user_data & KIND {
             ACCEPT => {
@@ -190,10 +214,14 @@ impl BareServer {
 
     fn open_lane(&mut self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let index = self.lanes.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.lanes.push(None);
-            self.lanes.len() - 1
-        });
+        let index = self
+            .lanes
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.lanes.push(None);
+                self.lanes.len() - 1
+            });
         if index >= LANES_MAX as usize {
             self.lanes.pop();
             return Ok(());
@@ -246,7 +274,9 @@ impl BareServer {
     /// Frees the slot of a closing lane when nothing points at it any more.
     fn free_lane(&mut self, index: u32) -> io::Result<()> {
         let slot = &mut self.lanes[index as usize];
-        if let Some(lane) = slot.take_if(|lane| lane.is_closing && lane.sending == 0 && lane.reading == 0) {
+        if let Some(lane) =
+            slot.take_if(|lane| lane.is_closing && lane.sending == 0 && lane.reading == 0)
+        {
             self.ring.set_file(index + 1, -1)?;
             if let Supply::Device(reads) = &mut self.supply {
                 reads.free.extend(lane.ready_buffers);
@@ -256,7 +286,9 @@ impl BareServer {
     }
 
     fn sent(&mut self, index: u32, result: i32) -> io::Result<()> {
-        let Some(lane) = self.lanes[index as usize].as_mut() else { return Ok(()) };
+        let Some(lane) = self.lanes[index as usize].as_mut() else {
+            return Ok(());
+        };
         if let Supply::Device(reads) = &mut self.supply {
             reads.free.append(&mut lane.sending_buffers);
             self.dirty.extend(reads.waiting.drain(..));
@@ -272,7 +304,9 @@ impl BareServer {
         if result < 0 {
             return Err(io::Error::from_raw_os_error(-result));
         }
-        let lane = self.lanes[index as usize].as_mut().expect("a lane is kept while it reads");
+        let lane = self.lanes[index as usize]
+            .as_mut()
+            .expect("a lane is kept while it reads");
         lane.reading -= 1;
         lane.ready_buffers.push(buffer);
         self.dirty.push(index);
@@ -281,7 +315,9 @@ impl BareServer {
 
     /// Starts what lane `index` waits for: reads, and a send of all that is ready.
     fn serve(&mut self, index: u32) -> io::Result<()> {
-        let Some(lane) = self.lanes[index as usize].as_mut() else { return Ok(()) };
+        let Some(lane) = self.lanes[index as usize].as_mut() else {
+            return Ok(());
+        };
         if lane.is_closing {
             return Ok(());
         }
@@ -309,11 +345,17 @@ impl BareServer {
                     lane.reading += 1;
                     let offset = self.random.below(reads.positions) * PAGE as u64;
                     // SAFETY: the buffer's number is below their count.
-                    let pointer = unsafe { reads.buffers.address().add(buffer as usize * buffer_bytes) };
-                    let entry = opcode::ReadFixed::new(types::Fixed(DEVICE_FILE), pointer, buffer_bytes as u32, 0)
-                        .offset(offset)
-                        .build()
-                        .user_data(READ | (u64::from(buffer) << 24) | u64::from(index));
+                    let pointer =
+                        unsafe { reads.buffers.address().add(buffer as usize * buffer_bytes) };
+                    let entry = opcode::ReadFixed::new(
+                        types::Fixed(DEVICE_FILE),
+                        pointer,
+                        buffer_bytes as u32,
+                        0,
+                    )
+                    .offset(offset)
+                    .build()
+                    .user_data(READ | (u64::from(buffer) << 24) | u64::from(index));
                     // SAFETY: the buffer is nobody else's until the read and then the send ended.
                     unsafe { self.ring.push(&entry)? };
                 }
@@ -321,7 +363,8 @@ impl BareServer {
                     return Ok(());
                 }
                 let count = lane.ready_buffers.len().min(REPLIES_PER_SEND_MAX);
-                lane.sending_buffers.extend(lane.ready_buffers.drain(..count));
+                lane.sending_buffers
+                    .extend(lane.ready_buffers.drain(..count));
                 for position in 0..count {
                     let start = lane.sending_buffers[position] as usize * buffer_bytes;
                     let payload = reads.buffers.bytes()[start..].as_ptr();
@@ -341,7 +384,10 @@ impl BareServer {
 
 impl std::fmt::Debug for BareServer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("BareServer").field("greeting", &self.greeting).finish_non_exhaustive()
+        formatter
+            .debug_struct("BareServer")
+            .field("greeting", &self.greeting)
+            .finish_non_exhaustive()
     }
 }
 

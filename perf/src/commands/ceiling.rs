@@ -46,15 +46,22 @@ impl ServeArguments {
         process::pin(self.core)?;
         let source = match (self.source, self.path) {
             (SourceKind::Memory, _) => Source::Memory { bytes: self.bytes },
-            (SourceKind::Device, Some(path)) => {
-                Source::Device { path, nonblocking: self.nonblocking, bytes: self.bytes }
-            }
+            (SourceKind::Device, Some(path)) => Source::Device {
+                path,
+                nonblocking: self.nonblocking,
+                bytes: self.bytes,
+            },
             (SourceKind::Device, None) => return Err("--source device wants --path".to_owned()),
         };
         let fail = |error: std::io::Error| format!("the bare loop failed: {error}");
         let server = BareServer::new(&source, self.reply, self.spin).map_err(fail)?;
         let address = server.address().map_err(fail)?;
-        Ready { address, details: Value::Null }.announce().map_err(fail)?;
+        Ready {
+            address,
+            details: Value::Null,
+        }
+        .announce()
+        .map_err(fail)?;
         server.run(|| false).map_err(fail)
     }
 }
@@ -85,7 +92,13 @@ pub(crate) fn start_server(
     add("--reply", reply.to_string().into());
     add("--spin", format!("{}us", spin.as_micros()).into());
     add("--core", core.to_string().into());
-    if matches!(source, Source::Device { nonblocking: true, .. }) {
+    if matches!(
+        source,
+        Source::Device {
+            nonblocking: true,
+            ..
+        }
+    ) {
         arguments.push("--nonblocking".into());
     }
     ServerProcess::start(arguments)
@@ -153,11 +166,16 @@ impl CeilingArguments {
             };
             measured.insert("device".to_owned(), self.device(&load)?);
         }
-        let memory = Source::Memory { bytes: self.working_set };
+        let memory = Source::Memory {
+            bytes: self.working_set,
+        };
         measured.insert("network".to_owned(), self.served("(b) network", &memory)?);
         if let Some(path) = &self.file {
-            let device =
-                Source::Device { path: path.clone(), nonblocking: self.nonblocking, bytes: self.file_size };
+            let device = Source::Device {
+                path: path.clone(),
+                nonblocking: self.nonblocking,
+                bytes: self.file_size,
+            };
             measured.insert("joined".to_owned(), self.served("(c) joined", &device)?);
         }
         if self.json {
@@ -170,8 +188,14 @@ impl CeilingArguments {
         // On a thread of its own, so that the pinning ends with it.
         let core = self.cores.server;
         let result = std::thread::scope(|scope| {
-            let run = move || process::pin(core).and_then(|()| device::run(load).map_err(|error| error.to_string()));
-            scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let run = move || {
+                process::pin(core)
+                    .and_then(|()| device::run(load).map_err(|error| error.to_string()))
+            };
+            scope
+                .spawn(run)
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
         .map_err(|error| format!("{}: {error}", load.path.display()))?;
         let rate = result.operations as f64 / result.elapsed.as_secs_f64();
@@ -180,7 +204,10 @@ impl CeilingArguments {
         if !self.json {
             println!(
                 "(a) device: depth {}, {} bytes: {} reads/s, {cpu_us:.2} µs CPU a read, p50 {p50_us:.1} µs, {} iou-wrk threads",
-                load.depth, load.read_bytes, grouped(rate), result.ring_workers
+                load.depth,
+                load.read_bytes,
+                grouped(rate),
+                result.ring_workers
             );
         }
         Ok(json!({
@@ -207,7 +234,8 @@ impl CeilingArguments {
             core: Some(self.cores.load),
             seed: 1,
         };
-        let sample = sample::take(&spec, server.pid()).map_err(|error| format!("{name}: {error}"))?;
+        let sample =
+            sample::take(&spec, server.pid()).map_err(|error| format!("{name}: {error}"))?;
         if !self.json {
             print_sample(name, &spec, &sample);
         }

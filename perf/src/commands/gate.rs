@@ -54,13 +54,25 @@ impl GateArguments {
         let options = Options {
             only: self.only,
             rounds: if self.quick { 1 } else { self.rounds.max(1) },
-            seconds: if self.quick { 0.2 } else { self.seconds.max(0.05) },
+            seconds: if self.quick {
+                0.2
+            } else {
+                self.seconds.max(0.05)
+            },
             server_core: self.cores.server,
             load_core: self.cores.load,
             directory: self.dir,
             fast_directory: self.fast_dir,
-            working_set: if self.quick { 16 << 20 } else { self.working_set },
-            device_set: if self.quick { 64 << 20 } else { self.device_set },
+            working_set: if self.quick {
+                16 << 20
+            } else {
+                self.working_set
+            },
+            device_set: if self.quick {
+                64 << 20
+            } else {
+                self.device_set
+            },
             verify: self.verify,
             spin: self.spin,
             quick: self.quick,
@@ -68,7 +80,10 @@ impl GateArguments {
         };
         let report = gate::run(options)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?);
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
+            );
         } else {
             print(&report);
         }
@@ -78,7 +93,10 @@ impl GateArguments {
 
 fn print(report: &Report) {
     let machine = &report.machine;
-    println!("{}, {} CPUs, Linux {}", machine.cpu, machine.cpus, machine.kernel);
+    println!(
+        "{}, {} CPUs, Linux {}",
+        machine.cpu, machine.cpus, machine.kernel
+    );
     for (name, value) in &machine.run {
         println!("  {name} {value}");
     }

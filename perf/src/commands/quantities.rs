@@ -14,7 +14,10 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         _ => return Err(expected()),
     };
     let number: u64 = digits.parse().map_err(|_| expected())?;
-    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(expected)
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(expected)
 }
 
 /// Like [`size`], for sizes of single reads.
@@ -51,11 +54,19 @@ pub(crate) struct Cores {
 
 /// Reads `SERVER,LOAD`.
 pub(super) fn cores(text: &str) -> Result<Cores, String> {
-    let expected = || format!("expected two different cores SERVER,LOAD such as 0,1, found `{text}`");
+    let expected =
+        || format!("expected two different cores SERVER,LOAD such as 0,1, found `{text}`");
     let (server, load) = text.split_once(',').ok_or_else(expected)?;
     let number = |text: &str| text.trim().parse().map_err(|_| expected());
-    let cores = Cores { server: number(server)?, load: number(load)? };
-    if cores.server == cores.load { Err(expected()) } else { Ok(cores) }
+    let cores = Cores {
+        server: number(server)?,
+        load: number(load)?,
+    };
+    if cores.server == cores.load {
+        Err(expected())
+    } else {
+        Ok(cores)
+    }
 }
 
 /// A whole number with thousands apart: 1,234,567.

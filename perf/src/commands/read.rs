@@ -79,7 +79,10 @@ impl ReadArguments {
             print(&spec, &result);
         }
         if result.wrong > 0 {
-            return Err(format!("{} answers did not match their checksums", result.wrong));
+            return Err(format!(
+                "{} answers did not match their checksums",
+                result.wrong
+            ));
         }
         Ok(())
     }
@@ -96,8 +99,15 @@ fn print(spec: &LoadSpec, result: &LoadResult) {
         result.bytes as f64 / result.elapsed.as_secs_f64() / (1 << 20) as f64,
         result.elapsed.as_secs_f64()
     );
-    let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
-    let latencies = quantiles.map(|(name, quantile)| format!("{name} {:.1}", result.latency_us(quantile)));
+    let quantiles = [
+        ("p50", 0.5),
+        ("p90", 0.9),
+        ("p99", 0.99),
+        ("p99.9", 0.999),
+        ("max", 1.0),
+    ];
+    let latencies =
+        quantiles.map(|(name, quantile)| format!("{name} {:.1}", result.latency_us(quantile)));
     println!("service time, µs: {}", latencies.join("  "));
     let [dram, device, under_store] = result.by_source;
     println!(

@@ -73,7 +73,10 @@ impl Bench {
         for name in &options.only {
             if !super::names().any(|known| known == name) {
                 let known: Vec<&str> = super::names().collect();
-                return Err(format!("there is no measure `{name}`; there are {}", known.join(", ")));
+                return Err(format!(
+                    "there is no measure `{name}`; there are {}",
+                    known.join(", ")
+                ));
             }
         }
         let temporary = |path: &Path| {
@@ -112,7 +115,13 @@ impl Bench {
     }
 
     /// A load on the server at `address`, but for what the measure chooses.
-    pub fn load(&self, address: std::net::SocketAddr, connections: u32, depth: u32, read_bytes: u32) -> LoadSpec {
+    pub fn load(
+        &self,
+        address: std::net::SocketAddr,
+        connections: u32,
+        depth: u32,
+        read_bytes: u32,
+    ) -> LoadSpec {
         LoadSpec {
             address,
             token: String::new(),
@@ -132,20 +141,30 @@ impl Bench {
 
     /// Remembers where the threads of a server ran.
     pub fn note_affinity(&mut self, server: &str, sample: &Sample) {
-        self.machine.affinity.insert(server.to_owned(), sample.threads.clone());
+        self.machine
+            .affinity
+            .insert(server.to_owned(), sample.threads.clone());
     }
 
     /// Remembers the memory of a worker with a budget of `budget` bytes under some load.
     pub fn note_memory(&mut self, load: &str, sample: &Sample, budget: u64) {
-        self.memory_over_budget.push((load.to_owned(), sample.resident_bytes as i64 - budget as i64));
+        self.memory_over_budget.push((
+            load.to_owned(),
+            sample.resident_bytes as i64 - budget as i64,
+        ));
     }
 
     /// The end.
     pub fn into_report(mut self) -> Report {
         for measure in &self.measures {
-            self.machine.notes.insert(measure.name.clone(), measure.notes.clone());
+            self.machine
+                .notes
+                .insert(measure.name.clone(), measure.notes.clone());
         }
-        Report { machine: self.machine, measures: self.measures }
+        Report {
+            machine: self.machine,
+            measures: self.measures,
+        }
     }
 }
 
@@ -153,7 +172,9 @@ fn describe(options: &Options) -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        line.and_then(|line| line.split_once(':'))
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
     };
     let memory = field(&read("/proc/meminfo"), "MemTotal");
     let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
@@ -168,32 +189,51 @@ fn describe(options: &Options) -> Machine {
         ("working_set_bytes", json!(options.working_set)),
         ("device_set_bytes", json!(options.device_set)),
         ("directory", json!(options.directory)),
-        ("directory_file_system", json!(file_system_of(&options.directory))),
+        (
+            "directory_file_system",
+            json!(file_system_of(&options.directory)),
+        ),
         ("fast_directory", json!(options.fast_directory)),
-        ("fast_directory_file_system", json!(file_system_of(&options.fast_directory))),
+        (
+            "fast_directory_file_system",
+            json!(file_system_of(&options.fast_directory)),
+        ),
         ("quick", json!(options.quick)),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
-        ("command", json!(std::env::args().collect::<Vec<_>>().join(" "))),
+        (
+            "command",
+            json!(std::env::args().collect::<Vec<_>>().join(" ")),
+        ),
     ];
     Machine {
         cpu: field(&read("/proc/cpuinfo"), "model name"),
         cpus: std::thread::available_parallelism().map_or(0, usize::from),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         memory_bytes: kib * 1024,
-        started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        run: run.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        started_at: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        run: run
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         ..Machine::default()
     }
 }
 
 /// The type of the file system that `path` is on, from the longest mount point that holds it.
 fn file_system_of(path: &Path) -> String {
-    let Ok(path) = path.canonicalize() else { return String::new() };
+    let Ok(path) = path.canonicalize() else {
+        return String::new();
+    };
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let holding = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (point, kind) = (fields.next()?, fields.next()?);
         path.starts_with(point).then_some((point.len(), kind))
     });
-    holding.max_by_key(|(length, _)| *length).map(|(_, kind)| kind.to_owned()).unwrap_or_default()
+    holding
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, kind)| kind.to_owned())
+        .unwrap_or_default()
 }

@@ -28,22 +28,36 @@ const OURS: [(&str, bool); 6] = [
 ];
 
 pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String> {
-    let found = Command::new("valgrind").arg("--version").stdout(Stdio::piped()).output();
+    let found = Command::new("valgrind")
+        .arg("--version")
+        .stdout(Stdio::piped())
+        .output();
     if !found.is_ok_and(|output| output.status.success()) {
         return Err("valgrind is missing; install the package `valgrind`".to_owned());
     }
-    let lengths = if bench.options.quick { HITS_QUICK } else { HITS };
+    let lengths = if bench.options.quick {
+        HITS_QUICK
+    } else {
+        HITS
+    };
     let mut costs = Vec::new();
     for hits in lengths {
         let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
         count(hits, &out)?;
-        let text = std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+        let text =
+            std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
         costs.push(Profile::read(&text)?.cost());
     }
     let hits = (lengths[1] - lengths[0]) as f64;
     let ours = (costs[1].ours as f64 - costs[0].ours as f64) / hits;
     let all = (costs[1].all as f64 - costs[0].all as f64) / hits;
-    Ok(Measure::of_value("instructions_per_hit", "instructions", ours, Bar::AtMost(900.0)).with_note(format!(
+    Ok(Measure::of_value(
+        "instructions_per_hit",
+        "instructions",
+        ours,
+        Bar::AtMost(900.0),
+    )
+    .with_note(format!(
         "worker on sim, pipelined 32 deep, {} hits counted; {all:.0} with simulator and client",
         lengths[1] - lengths[0]
     )))
@@ -53,7 +67,11 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
 fn count(hits: u64, out: &Path) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--compress-strings=yes", "--compress-pos=no"])
+        .args([
+            "--tool=callgrind",
+            "--compress-strings=yes",
+            "--compress-pos=no",
+        ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
         .args(["cost", "--hits", &hits.to_string()])
@@ -64,7 +82,11 @@ fn count(hits: u64, out: &Path) -> Result<(), String> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let last: Vec<&str> = text.lines().rev().take(3).collect();
-    Err(format!("the script under valgrind failed ({}): {}", output.status, last.join(" / ")))
+    Err(format!(
+        "the script under valgrind failed ({}): {}",
+        output.status,
+        last.join(" / ")
+    ))
 }
 
 /// Instructions of a run.
@@ -126,13 +148,22 @@ impl Profile {
                 continue;
             }
             let mut fields = line.split_ascii_whitespace();
-            let (Some(position), Some(cost)) = (fields.next(), fields.next()) else { continue };
-            if !position.starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-' || c == '*') {
+            let (Some(position), Some(cost)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            if !position
+                .starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-' || c == '*')
+            {
                 continue;
             }
-            let cost: u64 = cost.parse().map_err(|_| format!("callgrind's line `{line}` is not a cost"))?;
+            let cost: u64 = cost
+                .parse()
+                .map_err(|_| format!("callgrind's line `{line}` is not a cost"))?;
             if std::mem::take(&mut is_call) {
-                *profile.calls.entry((function.clone(), owner, callee.clone())).or_default() += cost;
+                *profile
+                    .calls
+                    .entry((function.clone(), owner, callee.clone()))
+                    .or_default() += cost;
             } else {
                 *profile.own.entry((function.clone(), owner)).or_default() += cost;
                 profile.all += cost;
@@ -154,7 +185,10 @@ impl Profile {
             };
             share * *cost as f64
         });
-        Costs { ours: own.sum::<f64>().round() as u64, all: self.all }
+        Costs {
+            ours: own.sum::<f64>().round() as u64,
+            all: self.all,
+        }
     }
 
     fn home(&self, function: &str) -> Owner {
@@ -163,7 +197,11 @@ impl Profile {
 
     /// Lines of the standard library inlined into a function are that function's.
     fn charged(&self, function: &str, owner: Owner) -> Owner {
-        if owner == Owner::Library { self.home(function) } else { owner }
+        if owner == Owner::Library {
+            self.home(function)
+        } else {
+            owner
+        }
     }
 
     /// The part of each library function that was done for the worker: by the inclusive costs of
@@ -186,9 +224,15 @@ impl Profile {
                 *ours += share * *cost as f64;
                 *all += *cost as f64;
             }
-            let next = sums.into_iter().map(|(callee, (ours, all))| (callee, if all > 0.0 { ours / all } else { 0.0 }));
+            let next = sums
+                .into_iter()
+                .map(|(callee, (ours, all))| (callee, if all > 0.0 { ours / all } else { 0.0 }));
             let next: HashMap<&str, f64> = next.collect();
-            let settled = next.iter().all(|(name, share)| shares.get(name).is_some_and(|old| (old - share).abs() < 1e-6));
+            let settled = next.iter().all(|(name, share)| {
+                shares
+                    .get(name)
+                    .is_some_and(|old| (old - share).abs() < 1e-6)
+            });
             shares = next;
             if settled {
                 break;
@@ -204,7 +248,9 @@ struct Names(HashMap<String, String>);
 
 impl Names {
     fn resolve(&mut self, text: &str) -> String {
-        let Some((number, name)) = text.split_once(')') else { return text.to_owned() };
+        let Some((number, name)) = text.split_once(')') else {
+            return text.to_owned();
+        };
         let name = name.trim_start();
         if name.is_empty() {
             return self.0.get(number).cloned().unwrap_or_default();

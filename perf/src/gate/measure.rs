@@ -80,8 +80,12 @@ impl Measure {
 
     /// A measure without a ceiling.
     pub fn of_value(name: &str, unit: &str, value: f64, bar: Bar) -> Measure {
-        Measure { value: Some(value), unit: unit.to_owned(), ..Measure::not_taken(name, String::new()) }
-            .judged(bar)
+        Measure {
+            value: Some(value),
+            unit: unit.to_owned(),
+            ..Measure::not_taken(name, String::new())
+        }
+        .judged(bar)
     }
 
     /// A measure of rounds without a ceiling.
@@ -90,7 +94,10 @@ impl Measure {
     /// If there are no rounds.
     pub fn of_values(name: &str, unit: &str, values: &[f64], bar: Bar) -> Measure {
         let measure = Measure::of_value(name, unit, median(values), bar);
-        Measure { spread: Some(extremes(values)), ..measure }
+        Measure {
+            spread: Some(extremes(values)),
+            ..measure
+        }
     }
 
     /// A measure of pairs of worker and ceiling.
@@ -104,7 +111,10 @@ impl Measure {
         }
         let values: Vec<f64> = pairs.iter().map(|(value, _)| *value).collect();
         let ceilings: Vec<f64> = pairs.iter().map(|(_, ceiling)| *ceiling).collect();
-        let ratios: Vec<f64> = pairs.iter().map(|(value, ceiling)| value / ceiling).collect();
+        let ratios: Vec<f64> = pairs
+            .iter()
+            .map(|(value, ceiling)| value / ceiling)
+            .collect();
         let measure = Measure {
             value: Some(median(&values)),
             unit: unit.to_owned(),
@@ -192,7 +202,11 @@ pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        (sorted[middle - 1] + sorted[middle]) / 2.0
+    }
 }
 
 fn extremes(values: &[f64]) -> [f64; 2] {
@@ -238,7 +252,8 @@ mod tests {
     #[test]
     fn the_json_has_the_keys_that_readers_expect() {
         let pairs = [(80.0, 100.0), (90.0, 100.0), (70.0, 100.0)];
-        let measure = Measure::of_pairs("dram_1m", "1/s", &pairs, Bar::RatioAtLeast(0.75)).with_note("seen");
+        let measure =
+            Measure::of_pairs("dram_1m", "1/s", &pairs, Bar::RatioAtLeast(0.75)).with_note("seen");
         let report = Report {
             machine: Machine::default(),
             measures: vec![measure, Measure::not_taken("dram_1m", "why".to_owned())],
@@ -247,7 +262,12 @@ mod tests {
         let row = json["measures"][0].as_object().expect("an object");
         let mut keys: Vec<&str> = row.keys().map(String::as_str).collect();
         keys.sort_unstable();
-        assert_eq!(keys, ["bar", "ceiling", "holds", "name", "ratio", "spread", "unit", "value"]);
+        assert_eq!(
+            keys,
+            [
+                "bar", "ceiling", "holds", "name", "ratio", "spread", "unit", "value"
+            ]
+        );
         assert_eq!(row["bar"], "ratio >= 0.75");
         assert_eq!(row["holds"], true);
         assert_eq!(row["spread"], serde_json::json!([0.7, 0.9]));
@@ -261,8 +281,14 @@ mod tests {
         assert_eq!(holds(&[(1.2, 1.0)], Bar::RatioAtMost(1.35)), Some(true));
         assert_eq!(holds(&[(1.4, 1.0)], Bar::RatioAtMost(1.35)), Some(false));
         assert_eq!(holds(&[(0.7, 1.0)], Bar::RatioAtLeast(0.75)), Some(false));
-        assert_eq!(Measure::of_value("m", "", 48.0, Bar::AtMost(48.0)).holds, Some(true));
-        assert_eq!(Measure::of_values("m", "", &[3.0, 1.0, 2.0], Bar::AtLeast(2.5)).holds, Some(false));
+        assert_eq!(
+            Measure::of_value("m", "", 48.0, Bar::AtMost(48.0)).holds,
+            Some(true)
+        );
+        assert_eq!(
+            Measure::of_values("m", "", &[3.0, 1.0, 2.0], Bar::AtLeast(2.5)).holds,
+            Some(false)
+        );
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(super) fn memory_over_budget_mib(bench: &mut Bench) -> Result<Measure, Strin
     if bench.memory_over_budget.is_empty() {
         let worker = dram_worker(bench, Duration::ZERO)?;
         let load = pipelined_load(bench, &worker);
-        let sample = sample::take(&load, worker.process.pid()).map_err(|error| error.to_string())?;
+        let sample =
+            sample::take(&load, worker.process.pid()).map_err(|error| error.to_string())?;
         bench.note_memory("dram_4k_pipelined", &sample, worker.dram_bytes);
     }
     let mut worst: Vec<(&str, i64)> = Vec::new();
@@ -29,10 +30,22 @@ pub(super) fn memory_over_budget_mib(bench: &mut Bench) -> Result<Measure, Strin
         }
     }
     let mib = |bytes: i64| bytes as f64 / (1 << 20) as f64;
-    let greatest = worst.iter().map(|(_, over)| mib(*over)).fold(f64::NEG_INFINITY, f64::max);
-    let loads: Vec<String> = worst.iter().map(|(load, over)| format!("{load} {:.1}", mib(*over))).collect();
-    Ok(Measure::of_value("memory_over_budget_mib", "MiB", greatest, Bar::AtMost(64.0))
-        .with_note(format!("VmRSS less the budget at the end of each load, greatest of its rounds: {}", loads.join(", "))))
+    let greatest = worst
+        .iter()
+        .map(|(_, over)| mib(*over))
+        .fold(f64::NEG_INFINITY, f64::max);
+    let loads: Vec<String> = worst
+        .iter()
+        .map(|(load, over)| format!("{load} {:.1}", mib(*over)))
+        .collect();
+    Ok(
+        Measure::of_value("memory_over_budget_mib", "MiB", greatest, Bar::AtMost(64.0)).with_note(
+            format!(
+                "VmRSS less the budget at the end of each load, greatest of its rounds: {}",
+                loads.join(", ")
+            ),
+        ),
+    )
 }
 
 pub(super) fn allocations_per_hit(bench: &mut Bench) -> Result<Measure, String> {
@@ -43,8 +56,13 @@ pub(super) fn allocations_per_hit(bench: &mut Bench) -> Result<Measure, String> 
     let mut counts = Vec::new();
     let result = generator::run(&load, |_| counts.push(process.ask("allocations")))
         .map_err(|error| error.to_string())?;
-    let counts = counts.into_iter().collect::<Result<Vec<Value>, _>>().map_err(|error| error.to_string())?;
-    let [begin, end] = &counts[..] else { return Err("a mark was missed".to_owned()) };
+    let counts = counts
+        .into_iter()
+        .collect::<Result<Vec<Value>, _>>()
+        .map_err(|error| error.to_string())?;
+    let [begin, end] = &counts[..] else {
+        return Err("a mark was missed".to_owned());
+    };
     let allocations = on_core(end, &core).saturating_sub(on_core(begin, &core));
     let everywhere = all(end).saturating_sub(all(begin));
     let per_hit = allocations as f64 / result.operations.max(1) as f64;
@@ -54,14 +72,22 @@ pub(super) fn allocations_per_hit(bench: &mut Bench) -> Result<Measure, String> 
     ));
     let hits = result.by_source[0];
     if hits < result.operations {
-        measure = measure.with_note(format!("{} reads were not DRAM hits", result.operations - hits));
+        measure = measure.with_note(format!(
+            "{} reads were not DRAM hits",
+            result.operations - hits
+        ));
     }
     Ok(measure)
 }
 
 fn rows(answer: &Value) -> impl Iterator<Item = (&str, u64)> {
     let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-    rows.iter().map(|row| (row["affinity"].as_str().unwrap_or_default(), row["allocations"].as_u64().unwrap_or(0)))
+    rows.iter().map(|row| {
+        (
+            row["affinity"].as_str().unwrap_or_default(),
+            row["allocations"].as_u64().unwrap_or(0),
+        )
+    })
 }
 
 fn all(answer: &Value) -> u64 {
@@ -69,7 +95,10 @@ fn all(answer: &Value) -> u64 {
 }
 
 fn on_core(answer: &Value, core: &str) -> u64 {
-    rows(answer).filter(|(affinity, _)| *affinity == core).map(|(_, allocations)| allocations).sum()
+    rows(answer)
+        .filter(|(affinity, _)| *affinity == core)
+        .map(|(_, allocations)| allocations)
+        .sum()
 }
 
 pub(super) fn idle_cpu_percent(bench: &mut Bench) -> Result<Measure, String> {
@@ -81,12 +110,28 @@ pub(super) fn idle_cpu_percent(bench: &mut Bench) -> Result<Measure, String> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(fail)?;
     // CPU time is counted in ticks of 10 ms: ten seconds tell a tenth of a percent.
-    let wait = Duration::from_secs_f64(if bench.options.quick { 0.5 } else { bench.options.seconds.max(10.0) });
+    let wait = Duration::from_secs_f64(if bench.options.quick {
+        0.5
+    } else {
+        bench.options.seconds.max(10.0)
+    });
     std::thread::sleep(wait / 10);
-    let (begin, before) = (Instant::now(), CpuTime::of(worker.process.pid()).map_err(fail)?);
+    let (begin, before) = (
+        Instant::now(),
+        CpuTime::of(worker.process.pid()).map_err(fail)?,
+    );
     std::thread::sleep(wait);
-    let used = CpuTime::of(worker.process.pid()).map_err(fail)?.since(before);
+    let used = CpuTime::of(worker.process.pid())
+        .map_err(fail)?
+        .since(before);
     let percent = 100.0 * used.total().as_secs_f64() / begin.elapsed().as_secs_f64();
-    Ok(Measure::of_value("idle_cpu_percent", "% of a core", percent, Bar::AtMost(1.0))
-        .with_note(format!("{} idle connections, all threads, {wait:?}, spin {:?}", connections.len(), bench.options.spin)))
+    Ok(
+        Measure::of_value("idle_cpu_percent", "% of a core", percent, Bar::AtMost(1.0)).with_note(
+            format!(
+                "{} idle connections, all threads, {wait:?}, spin {:?}",
+                connections.len(),
+                bench.options.spin
+            ),
+        ),
+    )
 }

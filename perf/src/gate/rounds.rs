@@ -36,10 +36,16 @@ pub fn interleave(
         loop {
             let pair = if round % 2 == 0 {
                 let worker = worker()?;
-                Pair { worker, ceiling: ceiling()? }
+                Pair {
+                    worker,
+                    ceiling: ceiling()?,
+                }
             } else {
                 let ceiling = ceiling()?;
-                Pair { worker: worker()?, ceiling }
+                Pair {
+                    worker: worker()?,
+                    ceiling,
+                }
             };
             attempt += 1;
             if pair.steal_percent() <= STEAL_PERCENT_MAX || attempt > REPEATS_MAX {
@@ -84,9 +90,14 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
             range(&|pair| pair.worker.load.rate()),
             range(&|pair| pair.ceiling.load.rate())
         ),
-        format!("{} rounds, steal {} %", pairs.len(), range(&Pair::steal_percent)),
+        format!(
+            "{} rounds, steal {} %",
+            pairs.len(),
+            range(&Pair::steal_percent)
+        ),
     ];
-    let total = |count: &dyn Fn(&Sample) -> u64| pairs.iter().map(|pair| count(&pair.worker)).sum::<u64>();
+    let total =
+        |count: &dyn Fn(&Sample) -> u64| pairs.iter().map(|pair| count(&pair.worker)).sum::<u64>();
     let by_source = [0, 1, 2].map(|source| total(&|sample| sample.load.by_source[source]));
     notes.push(format!(
         "worker: {} reads from DRAM, {} from the device, {} from the under-store; {} verified, {} wrong, {} errors",
@@ -118,8 +129,18 @@ mod tests {
     fn sample(operations: u64, steal_percent: f64) -> Sample {
         let mut load = LoadResult::new();
         (load.operations, load.elapsed) = (operations, Duration::from_secs(1));
-        let cpu = CpuTime { user: Duration::from_millis(400), system: Duration::from_millis(560) };
-        Sample { load, cpu, resident_bytes: 0, threads: Vec::new(), ring_worker_cpu: Duration::ZERO, steal_percent }
+        let cpu = CpuTime {
+            user: Duration::from_millis(400),
+            system: Duration::from_millis(560),
+        };
+        Sample {
+            load,
+            cpu,
+            resident_bytes: 0,
+            threads: Vec::new(),
+            ring_worker_cpu: Duration::ZERO,
+            steal_percent,
+        }
     }
 
     #[test]
@@ -144,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_always_steals_ends_all_the_same() {
-        let pairs = interleave(1, || Ok(sample(1, 50.0)), || Ok(sample(1, 0.0))).expect("no errors");
+        let pairs =
+            interleave(1, || Ok(sample(1, 50.0)), || Ok(sample(1, 0.0))).expect("no errors");
         assert_eq!(pairs[0].steal_percent(), 50.0);
     }
 }

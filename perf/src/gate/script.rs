@@ -14,8 +14,8 @@ use clap::Args;
 use corelane_io::sim::{Faults, SimIo, World};
 use corelane_io::{Doorbell, FramePool, Io, PAGE_SIZE, Priority, SendBatch, Stream, mesh};
 use corelane_rpc_schema::frame::{
-    DecodedHead, Head, READ_REQUEST_BYTES, ReadFlags, ReadRequest, ReadSource, decode_head, encode_read_request,
-    padding,
+    DecodedHead, Head, READ_REQUEST_BYTES, ReadFlags, ReadRequest, ReadSource, decode_head,
+    encode_read_request, padding,
 };
 use corelane_rpc_schema::messages::{Hello, Message, Open, OpenAnswer};
 use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, ShardId};
@@ -77,10 +77,22 @@ pub fn serve_hits(hits: u64) -> Result<u64, String> {
 async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String> {
     let address = start_shard(world, device).await?;
     let io = world.core();
-    let stream = io.connect(address).await.map_err(|error| error.to_string())?;
-    let mut client = Client { stream, held: Vec::new(), batch: Some(Box::default()) };
+    let stream = io
+        .connect(address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut client = Client {
+        stream,
+        held: Vec::new(),
+        batch: Some(Box::default()),
+    };
     client.ask(&Message::Hello(Hello::default())).await?;
-    let opened = match client.ask(&Message::Open(Open { path: "/script/object".to_owned() })).await? {
+    let opened = match client
+        .ask(&Message::Open(Open {
+            path: "/script/object".to_owned(),
+        }))
+        .await?
+    {
         Message::OpenAnswer(opened) => opened,
         other => return Err(format!("{other:?} does not answer an open")),
     };
@@ -94,7 +106,9 @@ async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String
         client.round(batch, Some(ReadSource::Dram)).await?;
     }
     for round in 0..hits / DEPTH {
-        client.round(&batches[round as usize % BATCHES], Some(ReadSource::Dram)).await?;
+        client
+            .round(&batches[round as usize % BATCHES], Some(ReadSource::Dram))
+            .await?;
     }
     Ok(hits)
 }
@@ -102,7 +116,14 @@ async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String
 fn batches(opened: &OpenAnswer) -> Vec<Vec<u8>> {
     let mut random = Random::new(6);
     let pages = OBJECT_BYTES / PAGE_SIZE as u64;
-    let batch = |_| encode(opened, &(0..DEPTH).map(|_| random.below(pages)).collect::<Vec<u64>>());
+    let batch = |_| {
+        encode(
+            opened,
+            &(0..DEPTH)
+                .map(|_| random.below(pages))
+                .collect::<Vec<u64>>(),
+        )
+    };
     (0..BATCHES).map(batch).collect()
 }
 
@@ -139,13 +160,19 @@ impl Client {
 
     async fn ask(&mut self, message: &Message) -> Result<Message, String> {
         let mut bytes = Vec::new();
-        message.to_frame(1, &mut bytes).map_err(|error| error.to_string())?;
+        message
+            .to_frame(1, &mut bytes)
+            .map_err(|error| error.to_string())?;
         self.send(&bytes).await?;
         loop {
-            if let DecodedHead::Head { head: Head::Message(header), consumed, .. } =
-                decode_head(&self.held).map_err(|error| error.to_string())?
+            if let DecodedHead::Head {
+                head: Head::Message(header),
+                consumed,
+                ..
+            } = decode_head(&self.held).map_err(|error| error.to_string())?
             {
-                let (_, answer) = Message::from_header(header).map_err(|error| error.to_string())?;
+                let (_, answer) =
+                    Message::from_header(header).map_err(|error| error.to_string())?;
                 self.held.drain(..consumed);
                 return Ok(answer);
             }
@@ -154,7 +181,11 @@ impl Client {
     }
 
     async fn receive(&mut self) -> Result<(), String> {
-        let received = self.stream.receive().await.map_err(|error| error.to_string())?;
+        let received = self
+            .stream
+            .receive()
+            .await
+            .map_err(|error| error.to_string())?;
         if received.is_empty() {
             return Err("the shard closed the lane".to_owned());
         }
@@ -170,8 +201,16 @@ impl Client {
             self.receive().await?;
             let mut start = 0;
             while left > 0 {
-                let decoded = decode_head(&self.held[start..]).map_err(|error| error.to_string())?;
-                let DecodedHead::Head { head, consumed, payload_bytes } = decoded else { break };
+                let decoded =
+                    decode_head(&self.held[start..]).map_err(|error| error.to_string())?;
+                let DecodedHead::Head {
+                    head,
+                    consumed,
+                    payload_bytes,
+                } = decoded
+                else {
+                    break;
+                };
                 let Head::ReadAnswer(answer) = head else {
                     return Err("the shard refused a read of the script".to_owned());
                 };
@@ -180,7 +219,10 @@ impl Client {
                     break;
                 }
                 if expected.is_some_and(|source| answer.head.source != source) {
-                    return Err(format!("an answer from {:?} where a DRAM hit was scripted", answer.head.source));
+                    return Err(format!(
+                        "an answer from {:?} where a DRAM hit was scripted",
+                        answer.head.source
+                    ));
                 }
                 start = end;
                 left -= 1;
@@ -193,10 +235,18 @@ impl Client {
 
 async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, String> {
     let io = world.core();
-    let opened = io.open_device(&device).await.map_err(|error| error.to_string())?;
+    let opened = io
+        .open_device(&device)
+        .await
+        .map_err(|error| error.to_string())?;
     let scratch = FramePool::map(8, 16).map_err(|error| error.to_string())?;
-    let options = FormatOptions { region_bytes: 1 << 20, ..FormatOptions::new([3; 16]) };
-    format_devices(&[opened], options, &scratch).await.map_err(|error| error.to_string())?;
+    let options = FormatOptions {
+        region_bytes: 1 << 20,
+        ..FormatOptions::new([3; 16])
+    };
+    format_devices(&[opened], options, &scratch)
+        .await
+        .map_err(|error| error.to_string())?;
 
     let mount = Mount {
         id: MountId(0),
@@ -209,7 +259,12 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         options: BTreeMap::new(),
         is_runtime: false,
     };
-    let tuning = Tuning { index_blocks: 4096, page_frames: 256, read_frames: 64, ..Tuning::default() };
+    let tuning = Tuning {
+        index_blocks: 4096,
+        page_frames: 256,
+        read_frames: 64,
+        ..Tuning::default()
+    };
     let (letters, letter_box) = inbox(8);
     let (ready, is_ready) = oneshot::channel();
     let mesh = mesh::build(1, 8).pop().expect("one core");
@@ -222,9 +277,15 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         dram_bytes: 4 * OBJECT_BYTES,
         mounts: Arc::new(MountTable::new([mount])?),
         access: Arc::new(Access::open()),
-        limits: ShardLimits { device_write_bytes_per_second: 0, scrub_bytes_per_second: 0 },
+        limits: ShardLimits {
+            device_write_bytes_per_second: 0,
+            scrub_bytes_per_second: 0,
+        },
         tuning,
-        under_store: PageStore { events: RefCell::default(), doorbell: io.doorbell() },
+        under_store: PageStore {
+            events: RefCell::default(),
+            doorbell: io.doorbell(),
+        },
         inbox: letter_box,
         mesh,
         ready,
@@ -234,13 +295,17 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         // The same sentence goes to `ready`.
         let _ = shard::run(running, setup).await;
     });
-    let report = is_ready.await.map_err(|_| "the shard ended before it was ready".to_owned())??;
+    let report = is_ready
+        .await
+        .map_err(|_| "the shard ended before it was ready".to_owned())??;
     let serve = ShardRequest::Serve {
         ports: Arc::from([report.address.port()]),
         epoch: report.epoch,
         doorbells: vec![Arc::clone(&report.doorbell)],
     };
-    letters.post(serve).map_err(|_| "the shard takes no letters".to_owned())?;
+    letters
+        .post(serve)
+        .map_err(|_| "the shard takes no letters".to_owned())?;
     // Dropping the sender is no end: the shard serves until it is told to stop.
     std::mem::forget(letters);
     Ok(report.address)
@@ -268,16 +333,31 @@ impl UnderStore for PageStore {
                     block_bytes: job.mount.block_bytes,
                     content_type: String::new(),
                 };
-                events.push_back(Event::Described { id: job.id, result: Ok(Arc::new(object)) });
+                events.push_back(Event::Described {
+                    id: job.id,
+                    result: Ok(Arc::new(object)),
+                });
             }
             Request::Fetch { leases, .. } => {
                 let page = page();
-                let checksums = [crc32c::crc32c(&page); corelane_worker::under_store::LEASE_PAGES_MAX];
+                let checksums =
+                    [crc32c::crc32c(&page); corelane_worker::under_store::LEASE_PAGES_MAX];
                 for mut lease in leases {
-                    lease.bytes_mut().chunks_exact_mut(PAGE_SIZE).for_each(|bytes| bytes.copy_from_slice(&page));
-                    events.push_back(Event::Filled { id: job.id, lease, checksums });
+                    lease
+                        .bytes_mut()
+                        .chunks_exact_mut(PAGE_SIZE)
+                        .for_each(|bytes| bytes.copy_from_slice(&page));
+                    events.push_back(Event::Filled {
+                        id: job.id,
+                        lease,
+                        checksums,
+                    });
                 }
-                events.push_back(Event::Finished { id: job.id, result: Ok(()), unused: Vec::new() });
+                events.push_back(Event::Finished {
+                    id: job.id,
+                    result: Ok(()),
+                    unused: Vec::new(),
+                });
             }
         }
         drop(events);
@@ -293,4 +373,3 @@ impl UnderStore for PageStore {
         OBJECT_BYTES
     }
 }
-

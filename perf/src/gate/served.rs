@@ -33,12 +33,32 @@ struct Shape {
     read_bytes: u32,
 }
 
-const PIPELINED: Shape = Shape { connections: 64, depth: 32, read_bytes: 4096 };
-const ONE_EACH: Shape = Shape { connections: 64, depth: 1, read_bytes: 4096 };
-const LARGE: Shape = Shape { connections: 8, depth: 4, read_bytes: 1 << 20 };
+const PIPELINED: Shape = Shape {
+    connections: 64,
+    depth: 32,
+    read_bytes: 4096,
+};
+const ONE_EACH: Shape = Shape {
+    connections: 64,
+    depth: 1,
+    read_bytes: 4096,
+};
+const LARGE: Shape = Shape {
+    connections: 8,
+    depth: 4,
+    read_bytes: 1 << 20,
+};
 /// 128 reads in flight.
-const DEVICE: Shape = Shape { connections: 16, depth: 8, read_bytes: 4096 };
-const SINGLE: Shape = Shape { connections: 1, depth: 1, read_bytes: 4096 };
+const DEVICE: Shape = Shape {
+    connections: 16,
+    depth: 8,
+    read_bytes: 4096,
+};
+const SINGLE: Shape = Shape {
+    connections: 1,
+    depth: 1,
+    read_bytes: 4096,
+};
 
 /// What is expected to serve the worker's reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +91,10 @@ impl Contest {
             From::Dram | From::FastDevice => bench.fast_directory(),
         };
         let (object_bytes, dram_bytes) = match from {
-            From::Dram => (bench.options.working_set, bench.options.working_set + BUDGET_BESIDE_OBJECT),
+            From::Dram => (
+                bench.options.working_set,
+                bench.options.working_set + BUDGET_BESIDE_OBJECT,
+            ),
             From::Drive | From::FastDevice => (bench.options.device_set, BUDGET_OF_DEVICE),
         };
         // A worker of its own each time: a cache that was filled for one measure is another's past.
@@ -80,17 +103,37 @@ impl Contest {
             std::fs::remove_dir_all(&place).map_err(|error| error.to_string())?;
         }
         std::fs::create_dir_all(&place).map_err(|error| error.to_string())?;
-        let spec = WorkerSpec { directory: place, object_bytes, dram_bytes, spin };
+        let spec = WorkerSpec {
+            directory: place,
+            object_bytes,
+            dram_bytes,
+            spin,
+        };
         let source = source(directory, from, object_bytes)?;
         let ceiling = start_server(&source, shape.read_bytes, spin, bench.options.server_core)
             .map_err(|error| format!("the ceiling: {error}"))?;
         let worker = GateWorker::start(bench, &spec)?;
-        Ok(Contest { worker, ceiling, from })
+        Ok(Contest {
+            worker,
+            ceiling,
+            from,
+        })
     }
 
-    fn run(&self, bench: &mut Bench, name: &str, shape: Shape, rounds: usize) -> Result<Vec<Pair>, String> {
+    fn run(
+        &self,
+        bench: &mut Bench,
+        name: &str,
+        shape: Shape,
+        rounds: usize,
+    ) -> Result<Vec<Pair>, String> {
         let load = |server: &ServerProcess| {
-            bench.load(server.address(), shape.connections, shape.depth, shape.read_bytes)
+            bench.load(
+                server.address(),
+                shape.connections,
+                shape.depth,
+                shape.read_bytes,
+            )
         };
         let take = |spec: &LoadSpec, server: &ServerProcess| {
             sample::take(spec, server.pid()).map_err(|error| error.to_string())
@@ -114,25 +157,38 @@ impl Contest {
 
     /// A measure of `pairs`, or of what is wrong with them.
     fn judge(&self, measure: Measure, pairs: &[Pair], needs_busy: bool) -> Measure {
-        let mut measure = rounds::notes(pairs).into_iter().fold(measure, Measure::with_note);
+        let mut measure = rounds::notes(pairs)
+            .into_iter()
+            .fold(measure, Measure::with_note);
         let worst = |figure: &dyn Fn(&Pair) -> f64| pairs.iter().map(figure).fold(0.0, f64::max);
         let idle = worst(&|pair| 100.0 - pair.busy_percent());
         if needs_busy && idle > 100.0 - BUSY_PERCENT_MIN {
-            measure = measure.without_verdict("the server's core was not busy: these are the generator's rates");
+            measure = measure
+                .without_verdict("the server's core was not busy: these are the generator's rates");
         }
         if worst(&Pair::steal_percent) > STEAL_PERCENT_MAX {
-            measure = measure.without_verdict("the hypervisor took CPU away in every repetition of a round");
+            measure = measure
+                .without_verdict("the hypervisor took CPU away in every repetition of a round");
         }
         let elsewhere = worst(&|pair| share_elsewhere(&pair.worker, self.from.source()));
         if elsewhere > 0.1 {
-            let text = format!("{:.0} % of the worker's reads came from another place than asked", elsewhere * 100.0);
+            let text = format!(
+                "{:.0} % of the worker's reads came from another place than asked",
+                elsewhere * 100.0
+            );
             measure = measure.without_verdict(text);
         }
-        if pairs.iter().any(|pair| pair.worker.load.wrong + pair.ceiling.load.wrong > 0) {
+        if pairs
+            .iter()
+            .any(|pair| pair.worker.load.wrong + pair.ceiling.load.wrong > 0)
+        {
             measure.holds = Some(false);
             measure = measure.with_note("WRONG BYTES were received");
         }
-        if let Some(error) = pairs.iter().find_map(|pair| pair.worker.load.first_error.as_ref()) {
+        if let Some(error) = pairs
+            .iter()
+            .find_map(|pair| pair.worker.load.first_error.as_ref())
+        {
             measure = measure.without_verdict(format!("reads failed: {error}"));
         }
         measure
@@ -150,14 +206,27 @@ fn source(directory: &Path, from: From, bytes: u64) -> Result<Source, String> {
     }
     let path = directory.join("ceiling");
     prepare_file(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Source::Device { path, nonblocking: from == From::FastDevice, bytes })
+    Ok(Source::Device {
+        path,
+        nonblocking: from == From::FastDevice,
+        bytes,
+    })
 }
 
 fn rates(pairs: &[Pair]) -> Vec<(f64, f64)> {
-    pairs.iter().map(|pair| (pair.worker.load.rate(), pair.ceiling.load.rate())).collect()
+    pairs
+        .iter()
+        .map(|pair| (pair.worker.load.rate(), pair.ceiling.load.rate()))
+        .collect()
 }
 
-fn rate_measure(bench: &mut Bench, name: &str, from: From, shape: Shape, bar: f64) -> Result<Measure, String> {
+fn rate_measure(
+    bench: &mut Bench,
+    name: &str,
+    from: From,
+    shape: Shape,
+    bar: f64,
+) -> Result<Measure, String> {
     let contest = Contest::start(bench, from, shape, Duration::ZERO)?;
     let rounds = bench.options.rounds;
     let pairs = contest.run(bench, name, shape, rounds)?;
@@ -170,7 +239,8 @@ fn rate_measure(bench: &mut Bench, name: &str, from: From, shape: Shape, bar: f6
         measure = measure.with_note("the worker's reads went through kernel threads (iou-wrk)");
     }
     if from == From::FastDevice && pairs.iter().any(|pair| handed_over(&pair.ceiling)) {
-        measure = measure.without_verdict("the ceiling's reads went through kernel threads (iou-wrk)");
+        measure =
+            measure.without_verdict("the ceiling's reads went through kernel threads (iou-wrk)");
     }
     Ok(measure)
 }
@@ -197,7 +267,12 @@ pub(super) fn device_4k_cpu(bench: &mut Bench) -> Result<Measure, String> {
     let pairs = contest.run(bench, "device_4k_cpu", DEVICE, rounds)?;
     let costs: Vec<(f64, f64)> = pairs
         .iter()
-        .map(|pair| (pair.worker.cpu_us_per_operation(), pair.ceiling.cpu_us_per_operation()))
+        .map(|pair| {
+            (
+                pair.worker.cpu_us_per_operation(),
+                pair.ceiling.cpu_us_per_operation(),
+            )
+        })
         .collect();
     let measure = Measure::of_pairs("device_4k_cpu", "µs", &costs, Bar::RatioAtMost(1.35));
     Ok(contest.judge(measure, &pairs, false))
@@ -206,7 +281,11 @@ pub(super) fn device_4k_cpu(bench: &mut Bench) -> Result<Measure, String> {
 fn added_latency(bench: &mut Bench, name: &str, from: From) -> Result<Measure, String> {
     let spin = bench.options.spin;
     let contest = Contest::start(bench, from, SINGLE, spin)?;
-    let least = if bench.options.quick { 1 } else { DEPTH1_ROUNDS_MIN };
+    let least = if bench.options.quick {
+        1
+    } else {
+        DEPTH1_ROUNDS_MIN
+    };
     let rounds = bench.options.rounds.max(least);
     let pairs = contest.run(bench, name, SINGLE, rounds)?;
     let added: Vec<f64> = pairs
@@ -214,9 +293,14 @@ fn added_latency(bench: &mut Bench, name: &str, from: From) -> Result<Measure, S
         .map(|pair| pair.worker.load.latency_us(0.5) - pair.ceiling.load.latency_us(0.5))
         .collect();
     let mut measure = Measure::of_values(name, "µs", &added, Bar::AtMost(10.0));
-    let ceilings: Vec<f64> = pairs.iter().map(|pair| pair.ceiling.load.latency_us(0.5)).collect();
+    let ceilings: Vec<f64> = pairs
+        .iter()
+        .map(|pair| pair.ceiling.load.latency_us(0.5))
+        .collect();
     measure.ceiling = Some(super::measure::median(&ceilings));
-    let measure = measure.with_note(format!("p50 over the ceiling's p50, spin {spin:?} on both sides"));
+    let measure = measure.with_note(format!(
+        "p50 over the ceiling's p50, spin {spin:?} on both sides"
+    ));
     Ok(contest.judge(measure, &pairs, false))
 }
 
@@ -237,10 +321,23 @@ pub(super) fn dram_worker(bench: &Bench, spin: Duration) -> Result<GateWorker, S
     std::fs::create_dir_all(&place).map_err(|error| error.to_string())?;
     let object_bytes = bench.options.working_set;
     let dram_bytes = object_bytes + BUDGET_BESIDE_OBJECT;
-    GateWorker::start(bench, &WorkerSpec { directory: place, object_bytes, dram_bytes, spin })
+    GateWorker::start(
+        bench,
+        &WorkerSpec {
+            directory: place,
+            object_bytes,
+            dram_bytes,
+            spin,
+        },
+    )
 }
 
 /// The pipelined load on `worker`.
 pub(super) fn pipelined_load(bench: &Bench, worker: &GateWorker) -> LoadSpec {
-    bench.load(worker.process.address(), PIPELINED.connections, PIPELINED.depth, PIPELINED.read_bytes)
+    bench.load(
+        worker.process.address(),
+        PIPELINED.connections,
+        PIPELINED.depth,
+        PIPELINED.read_bytes,
+    )
 }

@@ -16,7 +16,8 @@ use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::synthetic::{SyntheticRecords, write_synthetic};
 use corelane_worker::store::{
-    FormatOptions, LocalBoxFuture, NewBlock, NotKept, Recovery, Siblings, Store, StoreConfig, format_paths,
+    FormatOptions, LocalBoxFuture, NewBlock, NotKept, Recovery, Siblings, Store, StoreConfig,
+    format_paths,
 };
 
 use super::bench::Bench;
@@ -79,10 +80,16 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, String>> + 'static,
 {
-    let options = uring::Options { core: Some(core), ..uring::Options::default() };
+    let options = uring::Options {
+        core: Some(core),
+        ..uring::Options::default()
+    };
     std::thread::scope(|scope| {
         let run = || uring::run(&options, task).map_err(|error| error.to_string());
-        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        scope
+            .spawn(run)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?
 }
 
@@ -92,15 +99,29 @@ fn format(path: &Path, regions: u64, region_bytes: u32) -> Result<(), String> {
         std::fs::remove_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let size = (4 << 20) + regions * u64::from(region_bytes);
-    let options = FormatOptions { region_bytes, ..FormatOptions::new([0x67; 16]) };
+    let options = FormatOptions {
+        region_bytes,
+        ..FormatOptions::new([0x67; 16])
+    };
     format_paths(&[path], Some(size), options, true).map_err(|error| error.to_string())
 }
 
-async fn open(io: &UringIo, path: &Path, index_capacity: usize) -> Result<(Store<UringIo>, Recovery), String> {
-    let device = io.open_device(path).await.map_err(|error| error.to_string())?;
-    let scratch = io.allocate_pool(128, 16).map_err(|error| error.to_string())?;
+async fn open(
+    io: &UringIo,
+    path: &Path,
+    index_capacity: usize,
+) -> Result<(Store<UringIo>, Recovery), String> {
+    let device = io
+        .open_device(path)
+        .await
+        .map_err(|error| error.to_string())?;
+    let scratch = io
+        .allocate_pool(128, 16)
+        .map_err(|error| error.to_string())?;
     let config = StoreConfig::new(ShardId(0), 1, index_capacity);
-    Store::open(io.clone(), config, vec![device], scratch, Rc::new(Alone)).await.map_err(|error| error.to_string())
+    Store::open(io.clone(), config, vec![device], scratch, Rc::new(Alone))
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Blocks that one object has, and how long they are.
@@ -123,9 +144,17 @@ impl Blocks {
     fn new(io: &UringIo, shape: Shape, in_flight: u64) -> Result<Blocks, String> {
         let pages = (shape.block_bytes as usize / PAGE_SIZE).min(16);
         let frames = in_flight as usize * (shape.block_bytes as usize).div_ceil(pages * PAGE_SIZE);
-        let pool = io.allocate_pool(frames, pages).map_err(|error| error.to_string())?;
+        let pool = io
+            .allocate_pool(frames, pages)
+            .map_err(|error| error.to_string())?;
         let page = page();
-        Ok(Blocks { shape, pool, last: None, checksum: crc32c::crc32c(&page), page })
+        Ok(Blocks {
+            shape,
+            pool,
+            last: None,
+            checksum: crc32c::crc32c(&page),
+            page,
+        })
     }
 
     fn object(&mut self, number: u64) -> Arc<ObjectMeta> {
@@ -150,7 +179,10 @@ impl Blocks {
     }
 
     fn id(&mut self, key: u64) -> BlockId {
-        let (object, block) = (key / self.shape.blocks_per_object, key % self.shape.blocks_per_object);
+        let (object, block) = (
+            key / self.shape.blocks_per_object,
+            key % self.shape.blocks_per_object,
+        );
         self.object(object).block(block as u32)
     }
 
@@ -161,7 +193,9 @@ impl Blocks {
         let mut frames = Vec::with_capacity(pages / frame_pages);
         for _ in 0..pages / frame_pages {
             let frame = self.pool.take()?;
-            let mut lease = frame.lease(0..frame_pages).expect("a fresh frame is vacant");
+            let mut lease = frame
+                .lease(0..frame_pages)
+                .expect("a fresh frame is vacant");
             for page in lease.bytes_mut().chunks_exact_mut(PAGE_SIZE) {
                 page.copy_from_slice(&self.page);
             }
@@ -180,7 +214,12 @@ impl Blocks {
 }
 
 /// Appends block `key`, waiting where the store is behind; false when it is not kept at all.
-async fn append(io: &UringIo, store: &Store<UringIo>, blocks: &mut Blocks, key: u64) -> Result<bool, String> {
+async fn append(
+    io: &UringIo,
+    store: &Store<UringIo>,
+    blocks: &mut Blocks,
+    key: u64,
+) -> Result<bool, String> {
     for _ in 0..OFFERS_MAX {
         let offered = match blocks.block(key) {
             Some(block) => store.append(block),
@@ -200,16 +239,31 @@ pub(super) fn index_bytes_per_block(_: &mut Bench) -> Result<Measure, String> {
     const BLOCKS: usize = 1_000_000;
     let before = process::resident_bytes(std::process::id()).map_err(|error| error.to_string())?;
     let mut index = Index::new(BLOCKS);
-    let entry = Entry { region: 1, first_page: 1, mount: MountId(1), length: 4096, frequency: 0, pinned: false };
+    let entry = Entry {
+        region: 1,
+        first_page: 1,
+        mount: MountId(1),
+        length: 4096,
+        frequency: 0,
+        pinned: false,
+    };
     for number in 0..BLOCKS as u64 {
-        let object = ObjectId { home: number.wrapping_mul(0x9e37_79b9_7f4a_7c15), version: number };
-        index.insert(BlockId { object, index: 0 }, entry).map_err(|_| "the index is full too early".to_owned())?;
+        let object = ObjectId {
+            home: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            version: number,
+        };
+        index
+            .insert(BlockId { object, index: 0 }, entry)
+            .map_err(|_| "the index is full too early".to_owned())?;
     }
     let after = process::resident_bytes(std::process::id()).map_err(|error| error.to_string())?;
     let resident = after.saturating_sub(before) as f64 / BLOCKS as f64;
     let bytes = index.bytes_per_block();
-    Ok(Measure::of_value("index_bytes_per_block", "B", bytes, Bar::AtMost(48.0))
-        .with_note(format!("resident memory grew by {resident:.1} bytes a block while it was filled")))
+    Ok(
+        Measure::of_value("index_bytes_per_block", "B", bytes, Bar::AtMost(48.0)).with_note(
+            format!("resident memory grew by {resident:.1} bytes a block while it was filled"),
+        ),
+    )
 }
 
 /// Shapes of the million blocks: the dearest, an object record for each block, and a usual one.
@@ -218,7 +272,11 @@ const ONE_PAGE_OBJECTS: u64 = 4096;
 const MEBIBYTE_OBJECTS: u64 = 1 << 20;
 
 pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
-    let blocks = if bench.options.quick { RECOVERED_BLOCKS / 100 } else { RECOVERED_BLOCKS };
+    let blocks = if bench.options.quick {
+        RECOVERED_BLOCKS / 100
+    } else {
+        RECOVERED_BLOCKS
+    };
     let (seconds, last) = recoveries(bench, blocks, ONE_PAGE_OBJECTS)?;
     let (usual, usual_last) = recoveries(bench, blocks, MEBIBYTE_OBJECTS)?;
     let describe = |last: &Recovery| {
@@ -232,14 +290,19 @@ pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
         )
     };
     let mut measure = Measure::of_values("recovery_seconds", "s", &seconds, Bar::AtMost(1.0))
-        .with_note(format!("one block of one page an object, on tmpfs: {}", describe(&last)))
+        .with_note(format!(
+            "one block of one page an object, on tmpfs: {}",
+            describe(&last)
+        ))
         .with_note(format!(
             "sixteen blocks of 64 KiB an object, on tmpfs: {:.3} s; {}",
             super::measure::median(&usual),
             describe(&usual_last)
         ));
     if last.blocks < blocks || usual_last.blocks < blocks {
-        measure = measure.without_verdict(format!("not all blocks came back: {last:?}, {usual_last:?}"));
+        measure = measure.without_verdict(format!(
+            "not all blocks came back: {last:?}, {usual_last:?}"
+        ));
     }
     if bench.options.quick {
         measure = measure.without_verdict("a hundredth of the blocks only");
@@ -248,9 +311,14 @@ pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
 }
 
 /// The times of as many recoveries as there are rounds, and what the last one found.
-fn recoveries(bench: &Bench, blocks: u64, object_bytes: u64) -> Result<(Vec<f64>, Recovery), String> {
+fn recoveries(
+    bench: &Bench,
+    blocks: u64,
+    object_bytes: u64,
+) -> Result<(Vec<f64>, Recovery), String> {
     let path = bench.fast_directory().join("recovery");
-    describe_blocks(&path, blocks, object_bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    describe_blocks(&path, blocks, object_bytes)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     let mut seconds = Vec::new();
     let mut last = Recovery::default();
     for _ in 0..bench.options.rounds {
@@ -286,7 +354,9 @@ fn describe_blocks(path: &Path, blocks: u64, object_bytes: u64) -> io::Result<()
     .map_err(io::Error::other)?;
     match failure {
         Some(error) => Err(error),
-        None if described < blocks => Err(io::Error::other(format!("only {described} of {blocks} blocks fit"))),
+        None if described < blocks => Err(io::Error::other(format!(
+            "only {described} of {blocks} blocks fit"
+        ))),
         None => Ok(()),
     }
 }
@@ -306,12 +376,18 @@ fn policy_run(bench: &mut Bench) -> Result<PolicyRun, String> {
     if let Some(cached) = &bench.cached.policy {
         return cached.clone();
     }
-    let (regions, region_bytes) = if bench.options.quick { (64, 1 << 20) } else { (256, 4 << 20) };
+    let (regions, region_bytes) = if bench.options.quick {
+        (64, 1 << 20)
+    } else {
+        (256, 4 << 20)
+    };
     let path = bench.fast_directory().join("policy");
     let core = bench.options.server_core;
     let run = format(&path, regions, region_bytes).and_then(|()| {
         let path = path.clone();
-        on_core(core, move |io| policy_task(io, path, regions * u64::from(region_bytes)))
+        on_core(core, move |io| {
+            policy_task(io, path, regions * u64::from(region_bytes))
+        })
     });
     // Gone already where formatting failed.
     let _ = std::fs::remove_file(&path);
@@ -320,7 +396,10 @@ fn policy_run(bench: &mut Bench) -> Result<PolicyRun, String> {
 }
 
 async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<PolicyRun, String> {
-    let shape = Shape { block_bytes: 64 << 10, blocks_per_object: 16 };
+    let shape = Shape {
+        block_bytes: 64 << 10,
+        blocks_per_object: 16,
+    };
     // The ideal gets every byte of the device's regions, the reserve included.
     let cached_blocks = device_bytes / u64::from(shape.block_bytes);
     let keys = cached_blocks * KEYS_PER_CACHED;
@@ -384,8 +463,12 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
 
 /// Reads the first page of a block that is on the device and compares it; false if it just left.
 async fn read_back(store: &Store<UringIo>, pool: &FramePool, id: BlockId) -> Result<bool, String> {
-    let Some(entry) = store.lookup(id) else { return Ok(false) };
-    let frame = pool.take().ok_or_else(|| "the frame of the last read is not back".to_owned())?;
+    let Some(entry) = store.lookup(id) else {
+        return Ok(false);
+    };
+    let frame = pool
+        .take()
+        .ok_or_else(|| "the frame of the last read is not back".to_owned())?;
     let lease = frame.lease(0..1).expect("a fresh frame is vacant");
     drop(frame);
     match store.read(id, entry, 0, lease).await {
@@ -411,7 +494,12 @@ pub(super) fn hit_rate_vs_ideal(bench: &mut Bench) -> Result<Measure, String> {
     let run = policy_run(bench)?;
     let rate = |hits: u64| hits as f64 / run.requests as f64;
     let pairs = [(rate(run.hits), rate(run.ideal_hits))];
-    let mut measure = Measure::of_pairs("hit_rate_vs_ideal", "hits a request", &pairs, Bar::RatioAtLeast(0.97));
+    let mut measure = Measure::of_pairs(
+        "hit_rate_vs_ideal",
+        "hits a request",
+        &pairs,
+        Bar::RatioAtLeast(0.97),
+    );
     measure.spread = None;
     Ok(measure.with_note(run_note(&run)))
 }
@@ -419,9 +507,13 @@ pub(super) fn hit_rate_vs_ideal(bench: &mut Bench) -> Result<Measure, String> {
 pub(super) fn write_amplification(bench: &mut Bench) -> Result<Measure, String> {
     let run = policy_run(bench)?;
     let ratio = run.bytes_written as f64 / run.bytes_admitted.max(1) as f64;
-    Ok(Measure::of_value("write_amplification", "B/B", ratio, Bar::AtMost(1.5)).with_note(format!(
-        "{} MiB written to the device, {} MiB admitted",
-        run.bytes_written >> 20,
-        run.bytes_admitted >> 20
-    )))
+    Ok(
+        Measure::of_value("write_amplification", "B/B", ratio, Bar::AtMost(1.5)).with_note(
+            format!(
+                "{} MiB written to the device, {} MiB admitted",
+                run.bytes_written >> 20,
+                run.bytes_admitted >> 20
+            ),
+        ),
+    )
 }

@@ -59,7 +59,10 @@ impl GateWorker {
             config.as_os_str(),
         ])
         .map_err(fail)?;
-        let worker = GateWorker { process, dram_bytes: spec.dram_bytes };
+        let worker = GateWorker {
+            process,
+            dram_bytes: spec.dram_bytes,
+        };
         worker.fill().map_err(fail)?;
         Ok(worker)
     }
@@ -81,7 +84,10 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
     const REGION: u64 = 16 << 20;
     let options = &bench.options;
     // Half as many regions again as the object takes, and no fewer than a device must have.
-    let device = (spec.object_bytes * 3 / 2).max(40 * REGION).next_multiple_of(REGION) + REGION;
+    let device = (spec.object_bytes * 3 / 2)
+        .max(40 * REGION)
+        .next_multiple_of(REGION)
+        + REGION;
     let quoted = |path: &Path| path.display().to_string();
     format!(
         "cores = \"{server}\"\ncontrol_cpus = \"{load}\"\nfetch_cpus = \"{load}\"\n\
@@ -112,7 +118,10 @@ impl ServeForGate {
     /// # Errors
     /// When the worker does not start.
     pub fn run(self) -> Result<(), String> {
-        let flags = WorkerFlags { config: Some(self.config), ..WorkerFlags::default() };
+        let flags = WorkerFlags {
+            config: Some(self.config),
+            ..WorkerFlags::default()
+        };
         let config = Config::load(&flags).map_err(|mistakes| mistakes.to_string())?;
         let worker = Worker::start(config).map_err(|error| error.to_string())?;
         let report = worker.report();
@@ -120,7 +129,10 @@ impl ServeForGate {
             "recovery_seconds": report.recovery.as_secs_f64(),
             "recovered_blocks": report.recovered_blocks,
         });
-        let ready = Ready { address: worker.data_address(), details };
+        let ready = Ready {
+            address: worker.data_address(),
+            details,
+        };
         ready.announce().map_err(|error| error.to_string())?;
         for line in std::io::stdin().lock().lines() {
             let Ok(line) = line else { break };

@@ -41,7 +41,9 @@ pub fn run(spec: &LoadSpec, on_mark: impl FnMut(Mark) + Send) -> io::Result<Load
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("load".to_owned());
         let handle = thread.spawn_scoped(scope, || run_here(spec, on_mark))?;
-        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        handle
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -72,14 +74,23 @@ fn connect(spec: &LoadSpec) -> io::Result<Vec<Lane>> {
     let partitions = hello.partition_shards.len() as u32;
     let key_sets: Vec<(u16, Rc<KeySet>)> = (0..shards)
         .map(|shard| {
-            let keys =
-                KeySet::of_shard(&targets, spec.read_bytes, spec.distribution, shard, shards, partitions);
+            let keys = KeySet::of_shard(
+                &targets,
+                spec.read_bytes,
+                spec.distribution,
+                shard,
+                shards,
+                partitions,
+            );
             (hello.shard_ports[usize::from(shard)], Rc::new(keys))
         })
         .filter(|(_, keys)| !keys.is_empty())
         .collect();
     if key_sets.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the given paths have no bytes to read"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the given paths have no bytes to read",
+        ));
     }
     let wanted = u64::from(spec.depth) * u64::from(spec.read_bytes);
     if spec.depth > hello.requests_in_flight_max || wanted > hello.bytes_in_flight_max {
@@ -147,13 +158,17 @@ impl<'a> Generator<'a> {
 
     /// So that a server that says nothing does not stop the clock.
     fn arm_timer(&mut self) -> io::Result<()> {
-        let entry = opcode::Timeout::new(&raw const *self.wake_every).build().user_data(TIMER);
+        let entry = opcode::Timeout::new(&raw const *self.wake_every)
+            .build()
+            .user_data(TIMER);
         // SAFETY: the time is boxed and lives as long as the ring.
         unsafe { self.ring.push(&entry) }
     }
 
     fn arm_receive(&mut self, index: u32) -> io::Result<()> {
-        let entry = opcode::RecvMulti::new(types::Fixed(index), 0).build().user_data(RECEIVE | u64::from(index));
+        let entry = opcode::RecvMulti::new(types::Fixed(index), 0)
+            .build()
+            .user_data(RECEIVE | u64::from(index));
         // SAFETY: the entry points at nothing; the buffers are those of the registered ring.
         unsafe { self.ring.push(&entry) }
     }
@@ -202,7 +217,11 @@ impl<'a> Generator<'a> {
     }
 
     fn handle(&mut self, completion: Completion) -> io::Result<()> {
-        let Completion { user_data, result, flags } = completion;
+        let Completion {
+            user_data,
+            result,
+            flags,
+        } = completion;
         let index = user_data as u32;
         match user_data & !u64::from(u32::MAX) {
             RECEIVE => self.received(index, result, flags),
@@ -235,10 +254,19 @@ impl<'a> Generator<'a> {
                 self.dirty.push(index);
             }
             (error, _) if error == -libc::ENOBUFS => {}
-            (0, _) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed a connection")),
+            (0, _) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the server closed a connection",
+                ));
+            }
             (error, _) => return Err(io::Error::from_raw_os_error(-error)),
         }
-        if cqueue::more(flags) { Ok(()) } else { self.arm_receive(index) }
+        if cqueue::more(flags) {
+            Ok(())
+        } else {
+            self.arm_receive(index)
+        }
     }
 
     /// Waits for what is in flight, so that the server is left idle and every byte was looked at.

@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use corelane_rpc_schema::frame::{
-    Decoded, DecodedHead, Frame, Head, ReadFlags, ReadRequest, decode, decode_head, encode_read_request,
+    Decoded, DecodedHead, Frame, Head, ReadFlags, ReadRequest, decode, decode_head,
+    encode_read_request,
 };
 use corelane_rpc_schema::messages::{Hello, HelloAnswer, Message, Open, OpenAnswer};
 
@@ -19,11 +20,18 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the server cannot be reached or refuses; the text says why.
 pub fn connect(address: SocketAddr, token: &str) -> io::Result<(TcpStream, HelloAnswer)> {
-    let stream = TcpStream::connect(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}")))?;
+    let stream = TcpStream::connect(address).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot connect to {address}: {error}"),
+        )
+    })?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(DEADLINE))?;
-    let hello = Message::Hello(Hello { token: token.to_owned(), client_name: "corelane-perf".to_owned() });
+    let hello = Message::Hello(Hello {
+        token: token.to_owned(),
+        client_name: "corelane-perf".to_owned(),
+    });
     match ask(&stream, &hello)? {
         Message::HelloAnswer(answer) => Ok((stream, answer)),
         other => Err(refused("hello", &other)),
@@ -35,7 +43,12 @@ pub fn connect(address: SocketAddr, token: &str) -> io::Result<(TcpStream, Hello
 /// # Errors
 /// When the server refuses; the text says why.
 pub fn open(stream: &TcpStream, path: &str) -> io::Result<OpenAnswer> {
-    match ask(stream, &Message::Open(Open { path: path.to_owned() }))? {
+    match ask(
+        stream,
+        &Message::Open(Open {
+            path: path.to_owned(),
+        }),
+    )? {
         Message::OpenAnswer(answer) => Ok(answer),
         other => Err(refused(path, &other)),
     }
@@ -48,7 +61,12 @@ pub fn open(stream: &TcpStream, path: &str) -> io::Result<OpenAnswer> {
 pub fn open_all(stream: &TcpStream, paths: &[String]) -> io::Result<Vec<Target>> {
     paths
         .iter()
-        .map(|path| open(stream, path).map(|answer| Target { object: answer.object, length: answer.length }))
+        .map(|path| {
+            open(stream, path).map(|answer| Target {
+                object: answer.object,
+                length: answer.length,
+            })
+        })
         .collect()
 }
 
@@ -56,7 +74,11 @@ pub fn open_all(stream: &TcpStream, paths: &[String]) -> io::Result<Vec<Target>>
 ///
 /// # Errors
 /// When the server refuses a read or a byte is wrong.
-pub fn read_all(mut stream: &TcpStream, object: &OpenAnswer, read_bytes_max: u32) -> io::Result<()> {
+pub fn read_all(
+    mut stream: &TcpStream,
+    object: &OpenAnswer,
+    read_bytes_max: u32,
+) -> io::Result<()> {
     let piece = u64::from(read_bytes_max.min(1 << 20));
     let mut offset = 0;
     let mut bytes = Vec::new();
@@ -64,21 +86,39 @@ pub fn read_all(mut stream: &TcpStream, object: &OpenAnswer, read_bytes_max: u32
         let length = piece.min(object.length - offset) as u32;
         let flags = ReadFlags::CHECKSUMS;
         bytes.clear();
-        encode_read_request(&mut bytes, &ReadRequest { request_id: 1, object: object.object, offset, length, flags });
+        encode_read_request(
+            &mut bytes,
+            &ReadRequest {
+                request_id: 1,
+                object: object.object,
+                offset,
+                length,
+                flags,
+            },
+        );
         stream.write_all(&bytes)?;
         bytes.clear();
         loop {
             let needed = match decode(&bytes).map_err(io::Error::other)? {
                 Decoded::Incomplete { needed } => needed,
-                Decoded::Frame { frame: Frame::ReadAnswer(answer, payload), .. } => {
+                Decoded::Frame {
+                    frame: Frame::ReadAnswer(answer, payload),
+                    ..
+                } => {
                     answer.checksums.verify(payload).map_err(io::Error::other)?;
                     break;
                 }
-                Decoded::Frame { frame: Frame::Message(header), .. } => {
+                Decoded::Frame {
+                    frame: Frame::Message(header),
+                    ..
+                } => {
                     let (_, message) = Message::from_header(header).map_err(io::Error::other)?;
                     return Err(refused(&format!("a read at {offset}"), &message));
                 }
-                Decoded::Frame { frame: Frame::Read(_), .. } => {
+                Decoded::Frame {
+                    frame: Frame::Read(_),
+                    ..
+                } => {
                     return Err(io::Error::other("a READ where its answer was expected"));
                 }
             };
@@ -109,10 +149,17 @@ fn ask(mut stream: &TcpStream, message: &Message) -> io::Result<Message> {
         // Never more than the frame needs, so that nothing of what follows is swallowed.
         let needed = match decode_head(&bytes).map_err(io::Error::other)? {
             DecodedHead::Incomplete { needed } => needed,
-            DecodedHead::Head { head: Head::Message(header), .. } => {
-                return Message::from_header(header).map(|(_, message)| message).map_err(io::Error::other);
+            DecodedHead::Head {
+                head: Head::Message(header),
+                ..
+            } => {
+                return Message::from_header(header)
+                    .map(|(_, message)| message)
+                    .map_err(io::Error::other);
             }
-            DecodedHead::Head { .. } => return Err(io::Error::other("a READ where a message was expected")),
+            DecodedHead::Head { .. } => {
+                return Err(io::Error::other("a READ where a message was expected"));
+            }
         };
         let start = bytes.len();
         bytes.resize(needed, 0);

@@ -31,7 +31,8 @@ impl FromStr for Distribution {
         if text == "uniform" {
             return Ok(Distribution::Uniform);
         }
-        let expected = || format!("expected uniform, zipf or zipf:THETA such as zipf:0.99, found `{text}`");
+        let expected =
+            || format!("expected uniform, zipf or zipf:THETA such as zipf:0.99, found `{text}`");
         let rest = text.strip_prefix("zipf").ok_or_else(expected)?;
         let theta = match rest.strip_prefix(':') {
             Some(number) => number.parse().map_err(|_| expected())?,
@@ -105,7 +106,10 @@ impl KeySet {
         partitions: u32,
     ) -> KeySet {
         let read = u64::from(read_bytes);
-        assert!(read > 0 && STRIPE_BYTES.is_multiple_of(read), "reads of {read} bytes");
+        assert!(
+            read > 0 && STRIPE_BYTES.is_multiple_of(read),
+            "reads of {read} bytes"
+        );
         let mut stripes = Vec::new();
         let mut keys = 0;
         for target in targets {
@@ -116,7 +120,12 @@ impl KeySet {
                 }
                 let start = stripe * STRIPE_BYTES;
                 let end = target.length.min(start + STRIPE_BYTES);
-                stripes.push(StripeKeys { first_key: keys, object: target.object, start, end });
+                stripes.push(StripeKeys {
+                    first_key: keys,
+                    object: target.object,
+                    start,
+                    end,
+                });
                 keys += (end - start).div_ceil(read);
             }
         }
@@ -124,7 +133,12 @@ impl KeySet {
             Distribution::Zipf { theta } if keys > 0 => Some(Zipf::new(keys, theta)),
             _ => None,
         };
-        KeySet { stripes, keys, read_bytes, zipf }
+        KeySet {
+            stripes,
+            keys,
+            read_bytes,
+            zipf,
+        }
     }
 
     /// How many there are.
@@ -144,10 +158,17 @@ impl KeySet {
     #[inline]
     pub fn key(&self, index: u64) -> Key {
         assert!(index < self.keys, "key {index} of {}", self.keys);
-        let stripe = &self.stripes[self.stripes.partition_point(|stripe| stripe.first_key <= index) - 1];
+        let stripe = &self.stripes[self
+            .stripes
+            .partition_point(|stripe| stripe.first_key <= index)
+            - 1];
         let offset = stripe.start + (index - stripe.first_key) * u64::from(self.read_bytes);
         let length = (stripe.end - offset).min(u64::from(self.read_bytes)) as u32;
-        Key { object: stripe.object, offset, length }
+        Key {
+            object: stripe.object,
+            offset,
+            length,
+        }
     }
 
     /// A key by the distribution.
@@ -167,7 +188,10 @@ pub fn scatter(rank: u64, count: u64) -> u64 {
     let mut at = rank;
     loop {
         // An odd factor and any addend permute the numbers below a power of two.
-        at = at.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x632b_e59b_d9b4_e019) & mask;
+        at = at
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(0x632b_e59b_d9b4_e019)
+            & mask;
         at ^= at >> (64 - mask.leading_zeros()).div_ceil(2).max(1);
         if at < count {
             return at;
@@ -181,7 +205,10 @@ mod tests {
 
     fn targets() -> Vec<Target> {
         [(1, 40 << 20), (2, 5000), (3, 16 << 20)]
-            .map(|(home, length)| Target { object: ObjectId { home, version: 9 }, length })
+            .map(|(home, length)| Target {
+                object: ObjectId { home, version: 9 },
+                length,
+            })
             .to_vec()
     }
 
@@ -196,7 +223,10 @@ mod tests {
                 bytes += u64::from(key.length);
             }
         }
-        assert_eq!(bytes, targets().iter().map(|target| target.length).sum::<u64>());
+        assert_eq!(
+            bytes,
+            targets().iter().map(|target| target.length).sum::<u64>()
+        );
     }
 
     #[test]
@@ -211,7 +241,10 @@ mod tests {
     #[test]
     fn distributions_are_read_back_as_written() {
         for text in ["uniform", "zipf:0.99", "zipf:1.2"] {
-            assert_eq!(text.parse::<Distribution>().expect("valid").to_string(), text);
+            assert_eq!(
+                text.parse::<Distribution>().expect("valid").to_string(),
+                text
+            );
         }
         assert_eq!("zipf".parse(), Ok(Distribution::Zipf { theta: 0.99 }));
         for text in ["", "normal", "zipf:", "zipf:x", "zipf:-1", "zipfian"] {
@@ -221,7 +254,14 @@ mod tests {
 
     #[test]
     fn zipf_prefers_few_keys_that_are_not_neighbours() {
-        let keys = KeySet::of_shard(&targets(), 4096, Distribution::Zipf { theta: 0.99 }, 0, 1, 256);
+        let keys = KeySet::of_shard(
+            &targets(),
+            4096,
+            Distribution::Zipf { theta: 0.99 },
+            0,
+            1,
+            256,
+        );
         let mut random = Random::new(5);
         let mut counts = std::collections::HashMap::new();
         for _ in 0..50_000 {

@@ -48,7 +48,13 @@ pub(super) struct Tally {
 
 impl Tally {
     pub fn new(verify: Verify, seed: u64) -> Tally {
-        Tally { result: LoadResult::new(), is_measuring: false, verify, random: Random::new(seed), sampled: 0 }
+        Tally {
+            result: LoadResult::new(),
+            is_measuring: false,
+            verify,
+            random: Random::new(seed),
+            sampled: 0,
+        }
     }
 
     fn checks_next(&mut self) -> bool {
@@ -168,7 +174,12 @@ impl Lane {
         Ok(())
     }
 
-    fn complete_held<'a>(&mut self, input: &'a [u8], tally: &mut Tally, now: Instant) -> io::Result<&'a [u8]> {
+    fn complete_held<'a>(
+        &mut self,
+        input: &'a [u8],
+        tally: &mut Tally,
+        now: Instant,
+    ) -> io::Result<&'a [u8]> {
         let mut held = std::mem::take(&mut self.held);
         let mut rest = input;
         while let Err(needed) = self.head(&held, tally, now)? {
@@ -187,10 +198,19 @@ impl Lane {
 
     /// Reads a head: the bytes that it has, or as `Err` the bytes that it would need.
     #[inline]
-    fn head(&mut self, input: &[u8], tally: &mut Tally, now: Instant) -> io::Result<Result<usize, usize>> {
+    fn head(
+        &mut self,
+        input: &[u8],
+        tally: &mut Tally,
+        now: Instant,
+    ) -> io::Result<Result<usize, usize>> {
         let (head, consumed, payload_bytes) = match decode_head(input).map_err(io::Error::other)? {
             DecodedHead::Incomplete { needed } => return Ok(Err(needed)),
-            DecodedHead::Head { head, consumed, payload_bytes } => (head, consumed, payload_bytes),
+            DecodedHead::Head {
+                head,
+                consumed,
+                payload_bytes,
+            } => (head, consumed, payload_bytes),
         };
         match head {
             Head::ReadAnswer(answer) => {
@@ -220,7 +240,11 @@ impl Lane {
 
     #[inline]
     fn slot_of(&mut self, request_id: u64) -> io::Result<u32> {
-        let unknown = || io::Error::other(format!("an answer to request {request_id}, which was not asked"));
+        let unknown = || {
+            io::Error::other(format!(
+                "an answer to request {request_id}, which was not asked"
+            ))
+        };
         if request_id == OLDEST_REQUEST_ID {
             return self.order.pop_front().ok_or_else(unknown);
         }
@@ -241,7 +265,9 @@ impl Lane {
         let Message::Error(error) = message else {
             return match message {
                 Message::GoAway => Err(io::Error::other("the worker is stopping")),
-                other => Err(io::Error::other(format!("an unexpected message: {other:?}"))),
+                other => Err(io::Error::other(format!(
+                    "an unexpected message: {other:?}"
+                ))),
             };
         };
         if request_id == 0 {
@@ -274,7 +300,8 @@ impl Lane {
             if arriving.page_left > 0 && payload_left == 0 {
                 // A short last page counts as padded with zeros.
                 let zeros = [0; PAGE_BYTES as usize];
-                arriving.checksum = crc32c::crc32c_append(arriving.checksum, &zeros[..arriving.page_left]);
+                arriving.checksum =
+                    crc32c::crc32c_append(arriving.checksum, &zeros[..arriving.page_left]);
                 arriving.page_left = 0;
             }
             if arriving.page_left == 0 {

@@ -136,14 +136,19 @@ impl LoadResult {
         self.operations += other.operations;
         self.bytes += other.bytes;
         self.errors += other.errors;
-        self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
+        self.first_error = self
+            .first_error
+            .take()
+            .or_else(|| other.first_error.clone());
         self.verified += other.verified;
         self.wrong += other.wrong;
         for (mine, theirs) in self.by_source.iter_mut().zip(other.by_source) {
             *mine += theirs;
         }
         self.elapsed = self.elapsed.max(other.elapsed);
-        self.latency_ns.add(&other.latency_ns).expect("all histograms have the same bounds");
+        self.latency_ns
+            .add(&other.latency_ns)
+            .expect("all histograms have the same bounds");
     }
 }
 
@@ -170,7 +175,11 @@ mod tests {
         fast.merge(&slow);
         assert_eq!(fast.operations, 2000);
         assert_eq!(fast.rate(), 1000.0);
-        assert!((fast.latency_us(0.5) / 1_000.0 - 1.0).abs() < 0.01, "{}", fast.latency_us(0.5));
+        assert!(
+            (fast.latency_us(0.5) / 1_000.0 - 1.0).abs() < 0.01,
+            "{}",
+            fast.latency_us(0.5)
+        );
         assert!((fast.latency_us(1.0) / 1_000_000.0 - 1.0).abs() < 0.01);
     }
 }

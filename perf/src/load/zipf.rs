@@ -24,7 +24,13 @@ impl Zipf {
     pub fn new(ranks: u64, theta: f64) -> Zipf {
         assert!(ranks > 0, "a Zipf distribution has at least one rank");
         assert!(theta >= 0.0, "theta {theta} of a Zipf distribution");
-        let mut zipf = Zipf { ranks, theta, integral_first: 0.0, integral_last: 0.0, shortcut: 0.0 };
+        let mut zipf = Zipf {
+            ranks,
+            theta,
+            integral_first: 0.0,
+            integral_last: 0.0,
+            shortcut: 0.0,
+        };
         // The density's integral from the left edge of the first rank's area to the last's.
         zipf.integral_first = zipf.integral(1.5) - 1.0;
         zipf.integral_last = zipf.integral(ranks as f64 + 0.5);
@@ -53,7 +59,8 @@ impl Zipf {
     /// A rank, 1 the most frequent.
     pub fn sample(&self, random: &mut Random) -> u64 {
         loop {
-            let u = self.integral_last + random.fraction() * (self.integral_first - self.integral_last);
+            let u =
+                self.integral_last + random.fraction() * (self.integral_first - self.integral_last);
             let x = self.inverse(u);
             let rank = (x + 0.5).floor().clamp(1.0, self.ranks as f64);
             if rank - x <= self.shortcut || u >= self.integral(rank + 0.5) - self.density(rank) {
@@ -65,12 +72,20 @@ impl Zipf {
 
 /// (e^x - 1) / x, 1 at zero.
 fn expm1_over(x: f64) -> f64 {
-    if x.abs() > 1e-8 { x.exp_m1() / x } else { 1.0 + x / 2.0 }
+    if x.abs() > 1e-8 {
+        x.exp_m1() / x
+    } else {
+        1.0 + x / 2.0
+    }
 }
 
 /// ln(1 + x) / x, 1 at zero.
 fn ln_1p_over(x: f64) -> f64 {
-    if x.abs() > 1e-8 { x.ln_1p() / x } else { 1.0 - x / 2.0 }
+    if x.abs() > 1e-8 {
+        x.ln_1p() / x
+    } else {
+        1.0 - x / 2.0
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +118,14 @@ mod tests {
 
     #[test]
     fn frequencies_follow_the_law() {
-        for (ranks, theta) in [(1, 0.99), (2, 0.5), (10, 0.0), (100, 1.0), (1000, 0.99), (5000, 1.3)] {
+        for (ranks, theta) in [
+            (1, 0.99),
+            (2, 0.5),
+            (10, 0.0),
+            (100, 1.0),
+            (1000, 0.99),
+            (5000, 1.3),
+        ] {
             follows_the_law(ranks, theta);
         }
     }
