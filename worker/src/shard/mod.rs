@@ -15,6 +15,7 @@
 //! | [`lanes`] | the open connections, and which of them are cut off |
 //! | [`letters`] | requests of the control plane |
 //! | [`slow`] | the slowest reads, for the operator |
+//! | [`turns`] | who may take the memory of several frames |
 //!
 //! The invariant: no `RefCell` borrow is held across an `await`, and nothing here blocks.
 
@@ -32,6 +33,7 @@ pub mod request;
 pub mod signal;
 pub mod slow;
 pub mod tuning;
+pub mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -62,9 +64,10 @@ use message::Message;
 use metadata::Metadata;
 use read_ahead::ReadAhead;
 use request::{ShardLimits, ShardRequest};
-use signal::{Signal, WaitList};
+use signal::Signal;
 use slow::SlowLog;
 pub use tuning::Tuning;
+use turns::Turns;
 
 /// What a shard is made of.
 pub struct ShardSetup<U> {
@@ -157,7 +160,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     pages: FramePool,
     /// Frames for large reads from the device.
     frames: FramePool,
-    memory_freed: WaitList,
+    /// Who may take several of `frames`.
+    long_reads: Turns,
     fills: Fills,
     read_ahead: RefCell<ReadAhead>,
     metadata: RefCell<Metadata>,
@@ -268,7 +272,7 @@ async fn start<I: Io, U: UnderStore>(
             tier: RefCell::new(FrameTier::new(tier_pool, tuning.policy.build(tier_frames))),
             pages: io.allocate_pool(tuning.page_frames, 1)?,
             frames: io.allocate_pool(tuning.read_frames, FRAME_PAGES)?,
-            memory_freed: WaitList::default(),
+            long_reads: Turns::new(tuning.read_frames),
             fills: Fills::new(&tuning, tier_frames),
             read_ahead: RefCell::new(ReadAhead::new(tuning.read_ahead_objects)),
             metadata: RefCell::new(Metadata::new(tuning.metadata_objects)),

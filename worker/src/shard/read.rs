@@ -18,6 +18,7 @@ use corelane_rpc_schema::{BlockId, ShardId, Stripe};
 use super::Shard;
 use super::metadata::Known;
 use super::slow::SlowRead;
+use super::turns::Turn;
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::Outbox;
@@ -79,6 +80,12 @@ struct Piece {
 impl Piece {
     fn pages(&self) -> Range<usize> {
         self.start / PAGE_SIZE..self.end.div_ceil(PAGE_SIZE)
+    }
+
+    /// The block of `known` that it lies in.
+    fn block(&self, known: &Known) -> BlockId {
+        let index = self.frame_offset() / u64::from(known.meta.block_bytes);
+        known.meta.block(index as u32)
     }
 
     /// Offset in the object of the frame's first byte.
@@ -354,15 +361,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut missed = false;
         if pieces(request).nth(1).is_none() {
             let piece = pieces(request).next().expect("a read has a byte");
-            missed = self.gather_piece(&known, piece, &mut parts).await?;
+            missed = self.gather_piece(&known, piece, &mut parts, None).await?;
         } else {
+            // Reads that each held a part of the memory for device reads and waited for the rest
+            // would wait for each other. A turn ends when no piece may need such memory any more.
+            let on_device = pieces(request)
+                .filter(|piece| self.store.lookup(piece.block(&known)).is_some())
+                .count();
+            let turn = match on_device {
+                0 => None,
+                count => Some(Rc::new(self.long_reads.take(count).await)),
+            };
             // Pieces are gathered side by side, so that a long read waits for its slowest piece
-            // and not for the sum of all.
-            let gathered = futures::future::join_all(pieces(request).map(|piece| {
-                let known = Rc::clone(&known);
+            // and not for the sum of all. The closure owns the turn: only pieces keep it.
+            let object = &known;
+            let gathered = futures::future::join_all(pieces(request).map(move |piece| {
+                let (known, turn) = (Rc::clone(object), turn.clone());
                 async move {
                     let mut part = ReadParts::new();
-                    self.gather_piece(&known, piece, &mut part)
+                    self.gather_piece(&known, piece, &mut part, turn)
                         .await
                         .map(|missed| (part, missed))
                 }
@@ -388,11 +405,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         known: &Rc<Known>,
         piece: Piece,
         parts: &mut ReadParts,
+        turn: Option<Rc<Turn<'_>>>,
     ) -> Result<bool, ErrorMessage> {
         let block_bytes = u64::from(known.meta.block_bytes);
-        let block = known
-            .meta
-            .block((piece.frame_offset() / block_bytes) as u32);
+        let block = piece.block(known);
         let frame_in_block = ((piece.frame_offset() % block_bytes) / FRAME_BYTES as u64) as usize;
         if self.take_from_tier(piece, parts)
             || self.take_pending(block, frame_in_block, piece, parts)
@@ -411,6 +427,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 OnDevice::Unreadable => self.counters.pages_corrupt_healed.increase(),
             }
         }
+        drop(turn);
         let began = self.io.now();
         let fill = self.fill(known, block.index);
         let first_page = frame_in_block * FRAME_PAGES;
@@ -485,7 +502,6 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             let first_page = (frame_in_block * FRAME_PAGES + pages.start) as u32;
             self.store.touch(block);
             let read = self.store.read(block, entry, first_page, lease).await;
-            self.memory_freed.wake_all();
             match read {
                 Ok(frame) => {
                     let count = pages.len() as u32;
