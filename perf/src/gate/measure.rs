@@ -50,6 +50,9 @@ pub struct Measure {
     pub bar: Option<Bar>,
     /// Whether it does. Absent where it could not be measured, or the measuring did not count.
     pub holds: Option<bool>,
+    /// Why there is no value, where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What else was seen; printed, and in the report's machine part.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -74,7 +77,8 @@ impl Measure {
             spread: None,
             bar: None,
             holds: None,
-            notes: vec![format!("not measured: {reason}")],
+            reason: Some(reason),
+            notes: Vec::new(),
         }
     }
 
@@ -128,7 +132,7 @@ impl Measure {
 
     fn judged(mut self, bar: Bar) -> Measure {
         self.bar = Some(bar);
-        self.notes.clear();
+        self.reason = None;
         self.holds = match bar {
             Bar::RatioAtLeast(bar) => self.ratio.map(|ratio| ratio >= bar),
             Bar::RatioAtMost(bar) => self.ratio.map(|ratio| ratio <= bar),
@@ -177,6 +181,9 @@ impl fmt::Display for Measure {
             None => "no verdict",
         };
         write!(formatter, ": {verdict}")?;
+        if let Some(reason) = &self.reason {
+            write!(formatter, "\n    not measured: {reason}")?;
+        }
         for note in &self.notes {
             write!(formatter, "\n    {note}")?;
         }
@@ -272,6 +279,7 @@ mod tests {
         assert_eq!(row["holds"], true);
         assert_eq!(row["spread"], serde_json::json!([0.7, 0.9]));
         assert_eq!(json["measures"][1]["holds"], Value::Null);
+        assert_eq!(json["measures"][1]["reason"], "why");
         assert!(json["machine"].is_object());
     }
 
