@@ -142,9 +142,13 @@ impl<I: Io> Inner<I> {
                             device.free.borrow().len() > REGIONS_RESERVED
                                 || device.is_full.get()
                                 || !device.healthy.get()
+                                || self.stopping.get()
                         })
                         .await;
-                    if device.is_full.get() || !device.healthy.get() {
+                    // Nobody makes room any more once the store stops.
+                    let is_hopeless =
+                        self.stopping.get() && device.free.borrow().len() <= REGIONS_RESERVED;
+                    if device.is_full.get() || !device.healthy.get() || is_hopeless {
                         self.give_up_queue(device, log);
                     }
                 }

@@ -11,7 +11,7 @@ use futures::lock::Mutex;
 use super::DeviceStatus;
 use super::block::NewBlock;
 use super::header::Log;
-use super::objects::IdMap;
+use crate::cache::hashing::IdMap;
 use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
 

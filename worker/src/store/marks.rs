@@ -8,7 +8,7 @@ use corelane_rpc_schema::ObjectId;
 use super::Inner;
 use super::block::Held;
 use super::error::MarkError;
-use super::objects::IdMap;
+use crate::cache::hashing::IdMap;
 use crate::mount::{MountId, MountTable};
 
 /// Entries looked at between two yields: about 100 µs.

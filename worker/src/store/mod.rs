@@ -65,11 +65,12 @@ pub use untrusted::hold_for_device_bytes;
 pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
 
 use device::DeviceState;
-use objects::{IdMap, Objects};
+use objects::Objects;
 use region::Region;
 use signal::Signal;
 use transfer::{Pace, Scratch};
 
+use crate::cache::hashing::IdMap;
 use crate::cache::index::Index;
 use crate::mount::MountTable;
 use crate::object::ObjectMeta;

@@ -4,47 +4,20 @@
 //! and a device that has blocks of an object has (or will have, before they are durable) a record
 //! of it in the region that is named here.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use corelane_rpc_schema::ObjectId;
+use smallvec::SmallVec;
 
 use super::block::Held;
 use super::counters::StoreCounters;
+use crate::cache::hashing::IdMap;
 use crate::object::ObjectMeta;
 
 /// No region holds the record yet.
 pub(super) const NOT_RECORDED: u32 = u32::MAX;
-
-/// Ids are hashes already, so the map takes them as they are.
-#[derive(Clone, Copy, Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // A multiplication spreads small numbers (a block's index) over the bits that select.
-        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-/// A map keyed by ids.
-pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 /// What one device holds of an object.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +32,8 @@ struct Part {
 #[derive(Debug)]
 struct Known {
     meta: Arc<ObjectMeta>,
-    parts: Vec<Part>,
+    /// Nearly always one: an object has a stripe, and a stripe a device.
+    parts: SmallVec<[Part; 1]>,
     /// Blocks that wait to be written.
     pending: u32,
 }
@@ -127,7 +101,8 @@ impl Ord for dyn UriKey + '_ {
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     by_id: IdMap<ObjectId, Known>,
-    by_home: IdMap<u64, Vec<ObjectId>>,
+    /// Nearly always one version.
+    by_home: IdMap<u64, SmallVec<[ObjectId; 1]>>,
     by_uri: BTreeSet<ByUri>,
 }
 
@@ -148,13 +123,21 @@ impl Objects {
     /// Adds the object if it is new.
     pub(super) fn ensure(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) {
         if self.ensure_unlisted(meta, counters) {
-            self.list_by_uri(meta);
+            self.by_uri.insert(ByUri(Arc::clone(meta)));
         }
     }
 
-    /// Lists an object that was added with [`Objects::ensure_unlisted`].
-    pub(super) fn list_by_uri(&mut self, meta: &Arc<ObjectMeta>) {
-        self.by_uri.insert(ByUri(Arc::clone(meta)));
+    /// Makes room for so many objects at once.
+    pub(super) fn reserve(&mut self, objects: usize) {
+        self.by_id.reserve(objects);
+        self.by_home.reserve(objects);
+    }
+
+    /// Lists the objects that were added with [`Objects::ensure_unlisted`], all in one go: the
+    /// tree is built from the sorted list instead of by one search an object.
+    pub(super) fn list_all_by_uri(&mut self) {
+        let all = self.by_id.values();
+        self.by_uri = all.map(|known| ByUri(Arc::clone(&known.meta))).collect();
     }
 
     /// Adds the object if it is new, but not to the list by URI; tells whether it was new.
@@ -168,7 +151,7 @@ impl Objects {
         }
         let known = Known {
             meta: Arc::clone(meta),
-            parts: Vec::new(),
+            parts: SmallVec::new(),
             pending: 0,
         };
         self.by_id.insert(meta.id, known);
@@ -344,7 +327,7 @@ impl Objects {
         let ids = self
             .by_home
             .get(&home)
-            .map(Vec::as_slice)
+            .map(SmallVec::as_slice)
             .unwrap_or_default();
         ids.iter().filter_map(|id| self.get(*id).cloned()).collect()
     }

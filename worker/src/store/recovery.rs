@@ -9,14 +9,15 @@ use std::sync::Arc;
 use corelane_io::{Io, PAGE_SIZE};
 use corelane_rpc_schema::{BlockId, ObjectId};
 use futures::stream::{FuturesUnordered, StreamExt};
+use smallvec::SmallVec;
 
 use super::block::BlockEntry;
 use super::device::{Freed, Pin};
-use super::objects::IdMap;
 use super::region::RegionState;
 use super::region_records::{Head, RegionRecords};
 use super::summary::{FoundMark, Writer};
 use super::{Inner, Recovery};
+use crate::cache::hashing::IdMap;
 use crate::mount::MountId;
 use crate::object::ObjectMeta;
 
@@ -37,7 +38,7 @@ struct Gathered {
 struct FoundObject {
     meta: Arc<ObjectMeta>,
     /// Device and region of its records.
-    records: Vec<(u16, u32)>,
+    records: SmallVec<[(u16, u32); 1]>,
 }
 
 impl Gathered {
@@ -201,7 +202,7 @@ impl<I: Io> Inner<I> {
                     order.push(meta.id);
                     FoundObject {
                         meta,
-                        records: Vec::new(),
+                        records: SmallVec::new(),
                     }
                 });
                 found.records.push((region.device, number));
@@ -259,6 +260,7 @@ impl<I: Io> Inner<I> {
     /// Takes out what does not count and counts what does.
     async fn settle_entries(&self, gathered: &mut Gathered) {
         let mut dropped = Vec::new();
+        self.objects.borrow_mut().reserve(gathered.objects.len());
         let slots = self.index.borrow().slots();
         let mut objects_known: Option<ObjectId> = None;
         for slot in 0..slots {
@@ -293,12 +295,12 @@ impl<I: Io> Inner<I> {
             let mut objects = self.objects.borrow_mut();
             if objects.get(*id).is_some() {
                 let found = &gathered.objects[id];
-                objects.list_by_uri(&found.meta);
                 for (device, region) in &found.records {
                     objects.set_record(*id, *device, *region);
                 }
             }
         }
+        self.objects.borrow_mut().list_all_by_uri();
         for id in dropped {
             self.index.borrow_mut().remove(id);
         }
