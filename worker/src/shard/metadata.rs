@@ -55,7 +55,9 @@ struct UnderWay {
 
 /// What is remembered of the object at one path key.
 struct Seen {
-    meta: Arc<ObjectMeta>,
+    /// `None` once it was forgotten. The entry itself leaves in its turn: looking for it in the
+    /// queue would take milliseconds.
+    meta: Option<Arc<ObjectMeta>>,
     at: Nanos,
 }
 
@@ -101,13 +103,13 @@ impl Metadata {
             Freshness::MaxAge(age) => now.since(seen.at) <= age,
             Freshness::AlwaysCheck => false,
         };
-        is_fresh.then(|| Arc::clone(&seen.meta))
+        seen.meta.clone().filter(|_| is_fresh)
     }
 
     fn see(&mut self, meta: &Arc<ObjectMeta>, at: Nanos) {
         let key: Rc<str> = Rc::from(meta.path_key.as_str());
         let seen = Seen {
-            meta: Arc::clone(meta),
+            meta: Some(Arc::clone(meta)),
             at,
         };
         if self.by_path_key.insert(Rc::clone(&key), seen).is_some() {
@@ -141,13 +143,15 @@ impl Metadata {
 
     /// Forgets the path of an object whose version is gone.
     pub fn forget(&mut self, meta: &ObjectMeta) {
-        if self
-            .by_path_key
-            .get(meta.path_key.as_str())
-            .is_some_and(|seen| seen.meta.id == meta.id)
-        {
-            self.by_path_key.remove(meta.path_key.as_str());
-            self.path_keys.retain(|key| **key != *meta.path_key);
+        if let Some(seen) = self.by_path_key.get_mut(meta.path_key.as_str()) {
+            seen.meta.take_if(|seen| seen.id == meta.id);
+        }
+    }
+
+    /// Forgets what was at a path where there is nothing any more.
+    fn forget_path(&mut self, path_key: &str) {
+        if let Some(seen) = self.by_path_key.get_mut(path_key) {
+            seen.meta = None;
         }
     }
 
@@ -186,8 +190,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             Ok(mount) => self.describe_anywhere(path, &mount).await,
             Err(no_mount) => Err(no_mount),
         };
-        if opened.is_err() {
+        if let Err(error) = &opened {
             self.counters.opens_failed.increase();
+            if error.code == ErrorCode::Busy {
+                self.counters.answers_busy.increase();
+            }
         }
         opened
     }
@@ -275,11 +282,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             Err(failure) => {
                 if failure.kind == UnderStoreErrorKind::NotFound {
-                    self.metadata.borrow_mut().by_path_key.remove(key);
-                    self.metadata
-                        .borrow_mut()
-                        .path_keys
-                        .retain(|other| **other != *key);
+                    self.metadata.borrow_mut().forget_path(key);
                 }
                 Err(under_store_error(&failure))
             }
@@ -465,4 +468,41 @@ fn too_many_waiting() -> ErrorMessage {
         ErrorCode::Busy,
         "too many requests to the under-store are waiting; retry",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
+        Arc::new(ObjectMeta {
+            id: ObjectId::new(path_key, version, 1 << 20),
+            path_key: path_key.to_owned(),
+            uri: "s3://lake/a".to_owned(),
+            version: version.to_owned(),
+            length: 1,
+            last_modified_ms: 0,
+            block_bytes: 1 << 20,
+            content_type: String::new(),
+        })
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_fresh_until_it_is_seen_again() {
+        let mut metadata = Metadata::new(2);
+        let fresh = |metadata: &Metadata| {
+            let found = metadata.fresh("a", Freshness::Immutable, Nanos(0));
+            found.is_some()
+        };
+        for _ in 0..10 {
+            metadata.see(&object("a", "1"), Nanos(0));
+            assert!(fresh(&metadata));
+            metadata.forget(&object("a", "2"));
+            assert!(fresh(&metadata));
+            metadata.forget_path("a");
+            assert!(!fresh(&metadata));
+        }
+        metadata.see(&object("b", "1"), Nanos(0));
+        metadata.see(&object("c", "1"), Nanos(0));
+        assert_eq!((metadata.len(), metadata.path_keys.len()), (2, 2));
+    }
 }
