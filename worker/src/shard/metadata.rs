@@ -448,9 +448,19 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// The mount below which an object appears now.
     pub(crate) fn mount_of(&self, meta: &ObjectMeta) -> MountId {
         let mounts = self.mounts.borrow();
-        mounts
-            .of_object(&meta.uri, meta.block_bytes)
-            .map_or(MountId::NONE, |mount| mount.id)
+        let found = mounts.iter().find(|mount| shows(mount, meta));
+        found.map_or(MountId::NONE, |mount| mount.id)
+    }
+
+    /// Whether a client that may read `access` may read the object: by the mount that it was last
+    /// seen below, or by any other one that shows it.
+    pub(crate) fn may_read(&self, known: &Known, access: &AccessSet) -> bool {
+        access.allows(known.mount.get())
+            || self
+                .mounts
+                .borrow()
+                .iter()
+                .any(|mount| access.allows(mount.id) && shows(mount, &known.meta))
     }
 
     /// The under-store has another version now: the next open asks again.
@@ -463,6 +473,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 }
 
+/// Whether the object appears below `mount`. Its URI alone does not say: at another endpoint the
+/// same URI is another object.
+fn shows(mount: &Mount, meta: &ObjectMeta) -> bool {
+    mount.block_bytes == meta.block_bytes
+        && mount
+            .path_of(&meta.uri)
+            .and_then(|path| path_key(mount, &path).ok())
+            .is_some_and(|key| key == meta.path_key)
+}
+
 fn too_many_waiting() -> ErrorMessage {
     error(
         ErrorCode::Busy,
@@ -473,6 +493,22 @@ fn too_many_waiting() -> ErrorMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::Admission;
+
+    fn mount(endpoint: &str) -> Mount {
+        Mount {
+            id: MountId(0),
+            path: "/lake".to_owned(),
+            uri: "s3://lake".to_owned(),
+            block_bytes: 1 << 20,
+            freshness: Freshness::Immutable,
+            admission: Admission::Always,
+            readers: Vec::new(),
+            options: [("endpoint".to_owned(), endpoint.to_owned())].into(),
+            is_runtime: false,
+        }
+    }
+
     fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
         Arc::new(ObjectMeta {
             id: ObjectId::new(path_key, version, 1 << 20),
@@ -484,6 +520,14 @@ mod tests {
             block_bytes: 1 << 20,
             content_type: String::new(),
         })
+    }
+
+    #[test]
+    fn an_object_does_not_appear_below_a_mount_of_another_endpoint() {
+        let here = mount("https://one.example");
+        let key = path_key(&here, "/lake/a").expect("a path of the mount");
+        assert!(shows(&here, &object(&key, "1")));
+        assert!(!shows(&mount("https://two.example"), &object(&key, "1")));
     }
 
     #[test]

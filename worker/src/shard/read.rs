@@ -153,12 +153,6 @@ enum OnDevice {
     Unreadable,
 }
 
-enum TierAnswer {
-    Answered,
-    Denied,
-    Missing,
-}
-
 impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Serves a read that `lane` has counted in. The answer goes into its outbox, now or later.
     #[inline]
@@ -172,26 +166,21 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             );
             return;
         }
-        match self.answer_from_tier(lane, &request) {
-            TierAnswer::Answered => {
-                self.counters.reads_dram.increase();
-                self.counters.bytes_served.add(u64::from(request.length));
-            }
-            TierAnswer::Denied => {
-                self.counters.reads_failed.increase();
-                lane.answer_error(request.request_id, request.length, denied());
-            }
-            TierAnswer::Missing => {
-                self.io.spawn(
-                    Priority::Foreground,
-                    Rc::clone(self).answer_slowly(Rc::clone(lane), request),
-                );
-            }
+        if self.answer_from_tier(lane, &request) {
+            self.counters.reads_dram.increase();
+            self.counters.bytes_served.add(u64::from(request.length));
+        } else {
+            self.io.spawn(
+                Priority::Foreground,
+                Rc::clone(self).answer_slowly(Rc::clone(lane), request),
+            );
         }
     }
 
+    /// Answers if the tier has everything and the client may read the mount that it notes. Whether
+    /// another mount lets the client read, the long way finds out.
     #[inline]
-    fn answer_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> TierAnswer {
+    fn answer_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> bool {
         let start = (request.offset % FRAME_BYTES as u64) as usize;
         let end = start + request.length as usize;
         if end > FRAME_BYTES {
@@ -199,14 +188,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         let mut tier = self.tier.borrow_mut();
         let Some(cached) = tier.hit(FrameKey::of_offset(request.object, request.offset)) else {
-            return TierAnswer::Missing;
+            return false;
         };
         if !lane.access.borrow().allows(cached.mount) {
-            return TierAnswer::Denied;
+            return false;
         }
         let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
         if end > cached.length as usize || !cached.frame.is_sealed(&pages) {
-            return TierAnswer::Missing;
+            return false;
         }
         let slice = cached.frame.slice(start..end);
         let mode = checksum_mode(request, end == cached.length as usize);
@@ -230,22 +219,22 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             batch.push_payload(Payload::Frame(slice));
             Outbox::pad(batch, request.length);
         });
-        TierAnswer::Answered
+        true
     }
 
     /// A read over several frames, if all of them are in the tier.
-    fn answer_long_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> TierAnswer {
+    fn answer_long_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> bool {
         let mut tier = self.tier.borrow_mut();
         let mut ends_with_object = false;
         for piece in pieces(request) {
             let Some(cached) = tier.peek(piece.key) else {
-                return TierAnswer::Missing;
+                return false;
             };
             if !lane.access.borrow().allows(cached.mount) {
-                return TierAnswer::Denied;
+                return false;
             }
             if piece.end > cached.length as usize || !cached.frame.is_sealed(&piece.pages()) {
-                return TierAnswer::Missing;
+                return false;
             }
             ends_with_object = piece.end == cached.length as usize;
         }
@@ -288,7 +277,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             Outbox::pad(batch, request.length);
         });
-        TierAnswer::Answered
+        true
     }
 
     async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
@@ -343,7 +332,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         access: &AccessSet,
     ) -> Result<ReadParts, ErrorMessage> {
         let known = self.known(request.object).await?;
-        if !access.allows(known.mount.get()) {
+        if !self.may_read(&known, access) {
             return Err(denied());
         }
         let end = request.offset + u64::from(request.length);
