@@ -7,6 +7,8 @@
 //! comes back in events, as long as the runtime is not stopped. Local reads cannot be called off:
 //! a file server that hangs keeps its jobs' memory until it answers.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +25,7 @@ use super::stores::Stores;
 use super::threads::Placement;
 use super::{Event, Job, Request, UnderStore};
 use crate::inbox::{Inbox, inbox};
-use crate::mount::MountTable;
+use crate::mount::{MountId, MountTable};
 
 /// How long a thread for blocking file reads stays without work.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
@@ -68,7 +70,8 @@ pub struct FetchOptions {
     pub retry: RetryPolicy,
     /// How long requests may take.
     pub timeouts: Timeouts,
-    /// Most jobs of one shard that have not ended; [`UnderStore::submit`] refuses more.
+    /// Most jobs of one shard that have not ended; [`UnderStore::submit`] refuses more. One mount
+    /// may have half of them, so that a store that hangs leaves room for the others.
     pub jobs_per_shard_max: usize,
 }
 
@@ -155,6 +158,7 @@ impl FetchRuntime {
             },
             inbox,
             jobs: Arc::default(),
+            jobs_by_mount: RefCell::default(),
         }
     }
 
@@ -214,6 +218,8 @@ pub struct ShardUnderStore {
     inbox: Inbox<Event>,
     /// Jobs that have not ended.
     jobs: Arc<AtomicUsize>,
+    /// Of them, those of each mount; one entry for each slot that was ever used.
+    jobs_by_mount: RefCell<HashMap<MountId, Arc<AtomicUsize>>>,
 }
 
 impl ShardUnderStore {
@@ -224,22 +230,40 @@ impl ShardUnderStore {
 }
 
 /// Counts a job from its acceptance until it ended.
-struct JobCount(Arc<AtomicUsize>);
+struct JobCount([Arc<AtomicUsize>; 2]);
+
+impl JobCount {
+    fn new(counters: [Arc<AtomicUsize>; 2]) -> Self {
+        for counter in &counters {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        JobCount(counters)
+    }
+}
 
 impl Drop for JobCount {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for counter in &self.0 {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl UnderStore for ShardUnderStore {
     fn submit(&self, job: Job) -> Result<(), Job> {
-        // Only this core adds, so the limit holds without a loop.
-        if self.jobs.load(Ordering::Relaxed) >= self.stores.options.jobs_per_shard_max {
+        let of_mount = {
+            let mut by_mount = self.jobs_by_mount.borrow_mut();
+            Arc::clone(by_mount.entry(job.mount.id).or_default())
+        };
+        let limit = self.stores.options.jobs_per_shard_max;
+        let limit_of_mount = limit.div_ceil(2);
+        // Only this core adds, so the limits hold without a loop.
+        if self.jobs.load(Ordering::Relaxed) >= limit
+            || of_mount.load(Ordering::Relaxed) >= limit_of_mount
+        {
             return Err(job);
         }
-        self.jobs.fetch_add(1, Ordering::Relaxed);
-        let count = JobCount(Arc::clone(&self.jobs));
+        let count = JobCount::new([Arc::clone(&self.jobs), of_mount]);
         let (stores, sink) = (Arc::clone(&self.stores), self.sink.clone());
         let Job { id, mount, request } = job;
         match request {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corelane_io::PAGE_SIZE;
-use corelane_worker::mount::{Freshness, Mount};
+use corelane_worker::mount::{Freshness, Mount, MountId};
 use corelane_worker::under_store::retry::RetryPolicy;
 use corelane_worker::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime};
 use corelane_worker::under_store::stores::check_mount;
@@ -336,7 +336,8 @@ fn a_queue_at_its_bound_gives_the_job_back() {
     let origin = Origin::start();
     origin.put_with("/bucket/silent", content(12, LENGTH), &[Manner::Silent]);
     let mut options = FetchOptions {
-        jobs_per_shard_max: 2,
+        // Two for one mount.
+        jobs_per_shard_max: 4,
         ..quick_options()
     };
     options.retry.tries_max = 1;
@@ -367,6 +368,13 @@ fn a_queue_at_its_bound_gives_the_job_back() {
         panic!("another job came back")
     };
     assert_eq!((back.id, leases.len()), (JobId(99), count));
+    let elsewhere = Mount {
+        id: MountId(mount.id.0 + 1),
+        ..(*mount).clone()
+    };
+    shard
+        .describe(&Arc::new(elsewhere), "/m/silent")
+        .expect("another mount has room");
     leases.into_iter().for_each(|lease| shard.take_back(lease));
     for job in jobs {
         assert!(shard.fetched(job).result.is_err());
