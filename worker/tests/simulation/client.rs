@@ -14,9 +14,7 @@ use corelane_io::{Io, Priority, SendBatch, Stream};
 use corelane_rpc_schema::frame::{
     self, ChecksumMode, Decoded, Frame, ReadFlags, ReadRequest, ReadSource, encode_read_request,
 };
-use corelane_rpc_schema::messages::{
-    ErrorMessage, Hello, HelloAnswer, Message, Open, OpenAnswer,
-};
+use corelane_rpc_schema::messages::{ErrorMessage, Hello, HelloAnswer, Message, Open, OpenAnswer};
 use corelane_rpc_schema::{ObjectId, PAGE_BYTES, ShardId};
 use corelane_worker::shard::signal::WaitList;
 use futures::channel::oneshot;
@@ -111,14 +109,6 @@ impl Lane {
     /// What the worker said last, once the connection has ended.
     pub fn ended(&self) -> Option<Option<ErrorMessage>> {
         self.shared.ended.borrow().clone()
-    }
-
-    /// Resolves when the connection has ended; what the worker said last.
-    pub async fn until_ended(&self) -> Option<ErrorMessage> {
-        self.shared
-            .room
-            .until(|| self.shared.ended.borrow().clone())
-            .await
     }
 
     /// Ends the connection, whatever is under way.

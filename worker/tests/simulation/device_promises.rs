@@ -17,7 +17,11 @@ use crate::worker::{Worker, mount};
 const BLOCK_BYTES: u32 = 64 << 10;
 
 fn scene(seed: u64, devices: usize) -> Scene {
-    Scene::new(seed, devices, vec![mount(0, "/a", BLOCK_BYTES, Freshness::Immutable)])
+    Scene::new(
+        seed,
+        devices,
+        vec![mount(0, "/a", BLOCK_BYTES, Freshness::Immutable)],
+    )
 }
 
 /// Puts and loads objects of some blocks; gives their paths.
@@ -109,41 +113,50 @@ fn a_misdirected_write_never_serves_wrong_bytes() {
 
 #[test]
 fn what_lay_on_a_failed_device_is_served_from_the_store() {
-    check_seeds("what_lay_on_a_failed_device_is_served_from_the_store", 5, |seed| {
-        let scene = scene(seed, 2);
-        let ended = scene.world.block_on(async {
-            let cast = scene.start(2).await;
-            let paths = load_objects(&scene, &cast, 16).await;
-            cast.stop(&scene.world).await;
+    check_seeds(
+        "what_lay_on_a_failed_device_is_served_from_the_store",
+        5,
+        |seed| {
+            let scene = scene(seed, 2);
+            let ended = scene.world.block_on(async {
+                let cast = scene.start(2).await;
+                let paths = load_objects(&scene, &cast, 16).await;
+                cast.stop(&scene.world).await;
 
-            let cast = scene.start(2).await;
-            scene.world.fail_device("/dev/sim1");
-            for _ in 0..2 {
+                let cast = scene.start(2).await;
+                scene.world.fail_device("/dev/sim1");
+                for _ in 0..2 {
+                    for path in &paths {
+                        let opened = cast.open(path).await;
+                        cast.read_all(&opened, 48 << 10).await;
+                    }
+                }
+                assert!(cast.stat("reads_device").await > 0, "one device is well");
+                assert!(cast.stat("reads_under_store").await > 0, "one is not");
+                let devices = cast
+                    .worker
+                    .ask_all(|answer| ShardRequest::Devices { answer });
+                let devices = devices.await.expect("alive");
+                let is_healthy = |path: &str| {
+                    let mut found = devices
+                        .iter()
+                        .flatten()
+                        .filter(|device| device.path == path);
+                    found.all(|device| device.healthy)
+                };
+                assert!(is_healthy("/dev/sim0"));
+                assert!(cast.stat("device_errors").await > 0 || !is_healthy("/dev/sim1"));
+                cast.stop(&scene.world).await;
+
+                let cast = scene.start(1).await;
                 for path in &paths {
                     let opened = cast.open(path).await;
                     cast.read_all(&opened, 48 << 10).await;
                 }
-            }
-            assert!(cast.stat("reads_device").await > 0, "one device is well");
-            assert!(cast.stat("reads_under_store").await > 0, "one is not");
-            let devices = cast.worker.ask_all(|answer| ShardRequest::Devices { answer });
-            let devices = devices.await.expect("alive");
-            let is_healthy = |path: &str| {
-                let mut found = devices.iter().flatten().filter(|device| device.path == path);
-                found.all(|device| device.healthy)
-            };
-            assert!(is_healthy("/dev/sim0"));
-            assert!(cast.stat("device_errors").await > 0 || !is_healthy("/dev/sim1"));
-            cast.stop(&scene.world).await;
-
-            let cast = scene.start(1).await;
-            for path in &paths {
-                let opened = cast.open(path).await;
-                cast.read_all(&opened, 48 << 10).await;
-            }
-        });
-        ended.expect("no crash is scheduled");
-    });
+            });
+            ended.expect("no crash is scheduled");
+        },
+    );
 }
 
 #[test]
@@ -157,18 +170,25 @@ fn a_restart_with_another_number_of_cores_keeps_the_cache() {
             cast.stop(&scene.world).await;
 
             scene.origin.set_away(true);
+            let fetches = scene.origin.fetches();
             let cast = scene.start(after).await;
             let found = cast.worker.cached().await.expect("alive");
             let blocks = |of: &crate::ledger::Holdings| -> Vec<_> {
-                of.iter().map(|(object, (_, cached))| (*object, cached.blocks)).collect()
+                of.iter()
+                    .map(|(object, (_, cached))| (*object, cached.blocks))
+                    .collect()
             };
-            assert_eq!(blocks(&held), blocks(&found), "{before} shards, then {after}");
+            assert_eq!(
+                blocks(&held),
+                blocks(&found),
+                "{before} shards, then {after}"
+            );
             for path in &paths {
                 let opened = cast.open(path).await;
                 let source = cast.read_all(&opened, 100_000).await;
                 assert_eq!(source, ReadSource::Device, "{path}");
             }
-            assert_eq!(cast.stat("fetches").await, 0);
+            assert_eq!(scene.origin.fetches(), fetches, "nothing is fetched again");
         });
         ended.expect("no crash is scheduled");
     }
@@ -176,32 +196,43 @@ fn a_restart_with_another_number_of_cores_keeps_the_cache() {
 
 #[test]
 fn a_cache_full_of_pinned_blocks_is_served_from_the_store_and_says_so() {
-    check_seeds("a_cache_full_of_pinned_blocks_is_served_from_the_store_and_says_so", 3, |seed| {
-        let scene = scene(seed, 1);
-        let ended = scene.world.block_on(async {
-            let cast = scene.start(1).await;
-            let mut paths = Vec::new();
-            for number in 0..50 {
-                let path = format!("/a/o{number}");
-                scene.put(&path, 1 << 20);
-                let meta = cast.worker.describe(0, &path).await.expect("alive");
-                let meta = meta.expect("the store is there");
-                // A pin of what is not there yet holds for what comes.
-                cast.worker.pin(&meta, true).await.expect("alive").expect("nothing is pinned yet");
-                let loaded = cast.worker.load(&meta).await.expect("alive");
-                loaded.expect("the store is there");
-                paths.push(path);
-            }
-            assert!(cast.stat("not_kept_no_room").await > 0, "the device is full of pins");
-            assert!(cast.stat("blocks_not_kept").await > 0);
-            for path in &paths {
-                let opened = cast.open(path).await;
-                cast.read_all(&opened, 64 << 10).await;
-            }
-            assert!(cast.stat("reads_under_store").await > 0);
-            assert_eq!(cast.stat("reads_failed").await, 0);
-            cast.io.sleep(Duration::from_millis(10)).await;
-        });
-        ended.expect("no crash is scheduled");
-    });
+    check_seeds(
+        "a_cache_full_of_pinned_blocks_is_served_from_the_store_and_says_so",
+        3,
+        |seed| {
+            let scene = scene(seed, 1);
+            let ended = scene.world.block_on(async {
+                let cast = scene.start(1).await;
+                let mut paths = Vec::new();
+                for number in 0..50 {
+                    let path = format!("/a/o{number}");
+                    scene.put(&path, 1 << 20);
+                    let meta = cast.worker.describe(0, &path).await.expect("alive");
+                    let meta = meta.expect("the store is there");
+                    // A pin of what is not there yet holds for what comes.
+                    cast.worker
+                        .pin(&meta, true)
+                        .await
+                        .expect("alive")
+                        .expect("nothing is pinned yet");
+                    let loaded = cast.worker.load(&meta).await.expect("alive");
+                    loaded.expect("the store is there");
+                    paths.push(path);
+                }
+                assert!(
+                    cast.stat("not_kept_no_room").await > 0,
+                    "the device is full of pins"
+                );
+                assert!(cast.stat("blocks_not_kept").await > 0);
+                for path in &paths {
+                    let opened = cast.open(path).await;
+                    cast.read_all(&opened, 64 << 10).await;
+                }
+                assert!(cast.stat("reads_under_store").await > 0);
+                assert_eq!(cast.stat("reads_failed").await, 0);
+                cast.io.sleep(Duration::from_millis(10)).await;
+            });
+            ended.expect("no crash is scheduled");
+        },
+    );
 }

@@ -17,7 +17,11 @@ use crate::worker::{mount, side_by_side};
 const BLOCK: u64 = 64 << 10;
 
 fn scene(seed: u64) -> Scene {
-    let scene = Scene::new(seed, 1, vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)]);
+    let scene = Scene::new(
+        seed,
+        1,
+        vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)],
+    );
     scene.put("/a/x", 20 * BLOCK);
     scene
 }
@@ -121,7 +125,14 @@ fn who_breaks_the_protocol_is_told_why_and_nobody_else_notices() {
         let mut garbage = vec![0; 300];
         Prng::new(seed).fill(&mut garbage);
         let mut read = Vec::new();
-        encode_read_request(&mut read, &ReadRequest { request_id: 1, length: 1, ..Default::default() });
+        encode_read_request(
+            &mut read,
+            &ReadRequest {
+                request_id: 1,
+                length: 1,
+                ..Default::default()
+            },
+        );
         let mut answer = hello();
         Message::GoAway.to_frame(0, &mut answer).expect("it fits");
         Message::Error(ErrorMessage {
@@ -152,7 +163,8 @@ fn who_breaks_the_protocol_is_told_why_and_nobody_else_notices() {
                         raw.send(piece).await;
                     }
                     let reason = raw.until_closed().await;
-                    let reason = reason.unwrap_or_else(|| panic!("{what} was closed without a reason"));
+                    let reason =
+                        reason.unwrap_or_else(|| panic!("{what} was closed without a reason"));
                     assert_eq!(reason.code, ErrorCode::Invalid, "{what}: {reason:?}");
                     assert!(reason.message.len() > 10, "{what}: {reason:?}");
                 }
@@ -190,40 +202,44 @@ fn who_does_not_say_hello_or_sends_half_of_it_is_closed() {
 
 #[test]
 fn who_never_reads_is_cut_off_and_the_memory_comes_back() {
-    check_seeds("who_never_reads_is_cut_off_and_the_memory_comes_back", 5, |seed| {
-        let scene = scene(seed);
-        let ended = scene.world.block_on(async {
-            let cast = scene.start(1).await;
-            let opened = cast.open("/a/x").await;
-            cast.read_all(&opened, BLOCK).await;
-            let deaf = Raw::connect(&cast).await;
-            deaf.say_hello().await;
-            let mut reads = Vec::new();
-            for request_id in 1..=200 {
-                encode_read_request(
-                    &mut reads,
-                    &ReadRequest {
-                        request_id,
-                        object: opened.id,
-                        offset: request_id % 20 * BLOCK,
-                        length: BLOCK as u32,
-                        flags: ReadFlags::CHECKSUMS,
-                    },
-                );
-            }
-            let rounds = read_steadily(&cast, &scene, 200);
-            futures::join!(deaf.send(&reads), rounds);
-            let began = cast.now();
-            until_one_lane(&cast).await;
-            assert!(cast.now().since(began) < Duration::from_secs(60));
-            assert_eq!(cast.stat("lanes_timed_out").await, 1);
-            assert_eq!(cast.stat("reads_failed").await, 0);
-            drop(deaf);
-            // All memory is there again: a reader of everything is never told "busy".
-            cast.read_all(&opened, 4 * BLOCK).await;
-        });
-        ended.expect("no crash is scheduled");
-    });
+    check_seeds(
+        "who_never_reads_is_cut_off_and_the_memory_comes_back",
+        5,
+        |seed| {
+            let scene = scene(seed);
+            let ended = scene.world.block_on(async {
+                let cast = scene.start(1).await;
+                let opened = cast.open("/a/x").await;
+                cast.read_all(&opened, BLOCK).await;
+                let deaf = Raw::connect(&cast).await;
+                deaf.say_hello().await;
+                let mut reads = Vec::new();
+                for request_id in 1..=200 {
+                    encode_read_request(
+                        &mut reads,
+                        &ReadRequest {
+                            request_id,
+                            object: opened.id,
+                            offset: request_id % 20 * BLOCK,
+                            length: BLOCK as u32,
+                            flags: ReadFlags::CHECKSUMS,
+                        },
+                    );
+                }
+                let rounds = read_steadily(&cast, &scene, 200);
+                futures::join!(deaf.send(&reads), rounds);
+                let began = cast.now();
+                until_one_lane(&cast).await;
+                assert!(cast.now().since(began) < Duration::from_secs(60));
+                assert_eq!(cast.stat("lanes_timed_out").await, 1);
+                assert_eq!(cast.stat("reads_failed").await, 0);
+                drop(deaf);
+                // All memory is there again: a reader of everything is never told "busy".
+                cast.read_all(&opened, 4 * BLOCK).await;
+            });
+            ended.expect("no crash is scheduled");
+        },
+    );
 }
 
 #[test]
@@ -249,33 +265,43 @@ fn more_connections_than_a_worker_takes_are_closed_and_those_it_has_go_on() {
 
 #[test]
 fn a_stop_answers_what_is_under_way_and_says_goodbye() {
-    check_seeds("a_stop_answers_what_is_under_way_and_says_goodbye", 10, |seed| {
-        let scene = scene(seed);
-        let ended = scene.world.block_on(async {
-            let cast = scene.start(1).await;
-            let opened = cast.open("/a/x").await;
-            let reads = (0..12u64).map(|number| {
-                let (crowd, lane) = (Rc::clone(&cast.crowd), cast.lane.clone());
-                let (opened, io): (_, SimIo) = (opened.clone(), cast.io.clone());
-                async move {
-                    let start = number * BLOCK;
-                    let read = crowd.read(&lane, &opened, start..start + 4096);
-                    let read = read.await.is_some();
-                    (read, io.now())
-                }
+    check_seeds(
+        "a_stop_answers_what_is_under_way_and_says_goodbye",
+        10,
+        |seed| {
+            let scene = scene(seed);
+            let ended = scene.world.block_on(async {
+                let cast = scene.start(1).await;
+                let opened = cast.open("/a/x").await;
+                let reads = (0..12u64).map(|number| {
+                    let (crowd, lane) = (Rc::clone(&cast.crowd), cast.lane.clone());
+                    let (opened, io): (_, SimIo) = (opened.clone(), cast.io.clone());
+                    async move {
+                        let start = number * BLOCK;
+                        let read = crowd.read(&lane, &opened, start..start + 4096);
+                        let read = read.await.is_some();
+                        (read, io.now())
+                    }
+                });
+                let reads = side_by_side(&cast.io, reads);
+                let stop = async {
+                    cast.io.sleep(Duration::from_micros(300)).await;
+                    let began = cast.now();
+                    cast.worker
+                        .stop(&scene.world)
+                        .await
+                        .expect("nothing else ends the worker");
+                    cast.now().since(began)
+                };
+                let (reads, took) = futures::join!(reads, stop);
+                assert!(
+                    reads.iter().all(|(read, _)| *read),
+                    "a read under way was dropped"
+                );
+                assert!(!cast.lane.is_usable(), "the client was told");
+                assert!(took < Duration::from_secs(5), "the stop took {took:?}");
             });
-            let reads = side_by_side(&cast.io, reads);
-            let stop = async {
-                cast.io.sleep(Duration::from_micros(300)).await;
-                let began = cast.now();
-                cast.worker.stop(&scene.world).await.expect("nothing else ends the worker");
-                cast.now().since(began)
-            };
-            let (reads, took) = futures::join!(reads, stop);
-            assert!(reads.iter().all(|(read, _)| *read), "a read under way was dropped");
-            assert!(!cast.lane.is_usable(), "the client was told");
-            assert!(took < Duration::from_secs(5), "the stop took {took:?}");
-        });
-        ended.expect("no crash is scheduled");
-    });
+            ended.expect("no crash is scheduled");
+        },
+    );
 }

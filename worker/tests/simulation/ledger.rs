@@ -117,13 +117,7 @@ impl Ledger {
                 missing <= evicted,
                 "{missing} blocks that were on the devices did not come back, {evicted} were evicted"
             );
-            for (object, (_, after)) in found {
-                let before = at_rest.get(object).map_or(0, |(_, before)| before.blocks);
-                assert!(
-                    after.blocks <= before,
-                    "{object} came back with more than there was: {after:?}, {before}"
-                );
-            }
+            // More may come back: what reclaim was letting go of when a kill came is still there.
         }
     }
 }

@@ -76,9 +76,13 @@ impl Stage<'_> {
         };
         let io = self.world.core();
         let crowd = Rc::new(self.crowd(&worker, &io));
-        self.check_survivors(&crowd).await.expect("nothing ends the worker yet");
-        if !self.devices_may_fail() && seed % 2 == 0 {
-            self.check_without_store(&crowd).await.expect("nothing ends the worker yet");
+        self.check_survivors(&crowd)
+            .await
+            .expect("nothing ends the worker yet");
+        if !self.devices_may_fail() && seed.is_multiple_of(2) {
+            self.check_without_store(&crowd)
+                .await
+                .expect("nothing ends the worker yet");
         }
         let traffic = self.traffic(&crowd, life, seed);
         match life.ending {
@@ -148,16 +152,27 @@ impl Stage<'_> {
     async fn check_without_store(&self, crowd: &Crowd) -> Result<(), Gone> {
         let origin = &self.site.origin;
         let held = crowd.worker.cached().await?;
-        let quiet = Faults { stream_reset: 0.0, connect_error: 0.0, ..self.plan.faults.clone() };
+        let quiet = Faults {
+            stream_reset: 0.0,
+            connect_error: 0.0,
+            ..self.plan.faults.clone()
+        };
         self.world.set_faults(quiet);
         origin.set_away(true);
         let lane = Lane::connect(&crowd.io, crowd.worker.address(0), "")
             .await
             .expect("a lane without faults");
-        for path in self.plan.paths.iter().filter(|path| path.starts_with(IMMUTABLE)) {
+        for path in self
+            .plan
+            .paths
+            .iter()
+            .filter(|path| path.starts_with(IMMUTABLE))
+        {
             let opened = crowd.open(&lane, path).await;
             let uri = uri_of(path);
-            let is_held = held.values().any(|(meta, cached)| meta.uri == uri && cached.blocks > 0);
+            let is_held = held
+                .values()
+                .any(|(meta, cached)| meta.uri == uri && cached.blocks > 0);
             assert!(
                 opened.is_some() || !is_held || self.plan.is_pressed,
                 "{path} has blocks here and does not open without the store"
@@ -165,9 +180,9 @@ impl Stage<'_> {
             let Some(opened) = opened else {
                 continue;
             };
-            let whole = held.get(&opened.id).is_some_and(|(meta, cached)| {
-                cached.blocks == u64::from(meta.blocks())
-            });
+            let whole = held
+                .get(&opened.id)
+                .is_some_and(|(meta, cached)| cached.blocks == u64::from(meta.blocks()));
             if !whole {
                 continue;
             }
@@ -176,16 +191,17 @@ impl Stage<'_> {
                 let range = start..(start + step).min(opened.length);
                 let read = crowd.read(&lane, &opened, range).await;
                 let was_evicted = || async {
-                    let now = crowd.worker.cached().await.expect("nothing ends the worker yet");
-                    now.get(&opened.id).is_none_or(|(meta, cached)| {
-                        cached.blocks < u64::from(meta.blocks())
-                    })
+                    let now = crowd
+                        .worker
+                        .cached()
+                        .await
+                        .expect("nothing ends the worker yet");
+                    now.get(&opened.id)
+                        .is_none_or(|(meta, cached)| cached.blocks < u64::from(meta.blocks()))
                 };
                 let is_promised = self.plan.is_roomy && self.ledger.is_loaded(opened.id);
                 assert!(
-                    read.is_some()
-                        || self.plan.is_pressed
-                        || !is_promised && was_evicted().await,
+                    read.is_some() || self.plan.is_pressed || !is_promised && was_evicted().await,
                     "byte {start} of {opened:?} is held and cannot be read without the store"
                 );
             }
@@ -247,7 +263,11 @@ impl Stage<'_> {
         let deadline = crowd.io.now().plus(SETTLE_MAX);
         loop {
             crowd.io.sleep(Duration::from_millis(20)).await;
-            let stats = crowd.worker.stats().await.expect("nothing ends the worker yet");
+            let stats = crowd
+                .worker
+                .stats()
+                .await
+                .expect("nothing ends the worker yet");
             let left: Vec<_> = [
                 "lanes_open",
                 "fills_under_way",
@@ -268,11 +288,18 @@ impl Stage<'_> {
                 crowd.worker.under_way.len()
             );
         }
-        let stats = crowd.worker.stats().await.expect("nothing ends the worker yet");
+        let stats = crowd
+            .worker
+            .stats()
+            .await
+            .expect("nothing ends the worker yet");
         for (name, value) in &stats {
             *self.tally.stats.borrow_mut().entry(name).or_default() += value;
         }
-        assert!(stats["tier_frames_used"] <= stats["tier_frames"], "{stats:?}");
+        assert!(
+            stats["tier_frames_used"] <= stats["tier_frames"],
+            "{stats:?}"
+        );
         if !self.devices_may_fail() {
             let mut never = vec!["device_errors", "devices_failed"];
             // A crash may leave a summary whole and the pages behind it torn.
@@ -284,7 +311,10 @@ impl Stage<'_> {
             }
         }
         if self.plan.is_roomy {
-            assert_eq!(stats["blocks_evicted"], 0, "there is room for everything: {stats:?}");
+            assert_eq!(
+                stats["blocks_evicted"], 0,
+                "there is room for everything: {stats:?}"
+            );
         }
     }
 
@@ -302,7 +332,10 @@ impl Stage<'_> {
         self.ledger.set_at_rest(Some(at_rest));
         match ending {
             Ending::KillAfterFlush => worker.kill(self.world),
-            _ => worker.stop(self.world).await.expect("nothing but the letter ends the worker"),
+            _ => worker
+                .stop(self.world)
+                .await
+                .expect("nothing but the letter ends the worker"),
         }
     }
 }
@@ -474,7 +507,11 @@ impl Operator {
         let length = (object.length - offset).min(100_000) as u32;
         // The control plane sends this letter to the owner; the data plane takes any shard.
         let partition = partition_of(object.id.home, 0, self.partitions);
-        let shard = shard_of(partition, self.partitions, self.crowd.worker.shards() as u16);
+        let shard = shard_of(
+            partition,
+            self.partitions,
+            self.crowd.worker.shards() as u16,
+        );
         let shard = usize::from(shard);
         let read = self
             .crowd
@@ -499,7 +536,10 @@ impl Operator {
         let table = if is_away {
             Arc::clone(&self.all_mounts)
         } else {
-            let others = self.all_mounts.iter().filter(|mount| mount.path != FLAPPING);
+            let others = self
+                .all_mounts
+                .iter()
+                .filter(|mount| mount.path != FLAPPING);
             let others = others.map(|mount| mount.as_ref().clone());
             Arc::new(MountTable::new(others).expect("a part of a valid table"))
         };
@@ -521,4 +561,3 @@ impl Operator {
         Ok(())
     }
 }
-

@@ -107,9 +107,7 @@ impl Oracle {
         );
         let since = match mount.freshness {
             Freshness::Immutable => Nanos(0),
-            Freshness::MaxAge(age) => {
-                Nanos(window.start.0.saturating_sub(age.as_nanos() as u64))
-            }
+            Freshness::MaxAge(age) => Nanos(window.start.0.saturating_sub(age.as_nanos() as u64)),
             Freshness::AlwaysCheck => window.start,
         };
         assert!(
@@ -141,9 +139,8 @@ impl Oracle {
     pub fn error(&self, uri: &str, error: &ErrorMessage, window: Range<Nanos>, excuses: Excuses) {
         let since = Nanos(window.start.0.saturating_sub(TRAVEL.as_nanos() as u64));
         let failed = self.origin.failed_since(uri, since);
-        let came_from = |kinds: &[UnderStoreErrorKind]| {
-            failed.iter().any(|kind| kinds.contains(kind))
-        };
+        let came_from =
+            |kinds: &[UnderStoreErrorKind]| failed.iter().any(|kind| kinds.contains(kind));
         let is_explained = match error.code {
             ErrorCode::NotFound => came_from(&[UnderStoreErrorKind::NotFound]),
             ErrorCode::VersionChanged => came_from(&[UnderStoreErrorKind::VersionChanged]),

@@ -491,7 +491,7 @@ fn check_leases(
 ) {
     let page = PAGE_SIZE as u64;
     assert!(
-        range.start % page == 0 && range.start < range.end && range.end <= object.length,
+        range.start.is_multiple_of(page) && range.start < range.end && range.end <= object.length,
         "{range:?} of {object:?}"
     );
     assert_eq!(

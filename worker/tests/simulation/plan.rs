@@ -19,18 +19,7 @@ pub const FLAPPING: &str = "/flapping";
 
 /// Lengths that find the edges of pages and blocks.
 const EDGES: [u64; 12] = [
-    0,
-    1,
-    4095,
-    4096,
-    4097,
-    65_535,
-    65_536,
-    65_537,
-    131_072,
-    262_143,
-    262_145,
-    400_001,
+    0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, 131_072, 262_143, 262_145, 400_001,
 ];
 
 /// How a start of the worker ends.
@@ -106,8 +95,17 @@ impl Plan {
         let mounts = vec![
             mount(0, IMMUTABLE, 64 << 10, Freshness::Immutable),
             Mount {
-                admission: if prng.coin() { Admission::SecondTouch } else { Admission::Always },
-                ..mount(1, "/aged", 128 << 10, Freshness::MaxAge(Duration::from_millis(40)))
+                admission: if prng.coin() {
+                    Admission::SecondTouch
+                } else {
+                    Admission::Always
+                },
+                ..mount(
+                    1,
+                    "/aged",
+                    128 << 10,
+                    Freshness::MaxAge(Duration::from_millis(40)),
+                )
             },
             mount(2, "/checked", 256 << 10, Freshness::AlwaysCheck),
             mount(3, FLAPPING, 64 << 10, Freshness::AlwaysCheck),
@@ -133,7 +131,11 @@ impl Plan {
             regions: prng.between(36, 48),
             partitions: 16 << prng.below(3),
             tuning: Tuning {
-                policy: if prng.below(4) == 0 { PolicyKind::Noop } else { PolicyKind::S3Fifo },
+                policy: if prng.below(4) == 0 {
+                    PolicyKind::Noop
+                } else {
+                    PolicyKind::S3Fifo
+                },
                 tier_frames_min: if is_pressed { 8 } else { 128 },
                 page_frames: if is_pressed { 2 } else { 64 },
                 read_frames: if is_pressed { 2 } else { 32 },

@@ -156,7 +156,10 @@ impl Cast {
     /// Ends the client and stops the worker in good order.
     pub async fn stop(self, world: &World) {
         self.lane.close();
-        self.worker.stop(world).await.expect("nothing else ends the worker");
+        self.worker
+            .stop(world)
+            .await
+            .expect("nothing else ends the worker");
         world.kill_core(&self.io);
     }
 

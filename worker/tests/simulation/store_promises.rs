@@ -56,7 +56,10 @@ fn a_version_change_during_a_read_gives_the_old_or_the_new_and_no_mixture() {
             side_by_side(&cast.io, readers).await;
             cast.io.sleep(Duration::from_millis(300)).await;
             let opened = cast.open("/a/x").await;
-            let last = scene.origin.current("https://origin.sim/a/x").expect("it is there");
+            let last = scene
+                .origin
+                .current("https://origin.sim/a/x")
+                .expect("it is there");
             assert_eq!(opened.version, last.number);
             cast.read(&opened, 0..opened.length).await;
             assert!(cast.crowd.tally.reads.get() > 0);
@@ -68,7 +71,11 @@ fn a_version_change_during_a_read_gives_the_old_or_the_new_and_no_mixture() {
 #[test]
 fn many_readers_of_one_block_make_one_request() {
     check_seeds("many_readers_of_one_block_make_one_request", 10, |seed| {
-        let scene = Scene::new(seed, 1, vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)]);
+        let scene = Scene::new(
+            seed,
+            1,
+            vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)],
+        );
         scene.put("/a/x", BLOCK);
         let ended = scene.world.block_on(async {
             let cast = scene.start(3).await;
@@ -113,7 +120,9 @@ fn second_touch_admits_on_the_second_fetch() {
             // What is admitted is written within the delay of a flush.
             cast.io.sleep(Duration::from_millis(50)).await;
             let cached = cast.worker.cached().await.expect("alive");
-            cached.get(&opened.id).map_or(0, |(_, cached)| cached.blocks)
+            cached
+                .get(&opened.id)
+                .map_or(0, |(_, cached)| cached.blocks)
         };
         assert_eq!(cast.read_all(&opened, BLOCK).await, ReadSource::UnderStore);
         assert_eq!(held().await, 0, "fetched once");
@@ -130,7 +139,11 @@ fn second_touch_admits_on_the_second_fetch() {
 
 #[test]
 fn read_ahead_runs_before_a_reader_in_order_and_backs_off_from_one_that_jumps() {
-    let scene = Scene::new(2, 1, vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)]);
+    let scene = Scene::new(
+        2,
+        1,
+        vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)],
+    );
     scene.put("/a/in-order", 48 * BLOCK);
     scene.put("/a/at-random", 200 * BLOCK);
     let ended = scene.world.block_on(async {
@@ -138,7 +151,10 @@ fn read_ahead_runs_before_a_reader_in_order_and_backs_off_from_one_that_jumps() 
         let opened = cast.open("/a/in-order").await;
         cast.read_all(&opened, 16 << 10).await;
         let ahead = cast.stat("blocks_read_ahead").await;
-        assert!(ahead >= 24, "{ahead} of 48 blocks came before they were asked for");
+        assert!(
+            ahead >= 24,
+            "{ahead} of 48 blocks came before they were asked for"
+        );
         assert!(
             scene.origin.fetches_of(opened.id) < 30,
             "neighbours are joined: {} requests",
@@ -151,7 +167,10 @@ fn read_ahead_runs_before_a_reader_in_order_and_backs_off_from_one_that_jumps() 
             cast.read(&opened, start..start + 4096).await;
         }
         let for_nothing = cast.stat("blocks_read_ahead").await - ahead;
-        assert!(for_nothing <= 6, "{for_nothing} blocks were fetched for a reader that jumps");
+        assert!(
+            for_nothing <= 6,
+            "{for_nothing} blocks were fetched for a reader that jumps"
+        );
     });
     ended.expect("no crash is scheduled");
 }
@@ -163,7 +182,12 @@ fn with_the_store_away_what_is_fresh_opens_and_what_is_not_says_why() {
         1,
         vec![
             mount(0, "/always", BLOCK as u32, Freshness::AlwaysCheck),
-            mount(1, "/aged", BLOCK as u32, Freshness::MaxAge(Duration::from_secs(1))),
+            mount(
+                1,
+                "/aged",
+                BLOCK as u32,
+                Freshness::MaxAge(Duration::from_secs(1)),
+            ),
             mount(2, "/immutable", BLOCK as u32, Freshness::Immutable),
         ],
     );

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_io::sim::{Prng, SimIo};
 use corelane_io::Io;
+use corelane_io::sim::{Prng, SimIo};
 use corelane_placement::partition_of;
 use corelane_rpc_schema::frame::ReadFlags;
-use corelane_rpc_schema::{PartitionId, STRIPE_BYTES, Stripe};
+use corelane_rpc_schema::{PartitionId, STRIPE_BYTES, ShardId, Stripe};
 use corelane_worker::mount::{Mount, MountTable};
 
 use crate::client::{Lane, ReadBytes, Refused};
@@ -132,7 +132,8 @@ impl Visitor {
             return;
         };
         if let Some(opened) = self.crowd.open(&lane, &path).await {
-            self.known.retain(|known| known.path != path || self.prng.below(4) > 0);
+            self.known
+                .retain(|known| known.path != path || self.prng.below(4) > 0);
             self.known.push(opened);
         }
     }
@@ -146,11 +147,7 @@ impl Visitor {
         if self.prng.below(5) == 0 {
             return any;
         }
-        let partitions = lane.hello().partition_shards.len() as u32;
-        let stripe = Stripe::of_offset(offset);
-        let partition = PartitionId(partition_of(opened.id.home, stripe.0, partitions));
-        let owner = lane.hello().shard_of(partition);
-        usize::from(owner.expect("the hello names every owner").0)
+        usize::from(owner_of(lane, opened, offset).0)
     }
 
     fn range_in(&self, opened: &Opened) -> Option<Range<u64>> {
@@ -182,11 +179,7 @@ impl Visitor {
             let Some(range) = self.range_in(&opened) else {
                 continue;
             };
-            let shard = self.shard_for(
-                self.lanes.iter().flatten().next(),
-                &opened,
-                range.start,
-            );
+            let shard = self.shard_for(self.lanes.iter().flatten().next(), &opened, range.start);
             let Some(lane) = self.lane(shard).await else {
                 return;
             };
@@ -237,7 +230,10 @@ impl Visitor {
             let length = (range.end - range.start) as u32;
             lane.read_at_once(opened.id, range.start, length, ReadFlags::NONE)
         }));
-        let wait = self.crowd.io.sleep(Duration::from_nanos(self.prng.below(2_000_000)));
+        let wait = self
+            .crowd
+            .io
+            .sleep(Duration::from_nanos(self.prng.below(2_000_000)));
         futures::pin_mut!(reads, wait);
         futures::future::select(reads, wait).await;
         lane.close();
@@ -250,6 +246,15 @@ impl Visitor {
             lane.close();
         }
     }
+}
+
+/// Who owns the stripe at `offset`, by what the worker said at hello.
+fn owner_of(lane: &Lane, opened: &Opened, offset: u64) -> ShardId {
+    let partitions = lane.hello().partition_shards.len() as u32;
+    let stripe = Stripe::of_offset(offset);
+    let partition = PartitionId(partition_of(opened.id.home, stripe.0, partitions));
+    let owner = lane.hello().shard_of(partition);
+    owner.expect("the hello names every owner")
 }
 
 impl Crowd {
@@ -309,8 +314,7 @@ impl Crowd {
             }
             Err(Refused::Error(error)) => {
                 let uri = uri_of(path);
-                self.oracle
-                    .error(&uri, &error, window, self.excuses(path));
+                self.oracle.error(&uri, &error, window, self.excuses(path));
                 Tally::count(&self.tally.errors);
                 None
             }
@@ -322,12 +326,7 @@ impl Crowd {
     }
 
     /// Reads `range` of an object and judges the answer.
-    pub async fn read(
-        &self,
-        lane: &Lane,
-        opened: &Opened,
-        range: Range<u64>,
-    ) -> Option<ReadBytes> {
+    pub async fn read(&self, lane: &Lane, opened: &Opened, range: Range<u64>) -> Option<ReadBytes> {
         (self.touched)(opened);
         let length = (range.end - range.start) as u32;
         let began = self.io.now();
@@ -337,6 +336,9 @@ impl Crowd {
         (self.touched)(opened);
         match answer {
             Ok(read) => {
+                let owner = owner_of(lane, opened, range.start);
+                let expected = (owner != lane.hello().shard).then_some(owner);
+                assert_eq!(read.hint, expected, "where to ask next time");
                 self.oracle.read(opened, range.start, &read.bytes);
                 Tally::count(&self.tally.reads);
                 let bytes = &self.tally.bytes;

@@ -255,7 +255,9 @@ impl Worker {
                 epoch,
                 doorbells: doorbells.clone(),
             };
-            self.post(shard, letter).await.expect("the shard just said that it is ready");
+            self.post(shard, letter)
+                .await
+                .expect("the shard just said that it is ready");
         }
     }
 
@@ -440,7 +442,9 @@ impl Worker {
 
     /// Counters and gauges, summed over the shards.
     pub async fn stats(&self) -> Result<BTreeMap<&'static str, u64>, Gone> {
-        let answers = self.ask_all(|answer| ShardRequest::Stats { answer }).await?;
+        let answers = self
+            .ask_all(|answer| ShardRequest::Stats { answer })
+            .await?;
         let mut all = BTreeMap::new();
         for (name, value) in answers.into_iter().flat_map(|stats| stats.values) {
             *all.entry(name).or_default() += value;
@@ -521,7 +525,8 @@ pub async fn side_by_side<T: 'static>(
         ends.push(end);
     }
     for end in ends {
-        end.await.expect("the core lives as long as its tasks are waited for");
+        end.await
+            .expect("the core lives as long as its tasks are waited for");
     }
     let results = std::mem::take(&mut *results.borrow_mut());
     results
