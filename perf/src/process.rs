@@ -194,6 +194,17 @@ pub fn ring_workers(threads: &[ThreadInfo]) -> usize {
         .count()
 }
 
+/// CPU time of the calling thread.
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the clock exists on every kernel that has io_uring, and the place is ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Pins the calling thread to `core`.
 ///
 /// # Errors

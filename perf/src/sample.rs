@@ -76,6 +76,11 @@ impl Sample {
         100.0 * self.cpu.total().as_secs_f64() / self.load.elapsed.as_secs_f64()
     }
 
+    /// The generator's CPU as a share of one core.
+    pub fn generator_percent(&self) -> f64 {
+        100.0 * self.load.generator_cpu.as_secs_f64() / self.load.elapsed.as_secs_f64()
+    }
+
     /// Kernel workers in the server's process.
     pub fn ring_workers(&self) -> usize {
         process::ring_workers(&self.threads)
@@ -93,6 +98,7 @@ impl Sample {
             "cpu_us_per_read": self.cpu_us_per_operation(),
             "cpu_user_us_per_read": self.cpu.user.as_secs_f64() * 1e6 / self.load.operations.max(1) as f64,
             "busy_percent": self.busy_percent(),
+            "generator_busy_percent": self.generator_percent(),
             "p50_us": self.load.latency_us(0.5),
             "p99_us": self.load.latency_us(0.99),
             "steal_percent": self.steal_percent,

@@ -27,6 +27,9 @@ const OURS: [(&str, bool); 6] = [
     ("io/src/", true),
 ];
 
+/// Functions that are named, dearest first.
+const FUNCTIONS_SHOWN: usize = 12;
+
 pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String> {
     let found = Command::new("valgrind")
         .arg("--version")
@@ -41,26 +44,40 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
         HITS
     };
     let mut costs = Vec::new();
+    let mut functions = Vec::new();
     for hits in lengths {
         let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
         count(hits, &out)?;
         let text =
             std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        costs.push(Profile::read(&text)?.cost());
+        let profile = Profile::read(&text)?;
+        costs.push(profile.cost());
+        functions.push(profile.by_function());
     }
     let hits = (lengths[1] - lengths[0]) as f64;
     let ours = (costs[1].ours as f64 - costs[0].ours as f64) / hits;
     let all = (costs[1].all as f64 - costs[0].all as f64) / hits;
-    Ok(Measure::of_value(
+    let mut dearest: Vec<(f64, &str)> = functions[1]
+        .iter()
+        .map(|(name, cost)| {
+            let before = functions[0].get(name).copied().unwrap_or(0.0);
+            ((cost - before) / hits, name.as_str())
+        })
+        .collect();
+    dearest.sort_by(|left, right| right.0.total_cmp(&left.0));
+    let measure = Measure::of_value(
         "instructions_per_hit",
         "instructions",
         ours,
         Bar::AtMost(900.0),
     )
     .with_note(format!(
-        "worker on sim, pipelined 32 deep, {} hits counted; {all:.0} with simulator and client",
-        lengths[1] - lengths[0]
-    )))
+        "worker on sim, pipelined 32 deep, {hits} hits counted; {all:.0} with simulator and client"
+    ));
+    let shown = dearest.iter().take(FUNCTIONS_SHOWN);
+    Ok(shown.fold(measure, |measure, (cost, name)| {
+        measure.with_note(format!("{cost:.0} in {name}"))
+    }))
 }
 
 /// Runs the script under callgrind.
@@ -176,19 +193,32 @@ impl Profile {
     }
 
     fn cost(&self) -> Costs {
+        let ours: f64 = self.by_function().values().sum();
+        Costs {
+            ours: ours.round() as u64,
+            all: self.all,
+        }
+    }
+
+    /// The worker's instructions by the function that executed them.
+    fn by_function(&self) -> HashMap<String, f64> {
         let shares = self.library_shares();
-        let own = self.own.iter().map(|((function, owner), cost)| {
+        let mut costs = HashMap::new();
+        for ((function, owner), cost) in &self.own {
             let share = match self.charged(function, *owner) {
                 Owner::Worker => 1.0,
                 Owner::Others => 0.0,
                 Owner::Library => shares.get(function.as_str()).copied().unwrap_or(0.0),
             };
-            share * *cost as f64
-        });
-        Costs {
-            ours: own.sum::<f64>().round() as u64,
-            all: self.all,
+            if share > 0.0 {
+                // Without the number, which another run may give to another function.
+                let name = function
+                    .rsplit_once('(')
+                    .map_or(function.as_str(), |(name, _)| name);
+                *costs.entry(name.to_owned()).or_default() += share * *cost as f64;
+            }
         }
+        costs
     }
 
     fn home(&self, function: &str) -> Owner {

@@ -84,6 +84,11 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
             range(&|pair| pair.ceiling.busy_percent())
         ),
         format!(
+            "generator busy, %: with the worker {}, with the ceiling {}",
+            range(&|pair| pair.worker.generator_percent()),
+            range(&|pair| pair.ceiling.generator_percent())
+        ),
+        format!(
             "server CPU, µs a read: worker {}, ceiling {}; rate, 1/s: worker {}, ceiling {}",
             range(&|pair| pair.worker.cpu_us_per_operation()),
             range(&|pair| pair.ceiling.cpu_us_per_operation()),

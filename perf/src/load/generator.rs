@@ -10,6 +10,7 @@ use io_uring::{cqueue, opcode, types};
 use super::keys::KeySet;
 use super::lane::{Lane, Tally};
 use super::{LoadResult, LoadSpec, greeting};
+use crate::process;
 use crate::ring::{BufferRing, Completion, Ring};
 
 /// Receive buffers: a few, so that they stay in the core's own cache while they are reused.
@@ -49,7 +50,7 @@ pub fn run(spec: &LoadSpec, on_mark: impl FnMut(Mark) + Send) -> io::Result<Load
 
 fn run_here(spec: &LoadSpec, mut on_mark: impl FnMut(Mark)) -> io::Result<LoadResult> {
     if let Some(core) = spec.core {
-        crate::process::pin(core).map_err(io::Error::other)?;
+        process::pin(core).map_err(io::Error::other)?;
     }
     let lanes = connect(spec)?;
     let mut generator = Generator::new(spec, lanes)?;
@@ -57,9 +58,10 @@ fn run_here(spec: &LoadSpec, mut on_mark: impl FnMut(Mark)) -> io::Result<LoadRe
     generator.turn_until(Instant::now() + spec.warm_up)?;
     on_mark(Mark::Begin);
     generator.tally.is_measuring = true;
-    let begin = Instant::now();
+    let (begin, cpu_before) = (Instant::now(), process::thread_time());
     generator.turn_until(begin + spec.measured)?;
     generator.tally.result.elapsed = begin.elapsed();
+    generator.tally.result.generator_cpu = process::thread_time().saturating_sub(cpu_before);
     generator.tally.is_measuring = false;
     on_mark(Mark::End);
     generator.finish()

@@ -101,6 +101,8 @@ pub struct LoadResult {
     pub by_source: [u64; 3],
     /// The measured part, as it was.
     pub elapsed: Duration,
+    /// CPU of the generator's threads meanwhile: near the elapsed time, they were the limit.
+    pub generator_cpu: Duration,
     /// Nanoseconds from the request's send to its answer's last byte.
     pub latency_ns: Histogram<u64>,
 }
@@ -117,6 +119,7 @@ impl LoadResult {
             wrong: 0,
             by_source: [0; 3],
             elapsed: Duration::ZERO,
+            generator_cpu: Duration::ZERO,
             latency_ns: new_histogram(),
         }
     }
@@ -146,6 +149,7 @@ impl LoadResult {
             *mine += theirs;
         }
         self.elapsed = self.elapsed.max(other.elapsed);
+        self.generator_cpu += other.generator_cpu;
         self.latency_ns
             .add(&other.latency_ns)
             .expect("all histograms have the same bounds");
