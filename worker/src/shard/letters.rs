@@ -10,7 +10,7 @@ use std::time::Duration;
 use corelane_io::{Io, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{ObjectId, Stripe};
+use corelane_rpc_schema::{BlockId, ObjectId, Stripe};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 
@@ -24,7 +24,7 @@ use super::request::{
 use crate::cache::frames::FRAME_PAGES;
 use crate::mount::{AccessSet, MountTable};
 use crate::object::ObjectMeta;
-use crate::store::Held;
+use crate::store::{Held, ReadError};
 use crate::under_store::UnderStore;
 
 /// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
@@ -326,36 +326,37 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut verified = Verified::default();
         let blocks: Vec<u32> = self.own_blocks(object).collect();
         for index in blocks {
-            let block = object.block(index);
-            if self.store.lookup(block).is_none() {
-                continue;
-            }
             let length = object.block_length(index);
-            let pages = (length as usize).div_ceil(PAGE_SIZE);
-            let mut is_right = true;
-            for first_page in (0..pages).step_by(FRAME_PAGES) {
-                let count = (pages - first_page).min(FRAME_PAGES);
-                let Some(frame) = self.until_memory(|| self.frames.take()).await else {
-                    continue;
-                };
-                let lease = frame.lease(0..count).expect("a fresh frame is vacant");
-                let Some(entry) = self.store.lookup(block) else {
-                    break;
-                };
-                is_right &= self
-                    .store
-                    .read(block, entry, first_page as u32, lease)
-                    .await
-                    .is_ok();
+            match self.verify_block(object.block(index), length).await {
+                Some(true) => verified.blocks_right += 1,
+                Some(false) => verified.blocks_wrong += 1,
+                None => continue,
             }
             verified.bytes += u64::from(length);
-            if is_right {
-                verified.blocks_right += 1;
-            } else {
-                verified.blocks_wrong += 1;
-            }
         }
         verified
+    }
+
+    /// Reads and checks one block; `None` where it is not on a device, or left meanwhile.
+    async fn verify_block(&self, block: BlockId, length: u32) -> Option<bool> {
+        let pages = (length as usize).div_ceil(PAGE_SIZE);
+        let mut first_page = 0;
+        while first_page < pages {
+            let count = (pages - first_page).min(FRAME_PAGES);
+            let frame = self.until_memory(|| self.frames.take()).await;
+            let entry = self.store.lookup(block)?;
+            // Nobody waits for a verification: it goes on when readers have had their memory.
+            let Some(frame) = frame else { continue };
+            let lease = frame.lease(0..count).expect("a fresh frame is vacant");
+            let read = self.store.read(block, entry, first_page as u32, lease);
+            match read.await {
+                Ok(_) => first_page += count,
+                // It was moved: where it is now is looked up again.
+                Err(ReadError::Gone) => {}
+                Err(ReadError::Corrupt | ReadError::Device(_)) => return Some(false),
+            }
+        }
+        Some(true)
     }
 
     async fn read_plainly(
