@@ -109,9 +109,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// So many frames of the tier, or none at the deadline.
     async fn take_frames(&self, count: usize) -> Option<Vec<Frame>> {
         let mut frames = Vec::with_capacity(count);
-        while frames.len() < count {
-            frames.push(self.until_memory(|| self.tier.borrow_mut().take()).await?);
-        }
+        // One deadline for all of them: everybody else's fills wait meanwhile.
+        self.until_memory(|| {
+            while frames.len() < count {
+                frames.push(self.tier.borrow_mut().take()?);
+            }
+            Some(())
+        })
+        .await?;
         Some(frames)
     }
 
