@@ -69,6 +69,10 @@ use slow::SlowLog;
 pub use tuning::Tuning;
 use turns::Turns;
 
+/// Rounds in which arrivals are collected before reads have their turn: senders on other threads
+/// may keep up with the collecting, which would then not end. Some 100 µs of usual arrivals.
+const COLLECTED_MAX: usize = 128;
+
 /// What a shard is made of.
 pub struct ShardSetup<U> {
     /// Its number.
@@ -342,21 +346,31 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Collects what arrives from other threads and shards, whenever the doorbell rings.
     async fn collect(self: Rc<Self>, inbox: Inbox<ShardRequest>) {
         loop {
-            while let Some(event) = self.under_store.next_event() {
-                self.on_under_store_event(event);
+            let has_more = (0..COLLECTED_MAX).all(|_| self.collect_some(&inbox));
+            if has_more {
+                self.io.yield_now().await;
+            } else {
+                self.io.rung().await;
             }
-            while let Some(letter) = inbox.take() {
-                self.open_letter(letter);
-            }
-            loop {
-                let received = self.mesh.borrow_mut().try_receive();
-                let Some((from, message)) = received else {
-                    break;
-                };
-                self.on_message(from, message);
-            }
-            self.io.rung().await;
         }
+    }
+
+    /// Takes one of each kind, so that none waits for the others; false when there was nothing.
+    fn collect_some(self: &Rc<Self>, inbox: &Inbox<ShardRequest>) -> bool {
+        let event = self.under_store.next_event();
+        let letter = inbox.take();
+        let received = self.mesh.borrow_mut().try_receive();
+        let is_any = event.is_some() || letter.is_some() || received.is_some();
+        if let Some(event) = event {
+            self.on_under_store_event(event);
+        }
+        if let Some(letter) = letter {
+            self.open_letter(letter);
+        }
+        if let Some((from, message)) = received {
+            self.on_message(from, message);
+        }
+        is_any
     }
 
     /// Lets lanes finish what is under way, then brings everything onto the device.
