@@ -1,8 +1,9 @@
 //! A lane: one data-plane connection to one shard.
 //!
 //! The reader decodes every frame that arrived, answers DRAM hits on the spot and starts a task
-//! for everything else; the writer sends what is ready. A malformed frame, a missing hello or an
-//! unknown token closes this lane with an error frame that says why; other lanes never notice.
+//! for everything else; the writer sends what is ready. A malformed frame, one that is never
+//! finished, a missing hello or an unknown token closes this lane with an error frame that says
+//! why; other lanes never notice.
 //!
 //! The invariant: bytes held for an incomplete frame are bounded by the largest head a client may
 //! send, because requests carry no payload.
@@ -31,6 +32,25 @@ const HELD_BYTES_MAX: usize = PREFIX_BYTES + HEADER_WORDS_MAX_MESSAGE as usize *
 /// A connection that has not said hello by then is closed.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A frame whose rest has not come by then never will: requests are a few hundred bytes, sent at once.
+const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the worker ends a lane, and the code that the client branches on.
+struct Broken(ErrorCode, String);
+
+impl Broken {
+    fn invalid(reason: impl ToString) -> Self {
+        Broken(ErrorCode::Invalid, reason.to_string())
+    }
+
+    fn no_hello() -> Self {
+        Broken(
+            ErrorCode::Unauthenticated,
+            "the first frame on a lane is a hello".to_owned(),
+        )
+    }
+}
+
 /// What the tasks of a lane share.
 pub struct LaneState {
     /// Answers on their way out.
@@ -43,6 +63,8 @@ pub struct LaneState {
     pub client_name: RefCell<Rc<str>>,
     has_greeted: Cell<bool>,
     opened: Nanos,
+    /// Since when the rest of a frame has been missing.
+    unfinished_since: Cell<Option<Nanos>>,
     ended: Signal,
 }
 
@@ -62,11 +84,30 @@ impl LaneState {
 
     /// Why the client is to be cut off, if it is.
     pub fn overdue(&self, now: Nanos, send_deadline: Duration) -> Option<&'static str> {
-        if !self.has_greeted.get() && now.since(self.opened) > HELLO_DEADLINE {
-            return Some("no hello");
+        let is_late =
+            |since: Option<Nanos>, deadline| since.is_some_and(|at| now.since(at) > deadline);
+        if !self.has_greeted.get() && is_late(Some(self.opened), HELLO_DEADLINE) {
+            Some("no hello came in time")
+        } else if is_late(self.unfinished_since.get(), FRAME_DEADLINE) {
+            Some("the rest of a frame did not come in time")
+        } else if is_late(self.outbox.sending_since(), send_deadline) {
+            Some("the client does not read its answers")
+        } else {
+            None
         }
-        let since = self.outbox.sending_since()?;
-        (now.since(since) > send_deadline).then_some("does not read its answers")
+    }
+
+    /// Ends the lane: the writer sends this reason behind what is ready already, then closes the stream.
+    pub fn end(&self, code: ErrorCode, message: String) {
+        self.outbox.append(|batch| {
+            let message = Message::Error(ErrorMessage {
+                code,
+                message,
+                retry_after_ms: 0,
+            });
+            batch.push_head_with(|out| encode(&message, 0, out));
+        });
+        self.outbox.close();
     }
 
     #[inline]
@@ -103,6 +144,7 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
         client_name: RefCell::new(Rc::from("")),
         has_greeted: Cell::new(false),
         opened: shard.io.now(),
+        unfinished_since: Cell::new(None),
         ended: Signal::default(),
     });
     let Some(ticket) = shard.lanes.enter(&lane, &stream) else {
@@ -115,21 +157,13 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
         Priority::Foreground,
         write(Rc::clone(&shard), stream.clone(), Rc::clone(&lane)),
     );
-    if let Err(error) = read(&shard, &stream, &lane).await {
+    if let Err(Broken(code, reason)) = read(&shard, &stream, &lane).await {
         shard.counters.lanes_failed.increase();
-        tracing::debug!(peer = %stream.peer(), client = %lane.client_name.borrow(), %error, "lane closed");
-        lane.outbox.append(|batch| {
-            let message = Message::Error(ErrorMessage {
-                code: ErrorCode::Invalid,
-                message: error,
-                retry_after_ms: 0,
-            });
-            batch.push_head_with(|out| encode(&message, 0, out));
-        });
+        tracing::debug!(peer = %stream.peer(), client = %lane.client_name.borrow(), reason, "lane closed");
+        lane.end(code, reason);
     }
     lane.outbox.close();
     lane.ended.wait().await;
-    stream.close();
     shard.lanes.leave(ticket);
 }
 
@@ -138,21 +172,21 @@ async fn write<I: Io, U: UnderStore>(
     stream: I::Stream,
     lane: Rc<LaneState>,
 ) {
-    if lane.outbox.drain(&stream, || shard.io.now()).await.is_err() {
-        lane.outbox.close();
-        stream.close();
-    }
+    // An error means that the client is gone, which the reader finds out by itself.
+    let _ = lane.outbox.drain(&stream, || shard.io.now()).await;
+    lane.outbox.close();
+    stream.close();
     lane.ended.set();
 }
 
 /// Reads and serves frames until the peer ends the stream or breaks the protocol; the error is
-/// the sentence for the peer.
+/// for the peer.
 async fn read<I: Io, U: UnderStore>(
     shard: &Rc<Shard<I, U>>,
     stream: &I::Stream,
     lane: &Rc<LaneState>,
-) -> Result<(), String> {
-    let mut held: Vec<u8> = Vec::with_capacity(HELD_BYTES_MAX);
+) -> Result<(), Broken> {
+    let mut held: Vec<u8> = Vec::new();
     loop {
         let received = match stream.receive().await {
             Ok(received) if !received.is_empty() => received,
@@ -207,17 +241,22 @@ async fn read<I: Io, U: UnderStore>(
             held.len() < HELD_BYTES_MAX,
             "an incomplete head is shorter than the longest"
         );
+        if held.is_empty() {
+            lane.unfinished_since.set(None);
+        } else if lane.unfinished_since.get().is_none() {
+            lane.unfinished_since.set(Some(shard.io.now()));
+        }
     }
 }
 
 #[inline]
-fn decode(input: &[u8]) -> Result<Decoded<'_>, String> {
+fn decode(input: &[u8]) -> Result<Decoded<'_>, Broken> {
     // What a client sends has no payload, so a whole frame is never longer than its head.
     frame::decode(input)
-        .map_err(|error| error.to_string())
+        .map_err(Broken::invalid)
         .and_then(|decoded| match decoded {
-            Decoded::Incomplete { needed } if needed > HELD_BYTES_MAX => Err(format!(
-                "a frame of {needed} bytes; requests have at most {HELD_BYTES_MAX}"
+            Decoded::Incomplete { needed } if needed > HELD_BYTES_MAX => Err(Broken::invalid(
+                format!("a frame of {needed} bytes; requests have at most {HELD_BYTES_MAX}"),
             )),
             decoded => Ok(decoded),
         })
@@ -227,11 +266,11 @@ async fn serve_frame<I: Io, U: UnderStore>(
     shard: &Rc<Shard<I, U>>,
     lane: &Rc<LaneState>,
     frame: Frame<'_>,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     match frame {
         Frame::Read(request) => {
             if !lane.has_greeted.get() {
-                return Err("the first frame on a lane is a hello".to_owned());
+                return Err(Broken::no_hello());
             }
             if !lane.outbox.has_room() {
                 lane.outbox.until_room().await;
@@ -241,11 +280,10 @@ async fn serve_frame<I: Io, U: UnderStore>(
             Ok(())
         }
         Frame::Message(header) => {
-            let (request_id, message) =
-                Message::from_header(header).map_err(|error| error.to_string())?;
+            let (request_id, message) = Message::from_header(header).map_err(Broken::invalid)?;
             serve_message(shard, lane, request_id, message).await
         }
-        Frame::ReadAnswer(..) => Err("a client does not send read answers".to_owned()),
+        Frame::ReadAnswer(..) => Err(Broken::invalid("a client does not send read answers")),
     }
 }
 
@@ -254,17 +292,18 @@ async fn serve_message<I: Io, U: UnderStore>(
     lane: &Rc<LaneState>,
     request_id: u64,
     message: Message,
-) -> Result<(), String> {
+) -> Result<(), Broken> {
     match message {
         Message::Hello(hello) => {
             // Repeated hellos are answered like requests: no faster than their answers are read.
             lane.outbox.until_room().await;
             lane.outbox.begin(0);
-            let answer = greet(shard, lane, hello)?;
+            let answer = greet(shard, lane, hello)
+                .map_err(|reason| Broken(ErrorCode::Unauthenticated, reason))?;
             lane.answer_message(request_id, 0, &Message::HelloAnswer(answer));
             Ok(())
         }
-        _ if !lane.has_greeted.get() => Err("the first frame on a lane is a hello".to_owned()),
+        _ if !lane.has_greeted.get() => Err(Broken::no_hello()),
         Message::Open(open) => {
             lane.outbox.until_room().await;
             lane.outbox.begin(0);
@@ -290,7 +329,7 @@ async fn serve_message<I: Io, U: UnderStore>(
         }
         Message::GoAway => Ok(()),
         Message::HelloAnswer(_) | Message::OpenAnswer(_) | Message::Error(_) => {
-            Err("a client does not send answers".to_owned())
+            Err(Broken::invalid("a client does not send answers"))
         }
     }
 }

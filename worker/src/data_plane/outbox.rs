@@ -12,11 +12,12 @@ use corelane_rpc_schema::frame::padding;
 
 use crate::shard::signal::{Signal, WaitList};
 
-/// Room for heads in a fresh batch: 64 answers of one page.
-const HEAD_BYTES: usize = 4 << 10;
+/// Room for heads in a fresh batch. It grows with the depth that the lane is used at and keeps what
+/// it grew to, so that thousands of idle lanes cost next to nothing.
+const HEAD_BYTES: usize = 512;
 
-/// Room for parts in a fresh batch.
-const PARTS: usize = 256;
+/// Room for parts in a fresh batch; grows as well.
+const PARTS: usize = 16;
 
 static ZEROS: [u8; 8] = [0; 8];
 

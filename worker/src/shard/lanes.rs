@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use corelane_io::{Io, Stream};
+use corelane_rpc_schema::messages::ErrorCode;
 
 use super::Shard;
 use super::signal::WaitList;
@@ -80,9 +81,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     reason,
                     "lane closed"
                 );
-                // Both only set flags and wake tasks, which leave the table in their own time.
-                lane.outbox.close();
-                stream.close();
+                // All of it only sets flags and wakes tasks, which leave the table in their own time.
+                lane.end(ErrorCode::Invalid, reason.to_owned());
+                if lane.outbox.sending_since().is_some() {
+                    // What is being sent is not taken, so that the reason would not be either.
+                    stream.close();
+                }
             }
         }
     }
