@@ -10,6 +10,7 @@
 //! | 4 | a device was refused |
 //! | 130 | a second signal ended it at once |
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -120,9 +121,11 @@ fn start_log(config: &Config) -> Result<LogHandle, WorkerError> {
     })?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
+    // Colours are for people at a terminal: in a file or the journal they are noise.
+    let colours = std::io::stderr().is_terminal();
     let started = match config.log_format {
         LogFormat::Text => registry
-            .with(fmt::layer().with_writer(std::io::stderr))
+            .with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours))
             .try_init(),
         LogFormat::Json => registry
             .with(fmt::layer().json().with_writer(std::io::stderr))
