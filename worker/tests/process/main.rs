@@ -3,5 +3,13 @@
 //!
 //! No test here is decided by timing: deadlines only tell a hang from a slow machine.
 
+mod crash;
+mod damage;
 mod end_to_end;
 mod harness;
+mod hostile;
+mod overwrites;
+mod restarts;
+mod room;
+mod signals;
+mod under_stores;

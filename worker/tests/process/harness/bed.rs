@@ -13,8 +13,8 @@ pub const BLOCK: usize = 64 << 10;
 pub struct Mount {
     /// Its path.
     pub path: &'static str,
-    /// Its folder's name.
-    pub folder: &'static str,
+    /// Its URI.
+    pub uri: String,
     /// Keys of its section, as in the file.
     pub keys: String,
 }
@@ -32,8 +32,8 @@ pub struct Bed {
     pub dram: &'static str,
     /// What is mounted.
     pub mounts: Vec<Mount>,
-    /// More of the file: sections, or top-level keys (which come first).
-    pub top: String,
+    /// Address of the data plane.
+    pub listen: String,
     /// Sections.
     pub sections: String,
 }
@@ -61,10 +61,10 @@ impl Bed {
             dram: "160M",
             mounts: vec![Mount {
                 path: "/data",
-                folder: "source",
+                uri: format!("file://{}", folder.path().join("source").display()),
                 keys: "freshness = \"immutable\"".to_owned(),
             }],
-            top: String::new(),
+            listen: "127.0.0.1:0".to_owned(),
             sections: String::new(),
             folder,
         };
@@ -88,8 +88,17 @@ impl Bed {
         fs::create_dir(self.path(folder)).expect("a folder for the objects");
         self.mounts.push(Mount {
             path,
-            folder,
+            uri: format!("file://{}", self.path(folder).display()),
             keys: keys.to_owned(),
+        });
+    }
+
+    /// Another mount, of an HTTP store.
+    pub fn add_remote(&mut self, path: &'static str, uri: &str) {
+        self.mounts.push(Mount {
+            path,
+            uri: uri.to_owned(),
+            keys: "freshness = \"immutable\"\noptions = { allow_http = \"true\" }".to_owned(),
         });
     }
 
@@ -107,19 +116,18 @@ impl Bed {
         let cores: Vec<String> = (0..self.cores).map(|core| core.to_string()).collect();
         let mut text = format!(
             "cores = [{}]\ndevices = [\"{}\"]\ndevice_size = \"{}\"\nregion_size = \"1M\"\npartitions = 16\n\
-             dram = \"{}\"\nlisten = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n\
-             operations = \"127.0.0.1:0\"\n{}\n",
+             dram = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
+             operations = \"127.0.0.1:0\"\n",
             cores.join(","),
             self.device.display(),
             self.device_size,
             self.dram,
-            self.top,
+            self.listen,
         );
         for mount in &self.mounts {
             text.push_str(&format!(
-                "[[mount]]\npath = \"{}\"\nuri = \"file://{}\"\n",
-                mount.path,
-                self.path(mount.folder).display()
+                "[[mount]]\npath = \"{}\"\nuri = \"{}\"\n",
+                mount.path, mount.uri
             ));
             if !mount.keys.contains("block_size") {
                 text.push_str(&format!("block_size = \"{BLOCK}\"\n"));

@@ -120,21 +120,9 @@ impl Process {
         false
     }
 
-    /// Process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What it wrote to standard error so far, without colours.
+    /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
-        let log = self.log.lock().expect("no reader panicked");
-        let mut plain = String::with_capacity(log.len());
-        let mut parts = log.split("\u{1b}[");
-        plain.push_str(parts.next().unwrap_or_default());
-        for part in parts {
-            plain.push_str(part.split_once('m').map_or(part, |(_, text)| text));
-        }
-        plain
+        self.log.lock().expect("no reader panicked").clone()
     }
 
     /// Sends a signal.

@@ -1,0 +1,276 @@
+//! What an operator does to a running worker: ends it, changes its configuration, gives out tokens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use corelane_client::{Error, ErrorCode, Options};
+
+use crate::harness::{Answer, BLOCK, Bed, HANG, Lane, Process, assert_same, eventually};
+
+#[test]
+fn sigterm_under_load_answers_what_it_took_and_exits_with_zero() {
+    let bed = Bed::on_disk();
+    let bytes = Arc::new(bed.write("object", 1, 60 * BLOCK));
+    let process = bed.start();
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4)
+        .map(|number| {
+            let options = Options {
+                retries_max: 0,
+                ..Options::default()
+            };
+            let client = process.client_with("", options);
+            let (bytes, is_stopping) = (Arc::clone(&bytes), Arc::clone(&is_stopping));
+            std::thread::spawn(move || {
+                let object = client.open("/data/object").expect("it can be opened");
+                let mut reads = 0;
+                loop {
+                    let start = (number * 7 + reads * 3) % 50 * BLOCK as u64 + 11;
+                    let end = start + 5 * BLOCK as u64;
+                    match client.read(&object, start..end) {
+                        Ok(found) => {
+                            let expected = &bytes[start as usize..end as usize];
+                            assert_same(&found, expected, "until the end");
+                            reads += 1;
+                        }
+                        // A request that came after the signal is refused or finds nobody.
+                        Err(error) => {
+                            assert!(
+                                is_stopping.load(Ordering::SeqCst),
+                                "before the signal: {error}"
+                            );
+                            return reads;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    let job = process.control().load("/data", true);
+    job.expect("a load starts");
+    eventually("reads are under way", || {
+        process.counter("bytes_served") > 4 << 20
+    });
+    is_stopping.store(true, Ordering::SeqCst);
+    process.terminate();
+    for reader in readers {
+        assert!(reader.join().expect("no wrong byte") > 0);
+    }
+    let process = bed.start();
+    let (_, found) = process
+        .client()
+        .read_file("/data/object")
+        .expect("it serves again");
+    assert_same(&found, &bytes, "after the restart");
+    process.terminate();
+}
+
+#[test]
+fn requests_that_were_sent_before_sigterm_are_answered() {
+    let bed = Bed::on_disk();
+    let bytes = bed.write("object", 2, 16 * BLOCK);
+    let process = bed.start();
+    let (mut lane, _) = Lane::connect(process.data[0]);
+    let object = lane.open("/data/object").object;
+    // The first answer shows that the others, which came with it, were taken too.
+    for id in 0..16u64 {
+        lane.ask(100 + id, object, id * BLOCK as u64, BLOCK as u32);
+    }
+    let mut answered = Vec::new();
+    let mut stopping = None;
+    loop {
+        match lane.receive() {
+            Answer::Read(head, found) => {
+                let start = (head.request_id - 100) as usize * BLOCK;
+                assert_same(&found, &bytes[start..start + BLOCK], "an answer");
+                answered.push(head.request_id);
+            }
+            Answer::Closed => break,
+            Answer::Message(..) => {}
+        }
+        if stopping.is_none() {
+            process.signal(libc::SIGTERM);
+            stopping = Some(());
+        }
+        if answered.len() == 16 {
+            break;
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (100..116).collect::<Vec<_>>());
+    drop(lane);
+    process.ended_well();
+}
+
+#[test]
+fn the_default_client_lives_through_a_restart_on_the_same_ports() {
+    let mut bed = Bed::on_disk();
+    let bytes = bed.write("object", 3, 8 * BLOCK);
+    let process = bed.start();
+    let port = process.data[0].port();
+    process.terminate();
+    // Two ports in a row that were free a moment ago: shard 1 has the next one.
+    bed.listen = format!("127.0.0.1:{port}");
+    let Ok(process) = Process::start(&bed.write_config()) else {
+        // Somebody else took one of them meanwhile, which says nothing about the worker.
+        return;
+    };
+    let client = process.client_with(
+        "",
+        Options {
+            retries_max: 12,
+            ..Options::default()
+        },
+    );
+    let object = client.open("/data/object").expect("it can be opened");
+    client
+        .read(&object, 0..object.length)
+        .expect("it can be read");
+    process.kill();
+    let process = bed.start();
+    let found = client
+        .read(&object, 0..object.length)
+        .expect("the client connects anew");
+    assert_same(&found, &bytes, "over a restart");
+    assert!(client.counters().retries > 0);
+    process.terminate();
+}
+
+#[test]
+fn sighup_takes_over_mounts_limits_and_tokens_and_a_mistake_changes_nothing() {
+    let mut bed = Bed::in_memory();
+    let bytes = bed.write("object", 4, BLOCK);
+    let process = bed.start();
+    let client = process.client();
+    client.read_file("/data/object").expect("it is mounted");
+
+    bed.add_mount("/more", "more", "freshness = \"immutable\"");
+    std::fs::write(bed.path("more").join("a"), b"new").expect("an object");
+    bed.sections = "[limits]\nunder_store_requests = 3\n".to_owned();
+    bed.write_config();
+    process.signal(libc::SIGHUP);
+    eventually("the mount is there", || client.read_file("/more/a").is_ok());
+    eventually("the log says so", || {
+        process.log().contains("limits.under_store_requests")
+    });
+
+    bed.sections = "[limits]\nunder_store_requests = \"many\"\n".to_owned();
+    bed.mounts.pop();
+    bed.write_config();
+    process.signal(libc::SIGHUP);
+    eventually("the log names the mistake", || {
+        let log = process.log();
+        log.contains("nothing was changed") && log.contains("under_store_requests")
+    });
+    client
+        .read_file("/more/a")
+        .expect("a mistake changes nothing");
+
+    bed.sections = "[[token]]\nname = \"trainer\"\nsecret = \"0123456789abcdef\"\n".to_owned();
+    bed.cores = 1;
+    bed.write_config();
+    process.signal(libc::SIGHUP);
+    eventually("tokens are asked for", || {
+        let hello = Lane::silent(process.data[1]).hello("");
+        !matches!(
+            hello,
+            Answer::Message(1, corelane_rpc_schema::messages::Message::HelloAnswer(_))
+        )
+    });
+    let known = process.client_with("0123456789abcdef", Options::default());
+    let (_, found) = known.read_file("/data/object").expect("the token is known");
+    assert_same(&found, &bytes, "with a token");
+    assert!(known.read_file("/more/a").is_err(), "the mount is gone");
+    eventually("the log says what needs a restart", || {
+        let log = process.log();
+        log.contains("takes effect at the next start only") && log.contains("cores")
+    });
+    process.terminate();
+}
+
+#[test]
+fn unknown_tokens_are_refused_and_mounts_let_only_their_readers_in() {
+    let mut bed = Bed::in_memory();
+    bed.mounts[0].keys.push_str("\nreaders = [\"trainer\"]");
+    bed.sections = ["trainer", "other"]
+        .map(|name| format!("[[token]]\nname = \"{name}\"\nsecret = \"secret-of-the-{name}\"\n"))
+        .concat();
+    let bytes = bed.write("object", 5, 2 * BLOCK);
+    let process = bed.start();
+    for (what, token) in [
+        ("no", ""),
+        ("an unknown", "secret-of-nobody"),
+        ("half a", "secret-of-the-"),
+    ] {
+        for address in &process.data {
+            let mut lane = Lane::silent(*address);
+            match lane.hello(token) {
+                Answer::Message(_, corelane_rpc_schema::messages::Message::Error(error)) => {
+                    assert_eq!(
+                        error.code,
+                        ErrorCode::Unauthenticated,
+                        "{what} token: {}",
+                        error.message
+                    );
+                    assert!(
+                        !error.message.contains("secret-of"),
+                        "{what} token: {}",
+                        error.message
+                    );
+                }
+                other => panic!("{what} token: {other:?}"),
+            }
+            assert!(
+                lane.closing_error().is_none(),
+                "{what} token: then it is closed"
+            );
+        }
+        let address = process.control.to_string();
+        let refused = corelane_client::blocking::Control::connect(&address, token, HANG);
+        assert!(refused.is_err(), "{what} token on the control plane");
+    }
+    let trainer = process.client_with("secret-of-the-trainer", Options::default());
+    let (object, found) = trainer.read_file("/data/object").expect("it may");
+    assert_same(&found, &bytes, "as a reader");
+
+    let other = process.client_with("secret-of-the-other", Options::default());
+    let denied = |error: &Error| error.code() == Some(ErrorCode::Denied);
+    let error = other.open("/data/object").expect_err("it may not open");
+    assert!(denied(&error), "{error}");
+    // Nor with an id that it was told, from DRAM, aligned or not.
+    for range in [0..4096, 5..17, 0..object.length] {
+        let error = other.read(&object, range).expect_err("it may not read");
+        assert!(denied(&error), "{error}");
+    }
+    // Being no operator, neither may change anything.
+    let control = process.control_with("secret-of-the-trainer");
+    assert!(control.free("/data/object", false).is_err());
+    assert!(control.unmount("/data").is_err());
+    assert!(
+        process
+            .control_with("secret-of-the-other")
+            .stat("/data/object")
+            .is_err()
+    );
+    assert!(
+        process
+            .control_with("secret-of-the-other")
+            .read("/data/object", 0, 10)
+            .is_err()
+    );
+    let log = process.terminate();
+    assert!(!log.contains("secret-of"), "a secret in the log:\n{log}");
+}
+
+#[test]
+fn mistakes_of_the_configuration_end_the_start_with_exit_code_two_and_their_place() {
+    let mut bed = Bed::in_memory();
+    bed.sections = "[limits]\nscrub_reads = \"fast\"\n".to_owned();
+    let refusal = Process::start(&bed.write_config())
+        .err()
+        .expect("it is refused");
+    assert_eq!(refusal.code, Some(2), "{}", refusal.log);
+    assert!(refusal.log.contains("worker.toml"), "{}", refusal.log);
+    assert!(refusal.log.contains("scrub_reads"), "{}", refusal.log);
+    assert!(!bed.device.exists(), "nothing was created");
+}

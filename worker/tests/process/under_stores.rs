@@ -1,0 +1,261 @@
+//! Under-stores that are slow, gone or closed: a clear error in bounded time for what needs them,
+//! nothing at all for the others.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use corelane_client::{Error, ErrorCode, Options};
+
+use crate::harness::{BLOCK, Bed, assert_same, content};
+
+/// What the HTTP store does with requests for bytes.
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Answers with the bytes.
+    Well,
+    /// Takes the request and says nothing.
+    Silent,
+    /// Says 503.
+    Refusing,
+    /// Promises all bytes, sends half, closes.
+    Truncating,
+    /// Sends bytes of another length than the range.
+    Lying,
+}
+
+/// A small HTTP store with one object under any name.
+fn http_store(bytes: Vec<u8>, manner: Manner) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let bytes = Arc::new(bytes);
+    // Lives as long as the tests do.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let bytes = Arc::clone(&bytes);
+            std::thread::spawn(move || serve(stream, &bytes, manner));
+        }
+    });
+    address
+}
+
+fn serve(mut stream: TcpStream, bytes: &[u8], manner: Manner) -> Option<()> {
+    let mut held = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(at) = held.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
+            held.extend_from_slice(&buffer[..count]);
+        };
+        let head = String::from_utf8_lossy(&held[..end]).to_lowercase();
+        held.drain(..end);
+        let about =
+            "ETag: \"one\"\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nAccept-Ranges: bytes";
+        let range = head
+            .lines()
+            .find_map(|line| line.strip_prefix("range: bytes="));
+        let Some((start, end)) = range.and_then(|range| range.split_once('-')) else {
+            let whole = if head.starts_with("head") {
+                &[][..]
+            } else {
+                bytes
+            };
+            let length = bytes.len();
+            let answer = format!("HTTP/1.1 200 OK\r\n{about}\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).ok()?;
+            stream.write_all(whole).ok()?;
+            continue;
+        };
+        let (start, end): (usize, usize) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
+        let part = &bytes[start..(end + 1).min(bytes.len())];
+        let answer = |length: usize| {
+            format!(
+                "HTTP/1.1 206 Partial Content\r\n{about}\r\nContent-Range: bytes {start}-{end}/{}\r\n\
+                 Content-Length: {length}\r\n\r\n",
+                bytes.len()
+            )
+        };
+        match manner {
+            Manner::Well => {
+                stream.write_all(answer(part.len()).as_bytes()).ok()?;
+                stream.write_all(part).ok()?;
+            }
+            Manner::Silent => std::thread::sleep(Duration::from_secs(3600)),
+            Manner::Refusing => {
+                let refusal = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(refusal).ok()?;
+            }
+            Manner::Truncating => {
+                stream.write_all(answer(part.len()).as_bytes()).ok()?;
+                stream.write_all(&part[..part.len() / 2]).ok()?;
+                return None;
+            }
+            Manner::Lying => {
+                stream.write_all(answer(part.len() - 1).as_bytes()).ok()?;
+                stream.write_all(&part[1..]).ok()?;
+            }
+        }
+    }
+}
+
+/// Reads the object at `path` while another mount is read without end, which must never fail.
+#[track_caller]
+fn error_beside_a_healthy_mount(bed: &Bed, path: &str, healthy: &[u8]) -> Error {
+    let process = bed.start();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let bystander = std::thread::spawn({
+        let client = process.client_with(
+            "",
+            Options {
+                retries_max: 0,
+                ..Options::default()
+            },
+        );
+        let (is_over, healthy) = (Arc::clone(&is_over), healthy.to_vec());
+        move || {
+            let mut reads = 0;
+            while !is_over.load(Ordering::SeqCst) || reads == 0 {
+                let (_, found) = client
+                    .read_file("/data/object")
+                    .expect("the other mount is well");
+                assert_same(&found, &healthy, "of the other mount");
+                reads += 1;
+            }
+        }
+    });
+    // Longer than the worker tries by itself: the answer is to be its own.
+    let patient = Options {
+        request_timeout: Duration::from_secs(120),
+        retries_max: 0,
+        ..Options::default()
+    };
+    let client = process.client_with("", patient);
+    let error = client
+        .read_file(path)
+        .expect_err("its under-store is not well");
+    is_over.store(true, Ordering::SeqCst);
+    bystander.join().expect("the other mount was not disturbed");
+    process.terminate();
+    error
+}
+
+#[test]
+fn an_http_store_that_answers_well_is_read_like_files() {
+    let mut bed = Bed::in_memory();
+    let bytes = content(7, 9 * BLOCK + 5);
+    let address = http_store(bytes.clone(), Manner::Well);
+    bed.add_remote("/web", &format!("http://{address}"));
+    let process = bed.start();
+    let (_, found) = process
+        .client()
+        .read_file("/web/folder/object")
+        .expect("it can be read");
+    assert_same(&found, &bytes, "over HTTP");
+    process.terminate();
+}
+
+#[test]
+fn stores_that_refuse_truncate_or_lie_end_in_an_error_that_names_the_object() {
+    for manner in [Manner::Refusing, Manner::Truncating, Manner::Lying] {
+        let mut bed = Bed::in_memory();
+        let healthy = bed.write("object", 1, 3 * BLOCK);
+        let address = http_store(content(8, 3 * BLOCK), manner);
+        bed.add_remote("/web", &format!("http://{address}"));
+        let error = error_beside_a_healthy_mount(&bed, "/web/sick", &healthy);
+        assert_eq!(error.code(), Some(ErrorCode::UnderStore), "{error}");
+        assert!(error.to_string().contains("sick"), "{error}");
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_ends_in_an_error_that_names_the_object() {
+    let mut bed = Bed::in_memory();
+    let healthy = bed.write("object", 2, 3 * BLOCK);
+    // Nobody listens on a port that was just given back.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    bed.add_remote("/web", &format!("http://{address}"));
+    let error = error_beside_a_healthy_mount(&bed, "/web/sick", &healthy);
+    assert_eq!(error.code(), Some(ErrorCode::UnderStore), "{error}");
+    assert!(error.to_string().contains("sick"), "{error}");
+}
+
+#[test]
+fn a_store_that_says_nothing_does_not_keep_other_mounts_or_the_end_waiting() {
+    let mut bed = Bed::in_memory();
+    let healthy = bed.write("object", 3, 3 * BLOCK);
+    let address = http_store(content(9, 3 * BLOCK), Manner::Silent);
+    bed.add_remote("/web", &format!("http://{address}"));
+    let process = bed.start();
+    let waiting: Vec<_> = (0..4)
+        .map(|number| {
+            let client = process.client_with(
+                "",
+                Options {
+                    retries_max: 0,
+                    ..Options::default()
+                },
+            );
+            std::thread::spawn(move || client.read_file(&format!("/web/sick-{number}")).map(drop))
+        })
+        .collect();
+    let client = process.client();
+    for _ in 0..50 {
+        let (_, found) = client
+            .read_file("/data/object")
+            .expect("the other mount is well");
+        assert_same(&found, &healthy, "of the other mount");
+        assert!(client.open("/data/absent").is_err());
+    }
+    process.terminate();
+    for thread in waiting {
+        thread
+            .join()
+            .expect("the thread ends")
+            .expect_err("there was no answer");
+    }
+}
+
+#[test]
+fn folders_that_are_gone_or_closed_are_named_and_cached_objects_still_read() {
+    let mut bed = Bed::on_disk();
+    bed.add_mount("/other", "other", "freshness = \"immutable\"");
+    fs::write(bed.path("other").join("a"), b"well").expect("an object");
+    let bytes = bed.write("cached", 4, 3 * BLOCK);
+    bed.write("uncached", 5, 3 * BLOCK);
+    let process = bed.start();
+    let client = process.client();
+    client.read_file("/data/cached").expect("it can be read");
+    fs::rename(bed.path("source"), bed.path("away")).expect("the folder goes away");
+    let error = client
+        .read_file("/data/uncached")
+        .expect_err("it is not there");
+    assert!(error.to_string().contains("uncached"), "{error}");
+    let (_, found) = client.read_file("/data/cached").expect("it is cached");
+    assert_same(&found, &bytes, "without the folder");
+    assert_eq!(
+        &client.read_file("/other/a").expect("the other mount").1[..],
+        b"well"
+    );
+    fs::rename(bed.path("away"), bed.path("source")).expect("the folder comes back");
+    client
+        .read_file("/data/uncached")
+        .expect("it is there again");
+
+    // A link that leads out of the mount is as closed as one without permission, which root
+    // would not notice.
+    std::os::unix::fs::symlink("/etc/hostname", bed.path("source").join("out")).expect("a link");
+    let error = client
+        .read_file("/data/out")
+        .expect_err("it leads out of the mount");
+    assert_eq!(error.code(), Some(ErrorCode::UnderStore), "{error}");
+    assert!(error.to_string().contains("/out"), "{error}");
+    process.terminate();
+}
