@@ -60,7 +60,7 @@ pub struct CachedFrame {
 
 /// Victims that one search for memory may cost. Victims that are being sent free no memory yet; a
 /// search that goes on would empty the cache for nothing.
-const VICTIMS_MAX: usize = 64;
+const VICTIMS_MAX: usize = 8;
 
 /// No slot.
 const EMPTY: Slot = Slot::MAX;

@@ -138,7 +138,11 @@ fn encode(message: &Message, request_id: u64, out: &mut Vec<u8>) {
 pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stream) {
     let tuning = &shard.tuning;
     let lane = Rc::new(LaneState {
-        outbox: Outbox::new(tuning.lane_requests_max, tuning.lane_bytes_max),
+        outbox: Outbox::new(
+            tuning.lane_requests_max,
+            tuning.lane_bytes_max,
+            Rc::clone(&shard.shared_credit),
+        ),
         access: RefCell::new(Arc::new(AccessSet::none())),
         reader: RefCell::default(),
         client_name: RefCell::new(Rc::from("")),

@@ -6,6 +6,7 @@
 //! was handed to the network, so what a client can pin is bounded by the limits given here.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use corelane_io::{Nanos, Payload, SendBatch};
 use corelane_rpc_schema::frame::padding;
@@ -20,6 +21,48 @@ const HEAD_BYTES: usize = 512;
 const PARTS: usize = 16;
 
 static ZEROS: [u8; 8] = [0; 8];
+
+/// What all lanes of a shard together may have unanswered: clients that do not read must not pin
+/// the DRAM tier.
+pub struct SharedCredit {
+    bytes: Cell<u64>,
+    bytes_max: u64,
+    room: WaitList,
+}
+
+impl SharedCredit {
+    /// Credit for `bytes_max` bytes; a read that starts below it may go over.
+    pub fn new(bytes_max: u64) -> Self {
+        SharedCredit {
+            bytes: Cell::new(0),
+            bytes_max,
+            room: WaitList::default(),
+        }
+    }
+
+    /// Unanswered bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.bytes.get() < self.bytes_max
+    }
+
+    #[inline]
+    fn take(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let was_full = !self.has_room();
+        self.bytes.set(self.bytes.get() - bytes);
+        if was_full && self.has_room() {
+            self.room.wake_all();
+        }
+    }
+}
 
 /// What is owed in the batch that is being filled.
 #[derive(Clone, Copy, Default)]
@@ -36,6 +79,7 @@ pub struct Outbox {
     bytes: Cell<u64>,
     requests_max: u32,
     bytes_max: u64,
+    shared: Rc<SharedCredit>,
     has_answers: Signal,
     room: WaitList,
     is_closed: Cell<bool>,
@@ -43,8 +87,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox for at most so many unanswered requests and bytes.
-    pub fn new(requests_max: u32, bytes_max: u64) -> Self {
+    /// An outbox for at most so many unanswered requests and bytes, and no more than all lanes share.
+    pub fn new(requests_max: u32, bytes_max: u64, shared: Rc<SharedCredit>) -> Self {
         Outbox {
             filling: RefCell::new(Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS))),
             owed: Cell::default(),
@@ -52,6 +96,7 @@ impl Outbox {
             bytes: Cell::new(0),
             requests_max,
             bytes_max,
+            shared,
             has_answers: Signal::default(),
             room: WaitList::default(),
             is_closed: Cell::new(false),
@@ -64,19 +109,31 @@ impl Outbox {
     pub fn begin(&self, bytes: u32) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + u64::from(bytes));
+        self.shared.take(u64::from(bytes));
     }
 
     /// Whether another request may be taken.
     #[inline]
     pub fn has_room(&self) -> bool {
+        self.has_own_room() && self.shared.has_room()
+    }
+
+    #[inline]
+    fn has_own_room(&self) -> bool {
         self.requests.get() < self.requests_max && self.bytes.get() < self.bytes_max
     }
 
     /// Resolves when another request may be taken, or the lane is closed.
     pub async fn until_room(&self) {
-        self.room
-            .until(|| (self.has_room() || self.is_closed.get()).then_some(()))
-            .await;
+        while !self.has_room() && !self.is_closed.get() {
+            self.room
+                .until(|| (self.has_own_room() || self.is_closed.get()).then_some(()))
+                .await;
+            self.shared
+                .room
+                .until(|| (self.shared.has_room() || self.is_closed.get()).then_some(()))
+                .await;
+        }
     }
 
     /// Resolves when every request was answered and the answers were sent, or the lane is closed.
@@ -119,6 +176,7 @@ impl Outbox {
         self.is_closed.set(true);
         self.has_answers.set();
         self.room.wake_all();
+        self.shared.room.wake_all();
     }
 
     /// Whether [`Outbox::close`] was called.
@@ -155,6 +213,7 @@ impl Outbox {
             spare = batch;
             self.requests.set(self.requests.get() - owed.requests);
             self.bytes.set(self.bytes.get() - owed.bytes);
+            self.shared.give_back(owed.bytes);
             self.room.wake_all();
             result?;
             if self.is_closed.get() {
@@ -162,5 +221,29 @@ impl Outbox {
                 self.has_answers.set();
             }
         }
+    }
+}
+
+impl Drop for Outbox {
+    /// What a closed lane never sent is no longer anybody's.
+    fn drop(&mut self) {
+        self.shared.give_back(self.bytes.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_share_a_bound_and_a_lane_that_ends_gives_its_part_back() {
+        let shared = Rc::new(SharedCredit::new(100));
+        let outbox = || Outbox::new(8, 1000, Rc::clone(&shared));
+        let (one, two) = (outbox(), outbox());
+        one.begin(120);
+        assert!(!one.has_room() && !two.has_room());
+        drop(one);
+        assert!(two.has_room());
+        assert_eq!(shared.bytes(), 0);
     }
 }

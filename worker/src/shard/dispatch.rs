@@ -110,7 +110,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     async fn take_frames(&self, count: usize) -> Option<Vec<Frame>> {
         let mut frames = Vec::with_capacity(count);
         // One deadline for all of them: everybody else's fills wait meanwhile.
-        self.until_memory(|| {
+        self.until_memory(&self.tier_turn, || {
             while frames.len() < count {
                 frames.push(self.tier.borrow_mut().take()?);
             }

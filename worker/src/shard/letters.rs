@@ -110,10 +110,19 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     limits.scrub_bytes_per_second,
                 );
             }
+            ShardRequest::Drain { answer } => {
+                self.is_stopping.set(true);
+                self.stop.set();
+                self.in_background(async move |shard| {
+                    shard.drain_lanes().await;
+                    reply(answer, ());
+                });
+            }
             ShardRequest::Stop { answer } => {
                 self.is_stopping.set(true);
                 *self.stopped.borrow_mut() = Some(answer);
                 self.stop.set();
+                self.end.set();
                 self.serve.set();
             }
             ShardRequest::Describe { path, answer } => self.in_background(async move |shard| {
@@ -343,7 +352,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut first_page = 0;
         while first_page < pages {
             let count = (pages - first_page).min(FRAME_PAGES);
-            let frame = self.until_memory(|| self.frames.take()).await;
+            let frame = self
+                .until_memory(&self.buffer_turn, || self.frames.take())
+                .await;
             let entry = self.store.lookup(block)?;
             // Nobody waits for a verification: it goes on when readers have had their memory.
             let Some(frame) = frame else { continue };

@@ -148,6 +148,12 @@ impl Metadata {
         }
     }
 
+    /// Whether what was at this path is known to be gone, so that a record of it proves nothing.
+    fn is_forgotten(&self, path_key: &str) -> bool {
+        let seen = self.by_path_key.get(path_key);
+        seen.is_some_and(|seen| seen.meta.is_none())
+    }
+
     /// Forgets what was at a path where there is nothing any more.
     fn forget_path(&mut self, path_key: &str) {
         if let Some(seen) = self.by_path_key.get_mut(path_key) {
@@ -158,6 +164,12 @@ impl Metadata {
     /// The object with id `object`, if it is remembered.
     pub fn of_id(&self, object: ObjectId) -> Option<Arc<ObjectMeta>> {
         self.by_id.get(&object).map(|known| Arc::clone(&known.meta))
+    }
+
+    /// As [`Metadata::of_id`], with the mount.
+    #[inline]
+    pub fn known_by_id(&self, object: ObjectId) -> Option<Rc<Known>> {
+        self.by_id.get(&object).cloned()
     }
 
     /// Looks the mount of every known object up again.
@@ -253,6 +265,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             return Ok(meta);
         }
         if mount.freshness == Freshness::Immutable
+            && !self.metadata.borrow().is_forgotten(key)
             && let Some(meta) =
                 self.recorded_here(home_of(key), &mount.uri_of(path), mount.block_bytes)
         {

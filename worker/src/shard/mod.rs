@@ -7,6 +7,7 @@
 //! | file | does |
 //! |---|---|
 //! | [`read`] | a read, from the hit in DRAM down to the wait for a fill |
+//! | `device_read` | the short way of a read from the device |
 //! | [`fill`] | misses: single-flight, who waits for what, what is kept |
 //! | [`dispatch`] | from fills to requests |
 //! | [`read_ahead`] | fills before they are asked for |
@@ -21,6 +22,7 @@
 
 pub mod asking;
 pub mod counters;
+mod device_read;
 pub mod dispatch;
 pub mod fill;
 pub mod lanes;
@@ -52,6 +54,7 @@ use tokio::sync::oneshot;
 use crate::access::Access;
 use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameTier};
 use crate::data_plane::lane;
+use crate::data_plane::outbox::SharedCredit;
 use crate::inbox::Inbox;
 use crate::mount::{AccessSet, MountTable};
 use crate::store::{Store, StoreError};
@@ -156,6 +159,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     pub tuning: Tuning,
     /// What it counts.
     pub counters: ShardCounters,
+    /// What all lanes together may have unanswered.
+    pub shared_credit: Rc<SharedCredit>,
     /// Open lanes.
     pub lanes: Lanes<I::Stream>,
     store: Store<I>,
@@ -166,6 +171,10 @@ pub struct Shard<I: Io, U: UnderStore> {
     frames: FramePool,
     /// Who may take several of `frames`.
     long_reads: Turns,
+    /// Whoever waits for a frame of the tier to come free, one at a time and in order.
+    tier_turn: Turns,
+    /// The same for the buffers of device reads.
+    buffer_turn: Turns,
     fills: Fills,
     read_ahead: RefCell<ReadAhead>,
     metadata: RefCell<Metadata>,
@@ -177,7 +186,10 @@ pub struct Shard<I: Io, U: UnderStore> {
     limits: Cell<ShardLimits>,
     topology: RefCell<Option<Topology>>,
     serve: Signal,
+    /// No more lanes.
     stop: Signal,
+    /// The shard is to end.
+    end: Signal,
     stopped: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
     slow: RefCell<SlowLog>,
@@ -271,12 +283,17 @@ async fn start<I: Io, U: UnderStore>(
             shards: setup.shards,
             worker_id: setup.worker_id,
             counters: ShardCounters::default(),
+            shared_credit: Rc::new(SharedCredit::new(
+                (tier_frames * FRAME_BYTES * tuning.pinned_percent_max / 100) as u64,
+            )),
             lanes: Lanes::new(tuning.lanes_max),
             store,
             tier: RefCell::new(FrameTier::new(tier_pool, tuning.policy.build(tier_frames))),
             pages: io.allocate_pool(tuning.page_frames, 1)?,
             frames: io.allocate_pool(tuning.read_frames, FRAME_PAGES)?,
             long_reads: Turns::new(tuning.read_frames),
+            tier_turn: Turns::new(1),
+            buffer_turn: Turns::new(1),
             fills: Fills::new(&tuning, tier_frames),
             read_ahead: RefCell::new(ReadAhead::new(tuning.read_ahead_objects)),
             metadata: RefCell::new(Metadata::new(tuning.metadata_objects)),
@@ -289,6 +306,7 @@ async fn start<I: Io, U: UnderStore>(
             topology: RefCell::new(None),
             serve: Signal::default(),
             stop: Signal::default(),
+            end: Signal::default(),
             stopped: RefCell::new(None),
             is_stopping: Cell::new(false),
             slow: RefCell::new(SlowLog::default()),
@@ -319,6 +337,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.accept(&listener).await;
         }
         drop(listener);
+        self.end.wait().await;
         self.finish().await;
     }
 
@@ -373,8 +392,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         is_any
     }
 
-    /// Lets lanes finish what is under way, then brings everything onto the device.
-    async fn finish(self: &Rc<Self>) {
+    /// Lets lanes finish what is under way and waits until they have gone.
+    async fn drain_lanes(&self) {
         self.lanes.for_each(|lane| lane.go_away());
         let deadline = self.io.now().plus(self.tuning.drain_deadline);
         let all_idle = self.lanes.until_empty();
@@ -385,6 +404,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 tracing::warn!(shard = self.id.0, lanes = self.lanes.len(), "lanes were still busy at the deadline");
             }
         }
+    }
+
+    /// Brings everything onto the device.
+    async fn finish(self: &Rc<Self>) {
+        self.drain_lanes().await;
         self.store.close().await;
         if let Some(answer) = self.stopped.take() {
             // The other side may have given up waiting.

@@ -8,7 +8,9 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use corelane_io::{Frame, FrameLease, Io, Nanos, PAGE_SIZE, Payload, Priority, SendBatch};
+use corelane_io::{
+    Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority, SendBatch,
+};
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
 };
@@ -18,7 +20,7 @@ use corelane_rpc_schema::{BlockId, ShardId, Stripe};
 use super::Shard;
 use super::metadata::Known;
 use super::slow::SlowRead;
-use super::turns::Turn;
+use super::turns::{Turn, Turns};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::Outbox;
@@ -116,7 +118,7 @@ fn pieces(request: &ReadRequest) -> impl Iterator<Item = Piece> + use<> {
 /// Whether the stored checksums of its pages describe the range: it starts at a page and ends at
 /// one or at the end of the object's bytes.
 #[inline]
-fn checksum_mode(request: &ReadRequest, ends_with_object: bool) -> ChecksumMode {
+pub(super) fn checksum_mode(request: &ReadRequest, ends_with_object: bool) -> ChecksumMode {
     if !request.flags.contains(ReadFlags::CHECKSUMS) {
         return ChecksumMode::None;
     }
@@ -169,11 +171,17 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         if self.answer_from_tier(lane, &request) {
             self.counters.reads_dram.increase();
             self.counters.bytes_served.add(u64::from(request.length));
-        } else {
-            self.io.spawn(
+            return;
+        }
+        let (shard, lane) = (Rc::clone(self), Rc::clone(lane));
+        match self.plan_device_read(&lane, &request) {
+            Some(read) => self.io.spawn(
                 Priority::Foreground,
-                Rc::clone(self).answer_slowly(Rc::clone(lane), request),
-            );
+                shard.answer_from_device(lane, request, read),
+            ),
+            None => self
+                .io
+                .spawn(Priority::Foreground, shard.answer_slowly(lane, request)),
         }
     }
 
@@ -199,25 +207,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         let slice = cached.frame.slice(start..end);
         let mode = checksum_mode(request, end == cached.length as usize);
-        let head = ReadAnswerHead {
-            request_id: request.request_id,
-            source: ReadSource::Dram,
-            shard_hint: None,
-        };
+        let checksums = cached.checksums[pages].iter().copied();
         lane.outbox.answer(request.length, |batch| {
-            batch.push_head_with(|out| match mode {
-                ChecksumMode::Range => {
-                    let checksum = checksum_of_range(std::iter::once(slice.bytes()));
-                    encode_read_answer_head(out, &head, request.length, mode, [checksum]);
-                }
-                ChecksumMode::Pages => {
-                    let checksums = cached.checksums[pages].iter().copied();
-                    encode_read_answer_head(out, &head, request.length, mode, checksums);
-                }
-                ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
-            });
-            batch.push_payload(Payload::Frame(slice));
-            Outbox::pad(batch, request.length);
+            append_piece(batch, request, ReadSource::Dram, mode, slice, checksums);
         });
         true
     }
@@ -280,7 +272,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         true
     }
 
-    async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
+    pub(super) async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
         let began = self.io.now();
         let access = std::sync::Arc::clone(&lane.access.borrow());
         let owner = self.owner_of(request.object.home, Stripe::of_offset(request.offset));
@@ -531,12 +523,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         };
         let frame = match pool.take() {
             Some(frame) => frame,
-            None => self.until_memory(|| pool.take()).await.ok_or_else(|| {
-                error(
-                    ErrorCode::Busy,
-                    "all memory for device reads is in use; lower the depth or retry",
-                )
-            })?,
+            None => self
+                .until_memory(&self.buffer_turn, || pool.take())
+                .await
+                .ok_or_else(|| {
+                    error(
+                        ErrorCode::Busy,
+                        "all memory for device reads is in use; lower the depth or retry",
+                    )
+                })?,
         };
         let lease = frame
             .lease(0..pages.len())
@@ -580,9 +575,19 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    /// Waits until `take` finds memory; `None` at the deadline.
-    pub(crate) async fn until_memory<T>(&self, mut take: impl FnMut() -> Option<T>) -> Option<T> {
+    /// Waits in turn until `take` finds memory; `None` at the deadline.
+    pub(crate) async fn until_memory<T>(
+        &self,
+        turns: &Turns,
+        mut take: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        if turns.is_free()
+            && let Some(found) = take()
+        {
+            return Some(found);
+        }
         let deadline = self.io.now().plus(self.tuning.memory_deadline);
+        let _turn = turns.take(1).await;
         loop {
             if let Some(found) = take() {
                 return Some(found);
@@ -601,6 +606,35 @@ fn denied() -> ErrorMessage {
         ErrorCode::Denied,
         "the token may not read this object; its mount names who may",
     )
+}
+
+/// Appends the answer to a read of one piece. `checksums` are those of the pages that it touches.
+#[inline]
+pub(super) fn append_piece(
+    batch: &mut SendBatch,
+    request: &ReadRequest,
+    source: ReadSource,
+    mode: ChecksumMode,
+    slice: FrameSlice,
+    checksums: impl Iterator<Item = u32>,
+) {
+    let head = ReadAnswerHead {
+        request_id: request.request_id,
+        source,
+        shard_hint: None,
+    };
+    batch.push_head_with(|out| match mode {
+        ChecksumMode::Range => {
+            let checksum = crc32c::crc32c(slice.bytes());
+            encode_read_answer_head(out, &head, request.length, mode, [checksum]);
+        }
+        ChecksumMode::Pages => {
+            encode_read_answer_head(out, &head, request.length, mode, checksums);
+        }
+        ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
+    });
+    batch.push_payload(Payload::Frame(slice));
+    Outbox::pad(batch, request.length);
 }
 
 fn append_answer(batch: &mut SendBatch, request: &ReadRequest, parts: ReadParts) {

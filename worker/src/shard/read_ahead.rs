@@ -4,7 +4,7 @@
 //! continues a sequence and opens the window; one that jumps closes it. The window doubles while
 //! what was fetched ahead is read, and never leaves the stripe, whose blocks this shard owns.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use corelane_rpc_schema::{ObjectId, Stripe};
 use super::Shard;
 use super::metadata::Known;
 use crate::cache::frames::FrameKey;
+use crate::cache::hashing::IdMap;
 use crate::under_store::UnderStore;
 
 /// Reads in order before the first block is fetched ahead.
@@ -34,7 +35,7 @@ struct Sequence {
 
 /// The sequences of a shard's readers, at most a fixed number of objects.
 pub struct ReadAhead {
-    sequences: HashMap<ObjectId, Sequence>,
+    sequences: IdMap<ObjectId, Sequence>,
     order: VecDeque<ObjectId>,
     objects_max: usize,
 }
@@ -43,7 +44,7 @@ impl ReadAhead {
     /// Watches at most `objects_max` objects.
     pub fn new(objects_max: usize) -> Self {
         ReadAhead {
-            sequences: HashMap::new(),
+            sequences: IdMap::default(),
             order: VecDeque::new(),
             objects_max,
         }

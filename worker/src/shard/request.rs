@@ -125,7 +125,13 @@ pub enum ShardRequest {
         /// Gets an error sentence when it could not be written.
         answer: oneshot::Sender<Result<(), String>>,
     },
-    /// Stops accepting, finishes what is under way, flushes, ends the shard.
+    /// Stops accepting and lets the lanes finish; goes on answering the other shards.
+    Drain {
+        /// Gets a note when no lane is left, or the deadline has passed.
+        answer: oneshot::Sender<()>,
+    },
+    /// Drains where that has not happened, flushes, and ends the shard. To be sent when all shards have
+    /// drained: a lane of one may wait for an answer of another.
     Stop {
         /// Gets a note when everything is on the device.
         answer: oneshot::Sender<()>,

@@ -40,6 +40,9 @@ pub struct Tuning {
     pub drain_deadline: Duration,
     /// How long a read waits for memory before it is answered "busy".
     pub memory_deadline: Duration,
+    /// Share of the tier that unanswered reads of all lanes may pin, in percent: beyond it lanes
+    /// are not read from until answers leave.
+    pub pinned_percent_max: usize,
     /// Share of the tier that fills may hold, in percent: the rest keeps serving hits.
     pub fill_percent_max: usize,
     /// Objects whose readers are watched for sequences.
@@ -70,6 +73,7 @@ impl Default for Tuning {
             lane_watch_interval: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(10),
             memory_deadline: Duration::from_secs(5),
+            pinned_percent_max: 50,
             fill_percent_max: 50,
             read_ahead_objects: 1024,
             read_ahead_bytes_max: 16 << 20,

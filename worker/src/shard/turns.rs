@@ -44,6 +44,11 @@ impl Turns {
         }
     }
 
+    /// Whether nobody has a turn or waits for one.
+    pub fn is_free(&self) -> bool {
+        self.free.get() == self.pieces && self.waiting.borrow().is_empty()
+    }
+
     /// Waits for a turn at `pieces` pieces; for all of them where that is more than there are.
     pub async fn take(&self, pieces: usize) -> Turn<'_> {
         let pieces = pieces.min(self.pieces);

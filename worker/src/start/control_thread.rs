@@ -240,29 +240,41 @@ async fn until_the_end(
     }
 }
 
-/// Tells every shard to finish and flush, and waits for their threads.
-async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<(), WorkerError> {
-    let end = Instant::now() + STOP_DEADLINE;
+/// Sends a letter to every shard and waits for the answers; the shards that were late.
+async fn tell_all(
+    shards: &Shards,
+    end: Instant,
+    letter: impl Fn(oneshot::Sender<()>) -> ShardRequest,
+) -> Vec<u16> {
     let mut answers = Vec::new();
     for shard in shards.ids() {
         let (answer, answered) = oneshot::channel();
         // A shard that is gone already needs no telling.
-        if shards
-            .tell(shard, ShardRequest::Stop { answer })
-            .await
-            .is_ok()
-        {
+        if shards.tell(shard, letter(answer)).await.is_ok() {
             answers.push((shard, answered));
         }
     }
     let mut late = Vec::new();
     for (shard, answered) in answers {
-        // A dropped answer is a shard that ended first; its thread is waited for below.
+        // A dropped answer is a shard that ended first; its thread is waited for.
         if timeout_at(end, answered).await.is_err() {
-            late.push(shard.0.to_string());
+            late.push(shard.0);
         }
     }
+    late
+}
+
+/// Tells every shard to finish and flush, and waits for their threads.
+async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<(), WorkerError> {
+    let end = Instant::now() + STOP_DEADLINE;
+    // In two steps, because a lane of one shard may wait for an answer of another.
+    let drained = tell_all(shards, end, |answer| ShardRequest::Drain { answer }).await;
+    let stopped = tell_all(shards, end, |answer| ShardRequest::Stop { answer }).await;
+    let mut late: Vec<u16> = drained.into_iter().chain(stopped).collect();
+    late.sort_unstable();
+    late.dedup();
     if !late.is_empty() {
+        let late: Vec<String> = late.iter().map(u16::to_string).collect();
         let message = format!(
             "shard {} did not stop within {} s; blocks of its last flushes may be missing from the cache",
             late.join(", "),

@@ -85,11 +85,13 @@ impl<I: Io> Inner<I> {
         device: &DeviceState<I::Device>,
         object: ObjectId,
         pin: Option<bool>,
+        stamp: u64,
     ) -> bool {
         let outcome = Rc::new(Cell::new(None));
         let order = MarkOrder {
             object,
             pin,
+            stamp,
             outcome: Rc::clone(&outcome),
         };
         let log = device.log(Log::Small);

@@ -94,6 +94,8 @@ pub(super) struct MarkOrder {
     pub(super) object: ObjectId,
     /// `None`: a tombstone.
     pub(super) pin: Option<bool>,
+    /// When it happened. Blocks that are appended while the mark waits are in later extents.
+    pub(super) stamp: u64,
     /// Whether it was written; `None` while it waits.
     pub(super) outcome: Rc<Cell<Option<bool>>>,
 }

@@ -256,7 +256,7 @@ impl<I: Io> Inner<I> {
             .as_ref()
             .expect("room was made")
             .pages_left(self.region_pages);
-        let (draft, items, logged) = self.gather(device, log, room, stamp);
+        let (draft, items, logged) = self.gather(device, log, room);
         if draft.is_empty() {
             return Written::Extent;
         }
@@ -285,7 +285,7 @@ impl<I: Io> Inner<I> {
                         .set_record(object, region.device, placed.region);
                 }
                 for (item, place) in items.iter().zip(places) {
-                    self.enter(device, item, &placed, place, stamp);
+                    self.enter(device, item, &placed, place);
                     self.finish(device, log, item, true);
                 }
             }
@@ -331,7 +331,6 @@ impl<I: Io> Inner<I> {
         device: &DeviceState<I::Device>,
         log: Log,
         room: u32,
-        stamp: u64,
     ) -> (Draft, Vec<Queued>, Vec<ObjectId>) {
         let mut draft = Draft::default();
         let (mut items, mut logged) = (Vec::new(), Vec::<ObjectId>::new());
@@ -390,8 +389,10 @@ impl<I: Io> Inner<I> {
                     }
                 }
                 Queued::Mark(order) => match order.pin {
-                    None => draft.push_tombstone(order.object, stamp, self.writer()),
-                    Some(pinned) => draft.push_pin(order.object, stamp, pinned, self.writer()),
+                    None => draft.push_tombstone(order.object, order.stamp, self.writer()),
+                    Some(pinned) => {
+                        draft.push_pin(order.object, order.stamp, pinned, self.writer());
+                    }
                 },
             }
             items.push(item);
@@ -457,14 +458,13 @@ impl<I: Io> Inner<I> {
         item: &Queued,
         placed: &Placed,
         first_page: u32,
-        stamp: u64,
     ) {
         match item {
             Queued::Block(block) => self.enter_block(block, placed.region, first_page),
             Queued::Mark(order) => {
                 let mut marks = device.marks.borrow_mut();
                 let mark = marks.entry(order.object).or_default();
-                let (writer, region) = (self.writer(), placed.region);
+                let (writer, region, stamp) = (self.writer(), placed.region, order.stamp);
                 match order.pin {
                     None => mark.note_freed(Freed {
                         stamp,

@@ -108,6 +108,9 @@ impl<I: Io> Inner<I> {
         object: ObjectId,
         pin: Option<bool>,
     ) -> Result<(), MarkError> {
+        // One stamp for all devices, drawn after the last block was let go: what is fetched again
+        // while the marks are being written is not theirs.
+        let stamp = self.take_stamp();
         let mut failed = Vec::new();
         for device in self
             .devices
@@ -115,7 +118,7 @@ impl<I: Io> Inner<I> {
             .flatten()
             .filter(|device| device.healthy.get())
         {
-            if !self.write_mark(device, object, pin).await && device.healthy.get() {
+            if !self.write_mark(device, object, pin, stamp).await && device.healthy.get() {
                 failed.push(device.path.as_str());
             }
         }

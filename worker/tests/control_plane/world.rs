@@ -190,7 +190,7 @@ impl World {
                 *self.state.lock().expect("no panic") = Some(state);
                 give(answer, Ok(()));
             }
-            ShardRequest::Stop { answer } => give(answer, ()),
+            ShardRequest::Drain { answer } | ShardRequest::Stop { answer } => give(answer, ()),
             ShardRequest::Serve { .. }
             | ShardRequest::SetMounts { .. }
             | ShardRequest::SetLimits { .. } => {}
