@@ -11,9 +11,9 @@ use futures::lock::Mutex;
 use super::DeviceStatus;
 use super::block::NewBlock;
 use super::header::Log;
-use crate::cache::hashing::IdMap;
 use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
+use crate::cache::hashing::IdMap;
 
 /// Regions that only reclaim may open: one that survivors fill up, and one for what then remains
 /// of them, so that a reclaim always comes to its end and gives a region back.

@@ -113,9 +113,14 @@ impl Ledger {
                 .iter()
                 .map(|(object, (_, before))| before.blocks.saturating_sub(blocks(object)))
                 .sum();
+            let lost: Vec<_> = at_rest
+                .iter()
+                .filter(|(object, (_, before))| before.blocks > blocks(object))
+                .map(|(object, (meta, before))| (&meta.uri, before, found.get(object)))
+                .collect();
             assert!(
                 missing <= evicted,
-                "{missing} blocks that were on the devices did not come back, {evicted} were evicted"
+                "{missing} blocks that were on the devices did not come back, {evicted} were evicted: {lost:?}"
             );
             // More may come back: what reclaim was letting go of when a kill came is still there.
         }

@@ -115,6 +115,7 @@ impl Stage<'_> {
             mounts: RefCell::new(Arc::clone(&self.site.mounts)),
             paths: self.plan.paths.clone(),
             flapping: FLAPPING,
+            objects_remembered: self.site.tuning.metadata_objects,
             is_pressed: self.plan.is_pressed,
             may_lose_lanes: self.plan.faults.stream_reset > 0.0
                 || self.plan.faults.connect_error > 0.0,
@@ -327,8 +328,15 @@ impl Stage<'_> {
                 self.ledger.touch(meta.id, crowd.io.now());
             }
         }
-        crowd.io.sleep(Duration::from_millis(50)).await;
-        let at_rest = worker.cached().await.expect("alive");
+        let mut at_rest = worker.cached().await.expect("alive");
+        loop {
+            crowd.io.sleep(Duration::from_millis(200)).await;
+            let now = worker.cached().await.expect("alive");
+            // Reclaim may still be letting go of something.
+            if std::mem::replace(&mut at_rest, now) == at_rest {
+                break;
+            }
+        }
         self.ledger.set_at_rest(Some(at_rest));
         match ending {
             Ending::KillAfterFlush => worker.kill(self.world),

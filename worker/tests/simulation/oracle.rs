@@ -47,8 +47,8 @@ pub struct Excuses {
     pub mounts_changed: bool,
     /// The worker was told to stop, or was killed.
     pub is_ending: bool,
-    /// The id may be of an earlier start of the worker.
-    pub is_old_id: bool,
+    /// More objects were seen than a shard remembers: an id may be forgotten.
+    pub may_forget: bool,
 }
 
 /// The judge.
@@ -85,6 +85,11 @@ impl Oracle {
     /// The judge over what `origin` holds.
     pub fn new(origin: Origin) -> Self {
         Oracle { origin }
+    }
+
+    /// Versions of all objects so far.
+    pub fn versions(&self) -> usize {
+        self.origin.versions()
     }
 
     /// Judges the answer to an open at `path` below `mount`, sent and answered in `window`.
@@ -152,7 +157,7 @@ impl Oracle {
             ErrorCode::Invalid => came_from(&[UnderStoreErrorKind::Invalid]),
             ErrorCode::Busy => excuses.is_pressed || self.origin.refused_since(since),
             ErrorCode::Denied | ErrorCode::NoMount => excuses.mounts_changed,
-            ErrorCode::ObjectUnknown => excuses.is_old_id || excuses.mounts_changed,
+            ErrorCode::ObjectUnknown => excuses.may_forget || excuses.mounts_changed,
             ErrorCode::Draining => excuses.is_ending,
             ErrorCode::Internal | ErrorCode::Unauthenticated => false,
         };

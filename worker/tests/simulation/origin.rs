@@ -180,6 +180,11 @@ impl Origin {
         self.0.objects.borrow()[uri][number as usize - 1]
     }
 
+    /// Versions of all objects so far.
+    pub fn versions(&self) -> usize {
+        self.0.objects.borrow().values().map(Vec::len).sum()
+    }
+
     /// The failures that were answered since `since`.
     pub fn failed_since(&self, uri: &str, since: Nanos) -> Vec<UnderStoreErrorKind> {
         let failed = self.0.failed.borrow();

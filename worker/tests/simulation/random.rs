@@ -34,6 +34,7 @@ fn run(seed: u64) -> u64 {
         tally: Rc::new(Tally::default()),
         has_failed_device: Cell::new(false),
     };
+    let is_verbose = std::env::var_os("CORELANE_SIM_VERBOSE").is_some();
     for (number, life) in plan.lives.iter().enumerate() {
         match life.ending {
             Ending::CrashAfter(duration) => world.crash_at(CrashPoint::After(duration)),
@@ -41,6 +42,9 @@ fn run(seed: u64) -> u64 {
             Ending::Stop | Ending::StopInTraffic | Ending::KillAfterFlush => {}
         }
         let life_seed = seed.wrapping_mul(31).wrapping_add(number as u64);
+        if is_verbose {
+            println!("seed {seed}, start {number}: {life:?}");
+        }
         match world.block_on(stage.live(*life, life_seed)) {
             Ok(true) => world.cancel_crash(),
             Ok(false) => break,
@@ -48,7 +52,7 @@ fn run(seed: u64) -> u64 {
         }
     }
     let hash = world.trace_hash();
-    if std::env::var_os("CORELANE_SIM_VERBOSE").is_some() {
+    if is_verbose {
         let mut injected = std::collections::BTreeMap::new();
         println!("seed {seed}: {:?}", stage.tally);
         for fault in world.injections().iter().map(|injection| injection.fault) {

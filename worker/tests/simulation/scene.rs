@@ -79,6 +79,7 @@ impl Scene {
             mounts: RefCell::new(Arc::clone(&self.site.mounts)),
             paths: Vec::new(),
             flapping: "/flapping",
+            objects_remembered: self.site.tuning.metadata_objects,
             is_pressed: false,
             may_lose_lanes: false,
             touched: Box::new(|_| ()),

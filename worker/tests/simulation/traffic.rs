@@ -33,6 +33,8 @@ pub struct Crowd {
     pub flapping: &'static str,
     /// Paths of all objects.
     pub paths: Vec<String>,
+    /// Objects that a shard remembers.
+    pub objects_remembered: usize,
     /// Whether "busy" is expected.
     pub is_pressed: bool,
     /// Whether the network breaks connections.
@@ -267,7 +269,7 @@ impl Crowd {
             is_pressed: self.is_pressed,
             mounts_changed: path.starts_with(self.flapping),
             is_ending: self.is_ending(),
-            is_old_id: false,
+            may_forget: self.oracle.versions() > self.objects_remembered,
         }
     }
 
