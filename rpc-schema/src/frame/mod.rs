@@ -23,12 +23,12 @@ pub use checksums::{ChecksumMismatch, ChecksumMode, Checksums, page_checksum};
 pub use error::FrameError;
 pub use read::{
     HEADER_WORDS_MAX_READ_ANSWER, HEADER_WORDS_READ, READ_REQUEST_BYTES, ReadAnswer,
-    ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
-    encode_read_request,
+    ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, decode_read_request,
+    encode_read_answer_head, encode_read_request,
 };
 
 use crate::ids::READ_BYTES_MAX;
-use head_checksum::head_checksum;
+use head_checksum::{head_checksum, head_checksum_fixed};
 
 /// "CL", the first two bytes of every frame.
 pub const MAGIC: u16 = 0x4c43;
@@ -267,14 +267,19 @@ pub fn encode_capnp<A: capnp::message::Allocator>(
 
 /// A prefix that still lacks its checksum.
 #[inline]
-fn prefix_bytes(kind: u8, words: u16, payload_bytes: u32) -> [u8; PREFIX_BYTES] {
-    let mut prefix = [0; PREFIX_BYTES];
-    prefix[0..2].copy_from_slice(&MAGIC.to_le_bytes());
-    prefix[2] = VERSION;
-    prefix[3] = kind;
-    prefix[4..6].copy_from_slice(&words.to_le_bytes());
-    prefix[8..12].copy_from_slice(&payload_bytes.to_le_bytes());
-    prefix
+const fn prefix_bytes(kind: u8, words: u16, payload_bytes: u32) -> [u8; PREFIX_BYTES] {
+    let (magic, words) = (MAGIC.to_le_bytes(), words.to_le_bytes());
+    let [a, b, c, d] = payload_bytes.to_le_bytes();
+    [
+        magic[0], magic[1], VERSION, kind, words[0], words[1], 0, 0, a, b, c, d, 0, 0, 0, 0,
+    ]
+}
+
+/// Writes the checksum into `head`, whose length is known when this is compiled.
+#[inline]
+fn seal_fixed<const BYTES: usize>(head: &mut [u8; BYTES]) {
+    let checksum = head_checksum_fixed(head);
+    head[12..16].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Writes the checksum into `head`, which is a prefix and its header.

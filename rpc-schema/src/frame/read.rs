@@ -3,7 +3,9 @@
 
 use super::checksums::{ChecksumMode, Checksums};
 use super::error::FrameError;
-use super::{KIND_READ, KIND_READ_ANSWER, PREFIX_BYTES, prefix_bytes, seal};
+use super::{
+    KIND_READ, KIND_READ_ANSWER, PREFIX_BYTES, head_checksum_fixed, prefix_bytes, seal, seal_fixed,
+};
 use crate::ids::{ObjectId, PAGE_BYTES, READ_BYTES_MAX, STRIPE_BYTES, ShardId};
 
 /// Words of a READ request's header.
@@ -117,6 +119,20 @@ impl ReadRequest {
     }
 }
 
+/// The READ request at the start of `input`, if a whole and valid one stands there: the short way
+/// of a server, whose input is little else. What it does not recognise goes through
+/// [`decode`](super::decode), which says what is wrong with it.
+#[inline]
+pub fn decode_read_request(input: &[u8]) -> Option<ReadRequest> {
+    const PREFIX: [u8; PREFIX_BYTES] = prefix_bytes(KIND_READ, HEADER_WORDS_READ, 0);
+    let head: &[u8; READ_REQUEST_BYTES] = input.first_chunk()?;
+    if head[..12] != PREFIX[..12] || u32_at(head, 12) != head_checksum_fixed(head) {
+        return None;
+    }
+    let header = head.last_chunk().expect("a READ has five words");
+    ReadRequest::from_header(header).ok()
+}
+
 /// Appends a READ request to `out`.
 #[inline]
 pub fn encode_read_request(out: &mut Vec<u8>, request: &ReadRequest) {
@@ -128,7 +144,7 @@ pub fn encode_read_request(out: &mut Vec<u8>, request: &ReadRequest) {
     frame[40..48].copy_from_slice(&request.offset.to_le_bytes());
     frame[48..52].copy_from_slice(&request.length.to_le_bytes());
     frame[52..56].copy_from_slice(&request.flags.0.to_le_bytes());
-    seal(&mut frame);
+    seal_fixed(&mut frame);
     out.extend_from_slice(&frame);
 }
 
@@ -257,7 +273,7 @@ pub fn encode_read_answer_head(
     if count == 1 {
         let checksum = checksums.next().expect("one checksum for this payload");
         fixed[32..36].copy_from_slice(&checksum.to_le_bytes());
-        seal(&mut fixed);
+        seal_fixed(&mut fixed);
         out.extend_from_slice(&fixed);
     } else {
         out.reserve(bytes);
@@ -297,6 +313,32 @@ fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_short_way_of_a_server_reads_what_the_general_one_reads_and_nothing_else() {
+        let request = ReadRequest {
+            request_id: 7,
+            object: ObjectId {
+                home: 1,
+                version: 2,
+            },
+            offset: 4096,
+            length: 512,
+            flags: ReadFlags::CHECKSUMS,
+        };
+        let mut frame = Vec::new();
+        encode_read_request(&mut frame, &request);
+        frame.extend_from_slice(b"the next frame");
+        assert_eq!(decode_read_request(&frame), Some(request));
+        for at in 0..READ_REQUEST_BYTES {
+            for bit in 0..8 {
+                let mut wrong = frame.clone();
+                wrong[at] ^= 1 << bit;
+                assert_eq!(decode_read_request(&wrong), None, "bit {bit} of byte {at}");
+            }
+            assert_eq!(decode_read_request(&frame[..at]), None);
+        }
+    }
 
     #[test]
     fn what_no_worker_serves_is_named() {

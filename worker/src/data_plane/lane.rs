@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Nanos, Priority, Stream};
-use corelane_rpc_schema::frame::{self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES};
+use corelane_rpc_schema::frame::{
+    self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES, READ_REQUEST_BYTES,
+    decode_read_request,
+};
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
 };
@@ -222,18 +225,19 @@ async fn read<I: Io, U: UnderStore>(
             }
         }
         while !input.is_empty() {
+            // The usual case stays out of the state machine below.
+            if lane.may_read()
+                && let Some(request) = decode_read_request(input)
+            {
+                input = &input[READ_REQUEST_BYTES..];
+                lane.outbox.begin(request.length);
+                shard.read(lane, request);
+                continue;
+            }
             match decode(input)? {
                 Decoded::Frame { frame, consumed } => {
                     input = &input[consumed..];
-                    // The usual case stays out of the state machine below.
-                    if let Frame::Read(request) = frame
-                        && lane.may_read()
-                    {
-                        lane.outbox.begin(request.length);
-                        shard.read(lane, request);
-                    } else {
-                        serve_frame(shard, lane, frame).await?;
-                    }
+                    serve_frame(shard, lane, frame).await?;
                 }
                 Decoded::Incomplete { .. } => {
                     held.extend_from_slice(input);
