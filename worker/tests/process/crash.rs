@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use corelane_client::Options;
-use corelane_client::control::JobState;
 
-use crate::harness::{BLOCK, Bed, Process, Random, assert_same, counter, eventually};
+use crate::harness::{BLOCK, Bed, Process, Random, assert_same, counter};
 
 /// Rounds by default: both tests together take a third of a minute in a debug build.
 const ROUNDS: u64 = 9;
@@ -20,6 +19,10 @@ const READERS: u64 = 3;
 
 /// Longest life of a round's worker: a load of its new files is under way for about as long.
 const LIFE_MS_MAX: u64 = 500;
+
+/// Blocks of the extents that were being written at a kill: two logs on two shards, extents of
+/// 2 MiB. Where the summary was written and the blocks were not, they are found out when read.
+const TORN_BLOCKS_MAX: u64 = 2 * 2 * (2 << 20) / BLOCK as u64;
 
 fn setting(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
@@ -188,13 +191,7 @@ fn kills_under_load_lose_no_block_that_was_written_and_serve_no_wrong_byte() {
     }
     let process = scene.bed.start();
     assert!(process.recovered_blocks >= least);
-    let control = process.control();
-    let job = control.load("/data", true).expect("a load starts");
-    eventually("everything is loaded", || {
-        let progress = control.progress(job).expect("the job is known");
-        assert_ne!(progress.state, JobState::Failed, "{progress:?}");
-        progress.state == JobState::Done
-    });
+    process.load("/data");
     process.terminate();
     let process = scene.bed.start();
     assert_eq!(process.recovered_blocks, scene.blocks());
@@ -226,6 +223,6 @@ fn kills_while_regions_are_reclaimed_serve_no_wrong_byte() {
     scene.assert_all(&process, "at the end");
     let stats = process.control().stats().expect("stats");
     assert!(counter(&stats, "regions_reclaimed") > 0);
-    assert_eq!(counter(&stats, "corrupt_pages"), 0);
+    assert!(counter(&stats, "blocks_healed") <= TORN_BLOCKS_MAX);
     process.terminate();
 }

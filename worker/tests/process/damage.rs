@@ -43,6 +43,7 @@ fn fill(bed: &Bed, path: &str, bytes: &[u8]) {
     let process = bed.start();
     let (_, found) = process.client().read_file(path).expect("it can be read");
     assert_same(&found, bytes, path);
+    process.load("/data");
     process.terminate();
 }
 
@@ -53,6 +54,7 @@ fn assert_healed(bed: &Bed, process: Process, bytes: &[u8], flipped: &[u64]) {
         .read_file("/data/object")
         .expect("it is fetched again");
     assert_same(&found, bytes, "after the damage");
+    process.load("/data");
     eventually("every flipped page was noticed", || {
         process.counter("corrupt_pages") >= flipped.len() as u64
     });
@@ -210,7 +212,8 @@ const DEVICE_REFUSED: Option<i32> = Some(4);
 
 #[test]
 fn what_is_not_a_store_is_refused_with_what_was_found_and_the_command_and_left_alone() {
-    let damage: [(&str, fn(&mut [u8])); 5] = [
+    type Damage = (&'static str, fn(&mut [u8]));
+    let damage: [Damage; 5] = [
         ("zeroes", |page| page.fill(0)),
         ("5555", |page| page.fill(0x55)),
         ("damaged", |page| page[70] ^= 1),

@@ -103,6 +103,7 @@ fn every_byte_is_right_cold_warm_and_after_a_restart() {
     assert_eq!((process.epoch, process.recovered_blocks), (1, 0));
     assert_whole_files(&process, &files, "cold");
     assert_whole_files(&process, &files, "warm");
+    process.load("/data");
     process.terminate();
 
     let process = bed.start();
@@ -203,6 +204,7 @@ fn answers_say_whether_they_came_from_the_under_store_dram_or_the_device() {
     assert_eq!(counter(&stats, "reads_device"), 0);
     assert_eq!(counter(&stats, "fetched_bytes"), BLOCK as u64);
     assert_eq!(counter(&stats, "bytes_served"), 2 * 8192);
+    process.load("/data");
     process.terminate();
 
     let process = bed.start();
@@ -216,5 +218,20 @@ fn answers_say_whether_they_came_from_the_under_store_dram_or_the_device() {
         .expect("it is there");
     assert_eq!((info.blocks, info.blocks_cached), (1, 1));
     assert_eq!(info.length, BLOCK as u64);
+    process.terminate();
+}
+
+#[test]
+fn reads_that_are_together_larger_than_the_dram_tier_are_all_answered() {
+    let mut bed = Bed::on_disk();
+    // 8 MiB of tier a shard, and a client that keeps 32 MiB under way.
+    bed.dram = "96M";
+    let bytes = bed.write("object", 20, 48 << 20);
+    let process = bed.start();
+    let client = process.client();
+    let (_, found) = client.read_file("/data/object").expect("it can be read");
+    assert_same(&found, &bytes, "cold");
+    let (_, found) = client.read_file("/data/object").expect("it can be read");
+    assert_same(&found, &bytes, "again");
     process.terminate();
 }

@@ -62,6 +62,7 @@ fn the_cache_is_kept_with_another_number_of_cores_a_moved_device_and_no_under_st
         .sum();
     let process = bed.start();
     assert_files(&process, &files, "cold");
+    process.load("/data");
     process.terminate();
 
     fs::rename(bed.path("source"), bed.path("away")).expect("the under-store goes away");

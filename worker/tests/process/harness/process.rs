@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use corelane_client::control::Stats;
+use corelane_client::control::{JobState, Stats};
 use corelane_client::{Options, blocking};
 
 /// Only for telling a hang from a slow machine.
@@ -210,6 +210,20 @@ impl Process {
     pub fn control_with(&self, token: &str) -> blocking::Control {
         blocking::Control::connect(&self.control.to_string(), token, HANG)
             .unwrap_or_else(|error| panic!("a control client connects: {error}\n{}", self.log()))
+    }
+
+    /// Loads what is below `path`, so that all of it is on the device. Blocks that are only read
+    /// are not kept while a slow device has enough to write.
+    #[track_caller]
+    pub fn load(&self, path: &str) {
+        let control = self.control();
+        let job = control.load(path, true).expect("a load starts");
+        eventually("the load ends", || {
+            let progress = control.progress(job).expect("the job is known");
+            assert_ne!(progress.state, JobState::Failed, "{progress:?}");
+            assert_eq!(progress.failures, 0, "{progress:?}");
+            progress.state == JobState::Done
+        });
     }
 
     /// The sum of a counter over all shards.
