@@ -37,10 +37,16 @@ mod tests {
 
     #[test]
     fn the_mapping_is_the_one_that_devices_were_written_with() {
-        let golden: Vec<u16> = [(0, 0), (1, 0), (1, 1), (0xdead_beef, 7), (u64::MAX, u32::MAX)]
-            .into_iter()
-            .map(|(home, stripe)| partition_of(home, stripe, 256))
-            .collect();
+        let golden: Vec<u16> = [
+            (0, 0),
+            (1, 0),
+            (1, 1),
+            (0xdead_beef, 7),
+            (u64::MAX, u32::MAX),
+        ]
+        .into_iter()
+        .map(|(home, stripe)| partition_of(home, stripe, 256))
+        .collect();
         assert_eq!(golden, [0, 229, 193, 179, 3]);
     }
 
@@ -52,7 +58,11 @@ mod tests {
                 counts[usize::from(shard_of(partition, 256, shards))] += 1;
             }
             let (least, most) = (counts.iter().min(), counts.iter().max());
-            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{counts:?}");
+            assert!(
+                most.zip(least)
+                    .is_some_and(|(most, least)| most - least <= 1),
+                "{counts:?}"
+            );
         }
     }
 

@@ -11,14 +11,14 @@ use super::config::StoreConfig;
 use super::counters::StoreCounters;
 use super::device::{DeviceState, REGIONS_PER_SHARD_MIN};
 use super::error::StoreError;
-use super::objects::{Objects};
-use crate::cache::hashing::IdMap;
+use super::objects::Objects;
 use super::policy::{Ghost, Policy};
 use super::region::{Region, RegionState};
 use super::signal::Signal;
 use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
 use super::{Inner, Recovery, Siblings, Store};
+use crate::cache::hashing::IdMap;
 use crate::cache::index::Index;
 
 /// A device whose superblock was read.
