@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_unrolled_way_gives_what_the_crate_gives() {
         let bytes: Vec<u8> = (0..256u32)
-            .map(|index| (index * index >> 2) as u8)
+            .map(|index| ((index * index) >> 2) as u8)
             .collect();
         for start in 0..8 {
             let head: &[u8; 56] = bytes[start..].first_chunk().expect("long enough");

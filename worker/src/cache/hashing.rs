@@ -40,18 +40,14 @@ mod tests {
     use super::*;
     use corelane_rpc_schema::{BlockId, ObjectId};
     use std::collections::BTreeSet;
-    use std::hash::{BuildHasher, Hash};
+    use std::hash::BuildHasher;
 
     #[test]
     fn blocks_of_one_object_do_not_share_low_or_high_bits() {
         let object = ObjectId::new("s3://lake/a", "1", 1 << 20);
         let build = BuildHasherDefault::<IdHasher>::default();
         let hashes: Vec<u64> = (0..1024)
-            .map(|index| {
-                let mut hasher = build.build_hasher();
-                BlockId { object, index }.hash(&mut hasher);
-                hasher.finish()
-            })
+            .map(|index| build.hash_one(BlockId { object, index }))
             .collect();
         let low: BTreeSet<u64> = hashes.iter().map(|hash| hash % 4096).collect();
         let high: BTreeSet<u64> = hashes.iter().map(|hash| hash >> 52).collect();

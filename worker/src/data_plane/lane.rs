@@ -304,7 +304,7 @@ async fn serve_message<I: Io, U: UnderStore>(
     match message {
         Message::Hello(hello) => {
             // Repeated hellos are answered like requests: no faster than their answers are read.
-            lane.outbox.until_room().await;
+            lane.outbox.until_message_room().await;
             lane.outbox.begin(0);
             let answer = greet(shard, lane, hello)
                 .map_err(|reason| Broken(ErrorCode::Unauthenticated, reason))?;
@@ -313,7 +313,7 @@ async fn serve_message<I: Io, U: UnderStore>(
         }
         _ if !lane.has_greeted.get() => Err(Broken::no_hello()),
         Message::Open(open) => {
-            lane.outbox.until_room().await;
+            lane.outbox.until_message_room().await;
             lane.outbox.begin(0);
             let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
             shard.io.spawn(Priority::Foreground, async move {

@@ -23,7 +23,8 @@ const PARTS: usize = 16;
 static ZEROS: [u8; 8] = [0; 8];
 
 /// What all lanes of a shard together may have unanswered: clients that do not read must not pin
-/// the DRAM tier.
+/// the DRAM tier. When it is used up, a lane that has nothing unanswered may still have one
+/// request, so that those who do not read keep nobody else waiting.
 pub struct SharedCredit {
     bytes: Cell<u64>,
     bytes_max: u64,
@@ -115,7 +116,12 @@ impl Outbox {
     /// Whether another request may be taken.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.has_own_room() && self.shared.has_room()
+        self.has_own_room() && self.has_shared_room()
+    }
+
+    #[inline]
+    fn has_shared_room(&self) -> bool {
+        self.shared.has_room() || self.requests.get() == 0
     }
 
     #[inline]
@@ -126,14 +132,19 @@ impl Outbox {
     /// Resolves when another request may be taken, or the lane is closed.
     pub async fn until_room(&self) {
         while !self.has_room() && !self.is_closed.get() {
-            self.room
-                .until(|| (self.has_own_room() || self.is_closed.get()).then_some(()))
-                .await;
+            self.until_message_room().await;
             self.shared
                 .room
-                .until(|| (self.shared.has_room() || self.is_closed.get()).then_some(()))
+                .until(|| (self.has_shared_room() || self.is_closed.get()).then_some(()))
                 .await;
         }
+    }
+
+    /// Resolves when another message, which pins no memory, may be taken, or the lane is closed.
+    pub async fn until_message_room(&self) {
+        self.room
+            .until(|| (self.has_own_room() || self.is_closed.get()).then_some(()))
+            .await;
     }
 
     /// Resolves when every request was answered and the answers were sent, or the lane is closed.
@@ -215,6 +226,10 @@ impl Outbox {
             self.bytes.set(self.bytes.get() - owed.bytes);
             self.shared.give_back(owed.bytes);
             self.room.wake_all();
+            if self.requests.get() == 0 && !self.shared.has_room() {
+                // This lane may be waiting there, and may go on alone.
+                self.shared.room.wake_all();
+            }
             result?;
             if self.is_closed.get() {
                 // An error frame may have been appended just before the close.
@@ -241,9 +256,12 @@ mod tests {
         let outbox = || Outbox::new(8, 1000, Rc::clone(&shared));
         let (one, two) = (outbox(), outbox());
         one.begin(120);
-        assert!(!one.has_room() && !two.has_room());
+        assert!(!one.has_room(), "it has used up the share");
+        assert!(two.has_room(), "who has nothing unanswered is never kept waiting");
+        two.begin(1);
+        assert!(!two.has_room(), "one request at a time is enough then");
         drop(one);
         assert!(two.has_room());
-        assert_eq!(shared.bytes(), 0);
+        assert_eq!(shared.bytes(), 1);
     }
 }

@@ -156,7 +156,7 @@ fn read_ahead_runs_before_a_reader_in_order_and_backs_off_from_one_that_jumps() 
             "{ahead} of 48 blocks came before they were asked for"
         );
         assert!(
-            scene.origin.fetches_of(opened.id) < 30,
+            scene.origin.fetches_of(opened.id) < 48,
             "neighbours are joined: {} requests",
             scene.origin.fetches_of(opened.id)
         );
