@@ -18,7 +18,7 @@ use super::read::{append_piece, checksum_mode};
 use super::slow::SlowRead;
 use crate::cache::frames::{FRAME_BYTES, FrameKey};
 use crate::data_plane::lane::LaneState;
-use crate::store::BlockEntry;
+use crate::store::{BlockEntry, ReadError};
 use crate::under_store::UnderStore;
 
 /// A read that only the device is still needed for.
@@ -103,11 +103,17 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             began,
         } = read;
         let pages = lease.pages().len() as u32;
-        let Ok(frame) = self.store.read(block, entry, first_page, lease).await else {
-            // Gone, wrong or unreadable: the general way finds out which, and fetches.
-            let again = Rc::clone(&self).answer_slowly(lane, request);
-            self.io.spawn(Priority::Foreground, again);
-            return;
+        let frame = match self.store.read(block, entry, first_page, lease).await {
+            Ok(frame) => frame,
+            Err(error) => {
+                // The general way sees only that the block is not there any more.
+                if !matches!(error, ReadError::Gone) {
+                    self.counters.pages_corrupt_healed.increase();
+                }
+                let again = Rc::clone(&self).answer_slowly(lane, request);
+                self.io.spawn(Priority::Foreground, again);
+                return;
+            }
         };
         let end = request.offset + u64::from(request.length);
         let mode = checksum_mode(&request, end == known.meta.length);

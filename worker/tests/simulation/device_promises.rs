@@ -64,7 +64,6 @@ fn a_flipped_bit_is_a_miss_and_is_fetched_again() {
             let source = cast.read(&opened, 20 * 4096..21 * 4096).await;
             assert_eq!(source, ReadSource::UnderStore, "the page is fetched again");
             assert_eq!(cast.stat("corrupt_pages").await, 1);
-            eprintln!("DBG {:?}", cast.worker.stats().await);
             assert_eq!(cast.stat("pages_corrupt_healed").await, 1);
             assert_eq!(scene.origin.fetches_of(opened.id), fetches + 1);
             cast.read_all(&opened, block).await;
