@@ -220,6 +220,8 @@ async fn read<I: Io, U: UnderStore>(
                     held.len(),
                     "a held frame ends where it was completed"
                 );
+                // The next frame has a time of its own, and waiting for room is not the client's fault.
+                lane.unfinished_since.set(None);
                 serve_frame(shard, lane, frame).await?;
                 held.clear();
             }
