@@ -85,6 +85,13 @@ impl LaneState {
             .append(|batch| batch.push_head_with(|out| encode(&Message::GoAway, 0, out)));
     }
 
+    /// Ends the lane, unless a request is unanswered.
+    pub fn end_if_idle(&self) {
+        if self.outbox.is_idle() {
+            self.outbox.close();
+        }
+    }
+
     /// Why the client is to be cut off, if it is.
     pub fn overdue(&self, now: Nanos, send_deadline: Duration) -> Option<&'static str> {
         let is_late =

@@ -121,7 +121,12 @@ impl Outbox {
 
     #[inline]
     fn has_shared_room(&self) -> bool {
-        self.shared.has_room() || self.requests.get() == 0
+        self.shared.has_room() || self.is_idle()
+    }
+
+    /// Whether no request is unanswered.
+    pub fn is_idle(&self) -> bool {
+        self.requests.get() == 0
     }
 
     #[inline]
@@ -226,7 +231,7 @@ impl Outbox {
             self.bytes.set(self.bytes.get() - owed.bytes);
             self.shared.give_back(owed.bytes);
             self.room.wake_all();
-            if self.requests.get() == 0 && !self.shared.has_room() {
+            if self.is_idle() && !self.shared.has_room() {
                 // This lane may be waiting there, and may go on alone.
                 self.shared.room.wake_all();
             }
@@ -257,7 +262,10 @@ mod tests {
         let (one, two) = (outbox(), outbox());
         one.begin(120);
         assert!(!one.has_room(), "it has used up the share");
-        assert!(two.has_room(), "who has nothing unanswered is never kept waiting");
+        assert!(
+            two.has_room(),
+            "who has nothing unanswered is never kept waiting"
+        );
         two.begin(1);
         assert!(!two.has_room(), "one request at a time is enough then");
         drop(one);

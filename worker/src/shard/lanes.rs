@@ -2,14 +2,24 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelane_io::{Io, Stream};
 use corelane_rpc_schema::messages::ErrorCode;
+
+use futures::FutureExt;
 
 use super::Shard;
 use super::signal::WaitList;
 use crate::data_plane::lane::LaneState;
 use crate::under_store::UnderStore;
+
+/// How long clients that were asked to go have for going by themselves: what they sent before they
+/// knew has arrived by then.
+const GOING_GRACE: Duration = Duration::from_millis(250);
+
+/// How often lanes are looked at while they go.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// The open lanes of a shard, at most a fixed number.
 pub struct Lanes<S> {
@@ -87,6 +97,33 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     // What is being sent is not taken, so that the reason would not be either.
                     stream.close();
                 }
+            }
+        }
+    }
+
+    /// Asks clients to go, lets what is under way finish, and waits until the lanes have gone.
+    /// A client that has nothing under way and stays is not waited for.
+    pub(crate) async fn drain_lanes(&self) {
+        self.lanes.for_each(LaneState::go_away);
+        let began = self.io.now();
+        while !self.lanes.is_empty() {
+            let waited = self.io.now().since(began);
+            if waited >= self.tuning.drain_deadline {
+                let lanes = self.lanes.len();
+                tracing::warn!(
+                    shard = self.id.0,
+                    lanes,
+                    "lanes were still busy at the deadline"
+                );
+                return;
+            }
+            if waited >= GOING_GRACE {
+                self.lanes.for_each(LaneState::end_if_idle);
+            }
+            let all_gone = self.lanes.until_empty();
+            futures::select_biased! {
+                () = all_gone.fuse() => {}
+                () = self.io.sleep(DRAIN_STEP).fuse() => {}
             }
         }
     }

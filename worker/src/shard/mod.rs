@@ -392,20 +392,6 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         is_any
     }
 
-    /// Lets lanes finish what is under way and waits until they have gone.
-    async fn drain_lanes(&self) {
-        self.lanes.for_each(|lane| lane.go_away());
-        let deadline = self.io.now().plus(self.tuning.drain_deadline);
-        let all_idle = self.lanes.until_empty();
-        let waited = self.io.sleep(deadline.since(self.io.now()));
-        futures::select_biased! {
-            () = all_idle.fuse() => {}
-            () = waited.fuse() => {
-                tracing::warn!(shard = self.id.0, lanes = self.lanes.len(), "lanes were still busy at the deadline");
-            }
-        }
-    }
-
     /// Brings everything onto the device.
     async fn finish(self: &Rc<Self>) {
         self.drain_lanes().await;
