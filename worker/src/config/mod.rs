@@ -13,7 +13,7 @@
 //! | [`mistake`] | what is wrong, and where |
 //! | [`reload`] | what changed, and what of it can be applied |
 //! | [`memory`] | the memory budget |
-//! | [`reference`] | `docs/configuration.md` |
+//! | [`mod@reference`] | `docs/configuration.md` |
 
 mod check;
 mod fields;

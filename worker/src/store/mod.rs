@@ -186,7 +186,7 @@ impl<I: Io> Store<I> {
     /// Opens the devices of a worker for one shard and rebuilds its index from their records.
     ///
     /// `devices` are all devices of the set, in any order. `scratch` lends frames of 64 KiB for
-    /// summaries, footers and reclaim: at least eight. Recovered blocks carry [`MountId::NONE`]
+    /// summaries, footers and reclaim: at least eight. Recovered blocks carry `MountId::NONE`
     /// until [`Store::remap_mounts`] ran. Flush, reclaim and scrub tasks run on `io`.
     ///
     /// # Errors
