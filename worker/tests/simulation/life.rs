@@ -169,13 +169,19 @@ impl Stage<'_> {
             .iter()
             .filter(|path| path.starts_with(IMMUTABLE))
         {
+            let began = crowd.io.now();
             let opened = crowd.open(&lane, path).await;
             let uri = uri_of(path);
-            let is_held = held
-                .values()
-                .any(|(meta, cached)| meta.uri == uri && cached.blocks > 0);
+            let is_held = || async {
+                let now = crowd.worker.cached().await.expect("the worker runs");
+                now.values()
+                    .any(|(meta, cached)| meta.uri == uri && cached.blocks > 0)
+            };
             assert!(
-                opened.is_some() || !is_held || self.plan.is_pressed,
+                opened.is_some()
+                    || self.plan.is_pressed
+                    || origin.refused_since(began)
+                    || !is_held().await,
                 "{path} has blocks here and does not open without the store"
             );
             let Some(opened) = opened else {
