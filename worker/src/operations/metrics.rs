@@ -154,7 +154,7 @@ fn help(name: &str, is_gauge: bool) -> String {
         .flat_map(|table| table.iter())
         .find(|(known, _)| *known == name);
     match known {
-        Some((_, help)) => (*help).to_owned(),
+        Some((_, help)) => help.trim().to_owned(),
         None if is_gauge => format!("{} now.", name.replace('_', " ")),
         None => format!("{} so far.", name.replace('_', " ")),
     }
