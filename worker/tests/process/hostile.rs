@@ -363,9 +363,20 @@ fn two_thousand_idle_connections_cost_little_and_disturb_nobody() {
     let bytes = bed.write("object", 7, 2 * BLOCK);
     let process = bed.start();
     let bystander = Bystander::start(&process, "/data/object", bytes);
-    let lanes: Vec<Lane> = (0..2000)
-        .map(|number| Lane::connect(process.data[number % 2]).0)
+    let mut lanes: Vec<Lane> = (0..2000)
+        .map(|number| Lane::silent(process.data[number % 2]))
         .collect();
+    let hello = hello_frame();
+    for lane in &mut lanes {
+        lane.send(&hello).expect("the worker reads");
+    }
+    for lane in &mut lanes {
+        let answer = lane.receive();
+        assert!(
+            matches!(answer, Answer::Message(1, Message::HelloAnswer(_))),
+            "{answer:?}"
+        );
+    }
     assert!(process.counter("lanes_open") >= 2000);
     assert_within_memory(&process);
     bystander.end();
