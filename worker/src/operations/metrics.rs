@@ -232,7 +232,7 @@ mod tests {
         samples.extend(of_shard(1, &stats));
         let text = exposition(&samples);
         let expected = "\
-# HELP corelane_reads_dram_total reads dram so far.
+# HELP corelane_reads_dram_total Reads answered from the DRAM tier.
 # TYPE corelane_reads_dram_total counter
 corelane_reads_dram_total{shard=\"0\"} 7
 corelane_reads_dram_total{shard=\"1\"} 7

@@ -84,25 +84,26 @@ impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
 }
 
 impl<I: Io, U: UnderStore> Siblings for ShardSiblings<I, U> {
-    fn release(&self, to: ShardId, device: u16, region: u32, sequence: u64) -> LocalBoxFuture<()> {
+    fn release(
+        &self,
+        to: ShardId,
+        device: u16,
+        region: u32,
+        sequence: u64,
+    ) -> LocalBoxFuture<bool> {
         let (weak, io) = (Rc::clone(&self.shard), self.io.clone());
         Box::pin(async move {
             loop {
                 let connected = weak.borrow().upgrade();
+                let question = Question::Release {
+                    device,
+                    region,
+                    sequence,
+                };
                 if let Some(shard) = connected
-                    && shard
-                        .ask(
-                            to,
-                            Question::Release {
-                                device,
-                                region,
-                                sequence,
-                            },
-                        )
-                        .await
-                        .is_ok()
+                    && let Ok(Answer::Released(is_released)) = shard.ask(to, question).await
                 {
-                    return;
+                    return is_released;
                 }
                 // Starting, or too many questions are open: reclaim can wait, reuse cannot go on.
                 io.sleep(Duration::from_millis(10)).await;
@@ -252,8 +253,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 region,
                 sequence,
             } => {
-                self.store.release_region(device, region, sequence).await;
-                Answer::Done
+                let released = self.store.release_region(device, region, sequence).await;
+                Answer::Released(released)
             }
         }
     }

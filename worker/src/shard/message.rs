@@ -86,7 +86,9 @@ pub enum Answer {
     Described(Result<Arc<ObjectMeta>, ErrorMessage>),
     /// To [`Question::Known`] and [`Question::Recorded`].
     Object(Option<Arc<ObjectMeta>>),
-    /// To [`Question::Release`] and [`Question::Forget`].
+    /// To [`Question::Release`]: whether nothing there is needed any more.
+    Released(bool),
+    /// To [`Question::Forget`].
     Done,
 }
 

@@ -70,7 +70,7 @@ counters! {
     bytes_read,
     /// Blocks that became readable.
     blocks_inserted,
-    /// Blocks that reclaim let go.
+    /// Blocks that reclaim let go: not asked for often enough, or no room for them.
     blocks_evicted,
     /// Blocks that reclaim moved.
     blocks_survived,

@@ -23,6 +23,13 @@ pub(super) const REGIONS_RESERVED: usize = 2;
 /// sealed ones for eviction to have a choice.
 pub(super) const REGIONS_PER_SHARD_MIN: u32 = 8;
 
+/// Where a record is that blocks rely on: the region of ours that was opened under the present
+/// number of shards, or `None`: in regions of another number of shards only.
+///
+/// The latter are not read by everyone who may need the record once that number comes back. So they
+/// are not relied on: when any of them is emptied, the record is written to a region of ours.
+pub(super) type Place = Option<u32>;
+
 /// What is known of an object beside its blocks, and which region says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -37,8 +44,7 @@ pub(super) struct Freed {
     /// Blocks of the writer's partitions with a smaller stamp are freed.
     pub(super) stamp: u64,
     pub(super) writer: Writer,
-    /// Where the record is.
-    pub(super) region: u32,
+    pub(super) place: Place,
 }
 
 /// A pin, or its end.
@@ -46,45 +52,48 @@ pub(super) struct Freed {
 pub(super) struct Pin {
     pub(super) stamp: u64,
     pub(super) writer: Writer,
-    pub(super) region: u32,
+    pub(super) place: Place,
     pub(super) pinned: bool,
 }
 
 impl Mark {
-    /// Notes that the records of region `from` were copied to region `to`.
-    pub(super) fn move_from(&mut self, from: u32, to: u32) {
-        let freed = self.freed.iter_mut().map(|freed| &mut freed.region);
-        let pin = self.pin.iter_mut().map(|pin| &mut pin.region);
+    /// Notes that the records in `from` were copied to region `to`.
+    pub(super) fn move_from(&mut self, from: Place, to: u32) {
+        let freed = self.freed.iter_mut().map(|freed| &mut freed.place);
+        let pin = self.pin.iter_mut().map(|pin| &mut pin.place);
         freed
             .chain(pin)
-            .filter(|region| **region == from)
-            .for_each(|region| *region = to);
+            .filter(|place| **place == from)
+            .for_each(|place| *place = Some(to));
     }
 
-    /// Notes a tombstone, unless a later one of its writer is known.
+    /// Notes a tombstone, unless a later one of its writer is known. Of copies of one, the one in
+    /// a region of ours counts.
     pub(super) fn note_freed(&mut self, new: Freed) {
         match self
             .freed
             .iter_mut()
             .find(|known| known.writer == new.writer)
         {
-            Some(known) if known.stamp <= new.stamp => *known = new,
+            Some(known) if (known.stamp, known.place) <= (new.stamp, new.place) => *known = new,
             Some(_) => {}
             None => self.freed.push(new),
         }
     }
 
-    /// Notes a pin or its end, unless a later one is known.
+    /// Notes a pin or its end, unless a later one is known. Of copies of one, the one in a region
+    /// of ours counts.
     pub(super) fn note_pin(&mut self, new: Pin) {
-        if self.pin.is_none_or(|known| known.stamp <= new.stamp) {
+        let is_older = |known: Pin| (known.stamp, known.place) <= (new.stamp, new.place);
+        if self.pin.is_none_or(is_older) {
             self.pin = Some(new);
         }
     }
 
-    /// Whether one of the records is in `region`.
-    pub(super) fn is_in(&self, region: u32) -> bool {
-        self.freed.iter().any(|freed| freed.region == region)
-            || self.pin.is_some_and(|pin| pin.region == region)
+    /// Whether one of the records is in `place`.
+    pub(super) fn is_in(&self, place: Place) -> bool {
+        self.freed.iter().any(|freed| freed.place == place)
+            || self.pin.is_some_and(|pin| pin.place == place)
     }
 }
 

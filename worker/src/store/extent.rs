@@ -464,17 +464,17 @@ impl<I: Io> Inner<I> {
             Queued::Mark(order) => {
                 let mut marks = device.marks.borrow_mut();
                 let mark = marks.entry(order.object).or_default();
-                let (writer, region, stamp) = (self.writer(), placed.region, order.stamp);
+                let (writer, place, stamp) = (self.writer(), Some(placed.region), order.stamp);
                 match order.pin {
                     None => mark.note_freed(Freed {
                         stamp,
                         writer,
-                        region,
+                        place,
                     }),
                     Some(pinned) => mark.note_pin(Pin {
                         stamp,
                         writer,
-                        region,
+                        place,
                         pinned,
                     }),
                 }

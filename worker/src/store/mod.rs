@@ -83,15 +83,15 @@ pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// The other shards of the worker, as far as the store has to ask them.
 pub trait Siblings {
-    /// Resolves when shard `shard` has answered [`Store::release_region`] with these arguments:
-    /// it reads nothing from the region any more. A shard that is still opening answers later.
+    /// Resolves with what shard `shard` answered to [`Store::release_region`] with these arguments.
+    /// A shard that is still opening answers later.
     fn release(
         &self,
         shard: ShardId,
         device: u16,
         region: u32,
         sequence: u64,
-    ) -> LocalBoxFuture<()>;
+    ) -> LocalBoxFuture<bool>;
 }
 
 /// What recovery found and how long it took.
@@ -340,9 +340,10 @@ impl<I: Io> Store<I> {
     }
 
     /// Lets go of region `region` of the device with ordinal `device`, which a sibling is about
-    /// to write again: drops or moves what this shard has there, and waits for its reads.
-    pub async fn release_region(&self, device: u16, region: u32, sequence: u64) {
-        self.0.release(device, region, sequence).await;
+    /// to write again: drops or moves what this shard has there, and waits for its reads. False when
+    /// there was no room for a record that still means something: the region must stay as it is.
+    pub async fn release_region(&self, device: u16, region: u32, sequence: u64) -> bool {
+        self.0.release(device, region, sequence).await
     }
 
     /// Number of partitions of the worker, from the superblocks.

@@ -2,7 +2,8 @@
 //!
 //! The invariant: the counts of an object are those of its blocks in the index, device by device,
 //! and a device that has blocks of an object has (or will have, before they are durable) a record
-//! of it in the region that is named here.
+//! of it in the region that is named here, or, when none is, in every region of another number of
+//! shards that has such blocks or in one that was written under the same number.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -13,17 +14,18 @@ use smallvec::SmallVec;
 
 use super::block::Held;
 use super::counters::StoreCounters;
+use super::device::Place;
 use crate::cache::hashing::IdMap;
 use crate::object::ObjectMeta;
 
-/// No region holds the record yet.
+/// No region of ours holds the record.
 pub(super) const NOT_RECORDED: u32 = u32::MAX;
 
 /// What one device holds of an object.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     device: u16,
-    /// Region with the object's record; [`NOT_RECORDED`] while there is none.
+    /// Region of ours with the object's record; [`NOT_RECORDED`] while there is none.
     record: u32,
     blocks: u32,
     bytes: u64,
@@ -250,23 +252,25 @@ impl Objects {
         self.by_uri.remove(&ByUri(known.meta));
     }
 
-    /// The region of `device` that holds the object's record, if one does.
-    pub(super) fn record_of(&self, id: ObjectId, device: u16) -> Option<u32> {
+    /// Where on `device` the object's record is.
+    pub(super) fn record_of(&self, id: ObjectId, device: u16) -> Place {
         let parts = &self.by_id.get(&id)?.parts;
         let part = parts.iter().find(|part| part.device == device)?;
         (part.record != NOT_RECORDED).then_some(part.record)
     }
 
-    /// Whether `device` has blocks of the object.
-    pub(super) fn has_blocks_on(&self, id: ObjectId, device: u16) -> bool {
-        let parts = self
-            .by_id
-            .get(&id)
-            .map(|known| known.parts.as_slice())
-            .unwrap_or_default();
-        parts
-            .iter()
-            .any(|part| part.device == device && part.blocks > 0)
+    /// Whether blocks of the object are on `device`, or may be on their way there: extents that are
+    /// being written rely on a record that was there when they were put together.
+    pub(super) fn needs_record(&self, id: ObjectId, device: u16) -> bool {
+        self.by_id.get(&id).is_some_and(|known| {
+            let mut parts = known.parts.iter();
+            known.pending > 0 || parts.any(|part| part.device == device && part.blocks > 0)
+        })
+    }
+
+    /// Notes that the record in `place` is going away, so that the next extent brings another.
+    pub(super) fn clear_record(&mut self, id: ObjectId, device: u16, place: Place) {
+        self.move_record(id, device, place, NOT_RECORDED);
     }
 
     /// Notes which region holds the object's record.
@@ -277,19 +281,18 @@ impl Objects {
     }
 
     /// Notes that a record was copied, if the one in `from` is still the one that counts.
-    pub(super) fn move_record(&mut self, id: ObjectId, device: u16, from: u32, to: u32) {
-        if self.record_of(id, device) == Some(from) {
+    pub(super) fn move_record(&mut self, id: ObjectId, device: u16, from: Place, to: u32) {
+        if self.record_of(id, device) == from {
             self.set_record(id, device, to);
         }
     }
 
-    /// Objects whose record is in `region` of `device`. Walks all objects.
-    pub(super) fn recorded_in(&self, device: u16, region: u32) -> Vec<ObjectId> {
+    /// Objects with blocks on `device` whose record is in `place`. Walks all objects.
+    pub(super) fn recorded_in(&self, device: u16, place: Place) -> Vec<ObjectId> {
+        let record = place.unwrap_or(NOT_RECORDED);
         let recorded = |known: &&Known| {
-            known
-                .parts
-                .iter()
-                .any(|part| part.device == device && part.record == region)
+            let mut parts = known.parts.iter();
+            parts.any(|part| part.device == device && part.record == record)
         };
         self.by_id
             .values()
@@ -393,7 +396,7 @@ mod tests {
             }
         );
         objects.remove_block(a.id, 0, 10, &counters);
-        assert!(objects.get(a.id).is_some() && !objects.has_blocks_on(a.id, 0));
+        assert!(objects.get(a.id).is_some() && !objects.needs_record(a.id, 0));
         objects.remove_block(a.id, 1, 20, &counters);
         assert!(objects.get(a.id).is_none() && objects.versions(a.id.home).is_empty());
         assert_eq!(

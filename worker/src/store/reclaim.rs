@@ -14,7 +14,8 @@ use futures::future::join_all;
 
 use super::Inner;
 use super::block::BlockEntry;
-use super::device::{DeviceState, REGIONS_RESERVED};
+use super::counters::Counter;
+use super::device::{DeviceState, Place, REGIONS_RESERVED};
 use super::header::Log;
 use super::policy::Verdict;
 use super::region::{Region, RegionState};
@@ -38,6 +39,15 @@ pub(super) struct Survivor {
     pub(super) entry: BlockEntry,
     /// Its frequency once moved.
     pub(super) frequency: u8,
+}
+
+/// How taking everything out of a region ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Evacuated {
+    /// Something was written elsewhere.
+    has_written: bool,
+    /// No tombstone, pin or object that still means something is in this region alone.
+    has_all_records: bool,
 }
 
 /// What of a region has to be written elsewhere.
@@ -80,12 +90,13 @@ impl<I: Io> Inner<I> {
                 return;
             }
             let before = self.counters.blocks_evicted.get();
-            let reclaimed = self.reclaim_oldest(device).await;
+            let rounds = device.regions_ours as usize + 1;
+            let at_any_price = fruitless.get() > 2 * rounds && device.free.borrow().is_empty();
+            let reclaimed = self.reclaim_oldest(device, at_any_price).await;
             let evicted = self.counters.blocks_evicted.get() != before;
             fruitless.set(if evicted { 0 } else { fruitless.get() + 1 });
             // After so many rounds every unpinned block has lost its frequency and left.
-            let rounds = 4 * (device.regions_ours as usize + 1);
-            if !reclaimed || fruitless.get() > rounds {
+            if !reclaimed || fruitless.get() > 4 * rounds {
                 fruitless.set(0);
                 if self.is_short_of_room(device) && device.healthy.get() {
                     device.is_full.set(true);
@@ -139,8 +150,14 @@ impl<I: Io> Inner<I> {
         }
     }
 
-    /// Empties one region. False when there is none to empty.
-    async fn reclaim_oldest(self: &Rc<Self>, device: &DeviceState<I::Device>) -> bool {
+    /// Empties one region. False when there is none to empty. A region with records that still mean
+    /// something stays as it is, without its blocks, while there is no room for them elsewhere;
+    /// `at_any_price` they are given up.
+    async fn reclaim_oldest(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        at_any_price: bool,
+    ) -> bool {
         let mut victim = self.choose_victim(device);
         if victim.is_none() {
             self.seal_open_regions(device).await;
@@ -156,13 +173,21 @@ impl<I: Io> Inner<I> {
             "region {number} was in the queue of sealed ones"
         );
         region.state.set(RegionState::Reclaiming);
-        self.evacuate(device, number).await;
+        let mut may_go = self.evacuate(device, number).await.has_all_records;
+        if !may_go && at_any_price && device.healthy.get() {
+            tracing::error!(
+                device = %device.path, region = region.local,
+                "no region is free, and all hold records of freed or pinned objects: those of one are given up. \
+                 Objects that were freed may come back with the next restart: free them again, or format the device"
+            );
+            may_go = true;
+        }
         if region.sequence.get() != 0 && region.shards.get() != self.config.shards {
-            self.ask_siblings(region).await;
+            may_go &= self.ask_siblings(region).await;
         }
         self.signal.wait_until(|| region.readers.get() == 0).await;
         // What survived must outlive a power cut before its source goes.
-        if self.flush_device(device).await.is_err() {
+        if !may_go || self.flush_device(device).await.is_err() {
             region.state.set(RegionState::Sealed);
             device.sealed[log.index()].borrow_mut().push_back(number);
             return true;
@@ -193,8 +218,15 @@ impl<I: Io> Inner<I> {
         true
     }
 
-    /// Resolves when no other shard needs a region that was written under another number of shards.
-    async fn ask_siblings(&self, region: &Region) {
+    /// Where a record in region `number` is.
+    pub(super) fn place_in(&self, number: u32) -> Place {
+        let region = &self.regions[number as usize];
+        (region.shards.get() == self.config.shards).then_some(number)
+    }
+
+    /// Asks all other shards to let go of a region that was written under another number of shards.
+    /// True when all have.
+    async fn ask_siblings(&self, region: &Region) -> bool {
         let others = (0..self.config.shards).filter(|shard| *shard != self.config.shard.0);
         let sequence = region.sequence.get();
         let answers = others.map(|shard| {
@@ -205,17 +237,20 @@ impl<I: Io> Inner<I> {
                 sequence,
             )
         });
-        join_all(answers).await;
+        join_all(answers)
+            .await
+            .into_iter()
+            .all(|is_released| is_released)
     }
 
     /// See [`Store::release_region`](super::Store::release_region).
-    pub(super) async fn release(self: &Rc<Self>, ordinal: u16, local: u32, sequence: u64) {
+    pub(super) async fn release(self: &Rc<Self>, ordinal: u16, local: u32, sequence: u64) -> bool {
         let Some(device) = self
             .devices
             .get(usize::from(ordinal))
             .and_then(Option::as_ref)
         else {
-            return;
+            return true;
         };
         let number = device.first_region + local;
         let region = &self.regions[number as usize];
@@ -231,23 +266,25 @@ impl<I: Io> Inner<I> {
                 0,
                 "blocks of region {number} without its sequence"
             );
-            return;
+            return true;
         }
-        if self.evacuate(device, number).await {
-            // An error is counted; what was moved is a miss after a power cut then.
-            let _ = self.flush_device(device).await;
-        }
+        let evacuated = self.evacuate(device, number).await;
+        let is_durable = !evacuated.has_written || self.flush_device(device).await.is_ok();
         self.signal.wait_until(|| region.readers.get() == 0).await;
-        region.sequence.set(0);
+        // A device that was taken out keeps nothing anyway.
+        let is_released = is_durable && evacuated.has_all_records || !device.healthy.get();
+        if is_released {
+            region.sequence.set(0);
+        }
+        is_released
     }
 
-    /// Takes everything of ours out of a region: into the main log what survives. True when
-    /// something was written.
+    /// Takes everything of ours out of a region: into the main log what survives.
     pub(super) async fn evacuate(
         self: &Rc<Self>,
         device: &DeviceState<I::Device>,
         number: u32,
-    ) -> bool {
+    ) -> Evacuated {
         let region = &self.regions[number as usize];
         let records = match self.read_head(device, region.local).await {
             Ok(Head::Summary(header)) if header.sequence == region.sequence.get() => self
@@ -267,14 +304,17 @@ impl<I: Io> Inner<I> {
             }
             self.judge_index(number, &mut rescue).await;
         }
-        self.find_marks(device, number, &mut rescue);
-        let written = !rescue.is_empty();
-        self.rescue(device, number, rescue).await;
+        self.find_marks(device, number, records.as_ref(), &mut rescue);
+        let has_written = !rescue.is_empty();
+        let has_all_records = self.rescue(device, number, rescue).await;
         // What a block was freed or found wrong meanwhile is out already; nothing may be left.
         while region.live_blocks.get() > 0 {
             self.drop_region(number).await;
         }
-        written
+        Evacuated {
+            has_written,
+            has_all_records,
+        }
     }
 
     /// Decides over the blocks that the records name; evicts and gathers.
@@ -291,10 +331,11 @@ impl<I: Io> Inner<I> {
                 }
             }
         }
+        let place = self.place_in(number);
         for summary in records.summaries() {
             let ids = summary.object_ids();
             let recorded =
-                |id: &ObjectId| self.objects.borrow().record_of(*id, region.device) == Some(number);
+                |id: &ObjectId| self.objects.borrow().record_of(*id, region.device) == place;
             rescue.objects.extend(ids.filter(recorded));
         }
     }
@@ -316,7 +357,10 @@ impl<I: Io> Inner<I> {
             }
         }
         let device = self.regions[number as usize].device;
-        rescue.objects = self.objects.borrow().recorded_in(device, number);
+        rescue.objects = self
+            .objects
+            .borrow()
+            .recorded_in(device, self.place_in(number));
     }
 
     fn judge(&self, id: BlockId, entry: BlockEntry, rescue: &mut Rescue) {
@@ -344,31 +388,64 @@ impl<I: Io> Inner<I> {
         }
     }
 
-    /// Tombstones and pins in the region that still mean something; the others are forgotten.
-    fn find_marks(&self, device: &DeviceState<I::Device>, number: u32, rescue: &mut Rescue) {
-        let oldest = self.oldest_stamp_beside(device, number);
-        device.marks.borrow_mut().retain(|object, mark| {
+    /// Tombstones and pins in the region that still mean something. Those that are nowhere else and
+    /// mean nothing any more are forgotten.
+    fn find_marks(
+        &self,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        records: Option<&RegionRecords>,
+        rescue: &mut Rescue,
+    ) {
+        let place = self.place_in(number);
+        let oldest = self.oldest_stamp_beside(device, place);
+        let mut marks = device.marks.borrow_mut();
+        marks.retain(|_, mark| {
             mark.freed
-                .retain(|freed| freed.region != number || oldest < freed.stamp);
+                .retain(|freed| freed.place != place || oldest < freed.stamp);
             mark.pin = mark
                 .pin
-                .filter(|pin| pin.region != number || pin.pinned || oldest < pin.stamp);
-            if mark.is_in(number) {
-                rescue.marks.push(*object);
-            }
+                .filter(|pin| pin.place != place || pin.pinned || oldest < pin.stamp);
             !mark.freed.is_empty() || mark.pin.is_some()
         });
+        let Some(records) = records.filter(|_| place.is_none()) else {
+            let found = marks.iter().filter(|(_, mark)| mark.is_in(place));
+            rescue.marks.extend(found.map(|(object, _)| *object));
+            return;
+        };
+        // In a region of another number of shards. The latest pin counts for all writers, so it is
+        // taken along with any of them.
+        for summary in records.summaries() {
+            let freed_here = summary.tombstones().filter(|found| {
+                marks.get(&found.object).is_some_and(|mark| {
+                    let mut freed = mark.freed.iter();
+                    freed.any(|freed| {
+                        (freed.writer, freed.stamp, freed.place)
+                            == (found.writer, found.stamp, place)
+                    })
+                })
+            });
+            rescue.marks.extend(freed_here.map(|found| found.object));
+            let pinned_here = summary.pins().filter(|found| {
+                let mark = marks.get(&found.object);
+                mark.and_then(|mark| mark.pin)
+                    .is_some_and(|pin| pin.place == place)
+            });
+            rescue.marks.extend(pinned_here.map(|found| found.object));
+        }
+        rescue.marks.sort_unstable();
+        rescue.marks.dedup();
     }
 
-    /// The smallest stamp on the device that may be read again, region `number` apart. A mark is
-    /// needed as long as this is smaller than its stamp.
-    fn oldest_stamp_beside(&self, device: &DeviceState<I::Device>, number: u32) -> u64 {
+    /// The smallest stamp on the device that may be read again, the region with the mark apart:
+    /// that one goes with its mark. A mark is needed as long as this is smaller than its stamp.
+    fn oldest_stamp_beside(&self, device: &DeviceState<I::Device>, place: Place) -> u64 {
         let first = device.first_region as usize;
         let regions = &self.regions[first..first + device.superblock.regions as usize];
         let others = regions
             .iter()
             .enumerate()
-            .filter(|(local, _)| first + local != number as usize);
+            .filter(|(local, _)| Some((first + local) as u32) != place);
         let stamps =
             others.filter_map(
                 |(_, region)| match (region.state.get(), region.first_stamp.get()) {
@@ -383,19 +460,23 @@ impl<I: Io> Inner<I> {
 
     /// Drops the index entries that point into a region.
     async fn drop_region(&self, number: u32) {
-        self.drop_where(|entry| entry.region == number).await;
+        let evicted = &self.counters.blocks_evicted;
+        self.drop_where(|entry| entry.region == number, evicted)
+            .await;
     }
 
     /// Drops everything that is on a device which was taken out.
     async fn drop_device(&self, device: &DeviceState<I::Device>) {
         let ordinal = device.superblock.ordinal;
         while device.bytes_live.get() > 0 {
-            self.drop_where(|entry| self.regions[entry.region as usize].device == ordinal)
+            let is_there =
+                |entry: &BlockEntry| self.regions[entry.region as usize].device == ordinal;
+            self.drop_where(is_there, &self.counters.blocks_healed)
                 .await;
         }
     }
 
-    async fn drop_where(&self, is_dropped: impl Fn(&BlockEntry) -> bool) {
+    async fn drop_where(&self, is_dropped: impl Fn(&BlockEntry) -> bool, counter: &Counter) {
         let slots = self.index.borrow().slots();
         for slot in 0..slots {
             if slot % SLOTS_PER_YIELD == SLOTS_PER_YIELD - 1 {
@@ -408,7 +489,7 @@ impl<I: Io> Inner<I> {
                     break;
                 };
                 self.remove_entry(id);
-                self.counters.blocks_healed.add(1);
+                counter.add(1);
             }
         }
     }

@@ -161,6 +161,7 @@ impl<I: Io> Inner<I> {
         for summary in records.summaries() {
             let (first_page, checksums) = summary.checksums();
             region.set_checksums(self.region_pages, first_page, checksums);
+            let place = self.place_in(number);
             let mut marks = device.marks.borrow_mut();
             for FoundMark {
                 object,
@@ -172,7 +173,7 @@ impl<I: Io> Inner<I> {
                 marks.entry(object).or_default().note_freed(Freed {
                     stamp,
                     writer,
-                    region: number,
+                    place,
                 });
             }
             for FoundMark {
@@ -185,7 +186,7 @@ impl<I: Io> Inner<I> {
                 marks.entry(object).or_default().note_pin(Pin {
                     stamp,
                     writer,
-                    region: number,
+                    place,
                     pinned,
                 });
             }
@@ -296,7 +297,9 @@ impl<I: Io> Inner<I> {
             if objects.get(*id).is_some() {
                 let found = &gathered.objects[id];
                 for (device, region) in &found.records {
-                    objects.set_record(*id, *device, *region);
+                    if let Some(region) = self.place_in(*region) {
+                        objects.set_record(*id, *device, region);
+                    }
                 }
             }
         }

@@ -9,7 +9,7 @@ use corelane_rpc_schema::ObjectId;
 use futures::stream::{self, StreamExt};
 
 use super::Inner;
-use super::device::{DeviceState, OpenRegion};
+use super::device::{DeviceState, OpenRegion, Place};
 use super::entries::page_bytes;
 use super::extent::Placed;
 use super::header::Log;
@@ -41,29 +41,40 @@ struct Piece {
 }
 
 impl<I: Io> Inner<I> {
-    /// Writes everything in `rescue`, extent by extent. Where no region is free or a write fails,
-    /// what is left is dropped: a reclaim always comes to its end.
+    /// Writes everything in `rescue`, extent by extent; an extent that could not be written is tried
+    /// again in another region. True when all records found a place. Where no region is free,
+    /// or the device fails, what is left stays behind: a reclaim always comes to its end.
+    ///
+    /// The regions in reserve are for reclaims that give a region back in the end. For a region of
+    /// another shard only records and pinned blocks may use them.
     pub(super) async fn rescue(
         self: &Rc<Self>,
         device: &DeviceState<I::Device>,
         number: u32,
         rescue: Rescue,
-    ) {
+    ) -> bool {
         let mut blocks = VecDeque::from(rescue.blocks);
         let mut objects = VecDeque::from(rescue.objects);
         let mut marks = VecDeque::from(rescue.marks);
         while !(blocks.is_empty() && objects.is_empty() && marks.is_empty()) {
+            let gives_back = self.regions[number as usize].is_ours();
+            let may_use_reserve =
+                gives_back || blocks.front().is_none_or(|block| block.entry.pinned);
             let mut open = device.log(Log::Main).writing.lock().await;
             let pages = self.pages_needed(&blocks);
             if !self
-                .ensure_room(device, Log::Main, &mut open, pages, true)
+                .ensure_room(device, Log::Main, &mut open, pages, may_use_reserve)
                 .await
             {
+                if !may_use_reserve {
+                    self.evict_unpinned(&mut blocks);
+                    continue;
+                }
                 tracing::warn!(
-                    device = %device.path, blocks = blocks.len(),
-                    "no region is free for what should survive a reclaim: it is dropped"
+                    device = %device.path, blocks = blocks.len(), objects = objects.len(), marks = marks.len(),
+                    "no region is free for what should survive a reclaim: its blocks are dropped"
                 );
-                return;
+                return objects.is_empty() && marks.is_empty();
             }
             let room = open
                 .as_ref()
@@ -79,9 +90,27 @@ impl<I: Io> Inner<I> {
             if batch.draft.is_empty() {
                 continue;
             }
-            self.write_batch(device, number, &mut open, batch, stamp)
+            let left = self
+                .write_batch(device, number, &mut open, batch, stamp)
                 .await;
+            if let Some(left) = left {
+                objects.extend(left.objects);
+                marks.extend(left.marks);
+                blocks.extend(left.blocks.into_iter().map(|(survivor, _)| survivor));
+            }
         }
+        true
+    }
+
+    fn evict_unpinned(&self, blocks: &mut VecDeque<Survivor>) {
+        blocks.retain(|survivor| {
+            if !survivor.entry.pinned
+                && self.remove_entry_at(survivor.id, &survivor.entry).is_some()
+            {
+                self.counters.blocks_evicted.add(1);
+            }
+            survivor.entry.pinned
+        });
     }
 
     /// Pages of an extent that makes progress: all records that may go first, and a block.
@@ -104,6 +133,7 @@ impl<I: Io> Inner<I> {
         ),
     ) -> Batch {
         let ordinal = device.superblock.ordinal;
+        let place = self.place_in(number);
         let mut batch = Batch::default();
         let summary_fits = |draft: &Draft, blocks: usize, length: u32, text: usize| {
             let bytes = draft.bytes_with(blocks, length, text);
@@ -113,7 +143,8 @@ impl<I: Io> Inner<I> {
         while batch.objects.len() < RECORDS_PER_EXTENT_MAX
             && let Some(id) = objects.front().copied()
         {
-            let Some(meta) = self.still_recorded_in(id, ordinal, number) else {
+            let Some(meta) = self.still_recorded_in(id, ordinal, place) else {
+                self.objects.borrow_mut().clear_record(id, ordinal, place);
                 objects.pop_front();
                 continue;
             };
@@ -130,7 +161,7 @@ impl<I: Io> Inner<I> {
             if !summary_fits(&batch.draft, 0, 0, 0) {
                 return batch;
             }
-            self.push_marks_of(device, number, id, &mut batch.draft);
+            self.push_marks_of(device, place, id, &mut batch.draft);
             batch.marks.push(id);
             marks.pop_front();
         }
@@ -147,32 +178,31 @@ impl<I: Io> Inner<I> {
         batch
     }
 
-    /// The object, if its record is still in region `number` and blocks of it are on the device.
+    /// The object, if its record is still in `place` and blocks of it rely on that.
     fn still_recorded_in(
         &self,
         id: ObjectId,
         ordinal: u16,
-        number: u32,
+        place: Place,
     ) -> Option<Arc<ObjectMeta>> {
         let objects = self.objects.borrow();
-        let needed =
-            objects.record_of(id, ordinal) == Some(number) && objects.has_blocks_on(id, ordinal);
+        let needed = objects.record_of(id, ordinal) == place && objects.needs_record(id, ordinal);
         needed.then(|| objects.get(id).cloned()).flatten()
     }
 
     fn push_marks_of(
         &self,
         device: &DeviceState<I::Device>,
-        number: u32,
+        place: Place,
         id: ObjectId,
         draft: &mut Draft,
     ) {
         let marks = device.marks.borrow();
         let Some(mark) = marks.get(&id) else { return };
-        for freed in mark.freed.iter().filter(|freed| freed.region == number) {
+        for freed in mark.freed.iter().filter(|freed| freed.place == place) {
             draft.push_tombstone(id, freed.stamp, freed.writer);
         }
-        if let Some(pin) = mark.pin.filter(|pin| pin.region == number) {
+        if let Some(pin) = mark.pin.filter(|pin| pin.place == place) {
             draft.push_pin(id, pin.stamp, pin.pinned, pin.writer);
         }
     }
@@ -202,17 +232,19 @@ impl<I: Io> Inner<I> {
         batch.blocks.push((survivor, at));
     }
 
+    /// Writes one extent of survivors. Gives back what was not written.
     async fn write_batch(
         self: &Rc<Self>,
         device: &DeviceState<I::Device>,
         number: u32,
         open: &mut Option<OpenRegion>,
-        batch: Batch,
+        mut batch: Batch,
         stamp: u64,
-    ) {
+    ) -> Option<Batch> {
         let data_bytes = batch.draft.data_pages() as usize * PAGE_SIZE;
         let opened = open.as_mut().expect("room was made");
-        let placed = self.place(device, Log::Main, opened, batch.draft, stamp);
+        let draft = std::mem::take(&mut batch.draft);
+        let placed = self.place(device, Log::Main, opened, draft, stamp);
         self.write_pace
             .wait(&self.io, placed.summary.len() + data_bytes)
             .await;
@@ -237,9 +269,9 @@ impl<I: Io> Inner<I> {
             futures::join!(summary, copies);
         self.counters.flushes.add(1);
         if summary.and(copies).is_err() {
-            // Entries still point at the region that is being emptied: they go with it.
+            // Entries still point at the region that is being emptied.
             self.abandon(device, Log::Main, open);
-            return;
+            return Some(batch);
         }
         self.settle(
             device,
@@ -249,6 +281,7 @@ impl<I: Io> Inner<I> {
             &batch.objects,
             &batch.marks,
         );
+        None
     }
 
     /// Copies a run of pages. Wrong or unreadable ones drop their block and are not an error of
@@ -323,17 +356,18 @@ impl<I: Io> Inner<I> {
                 self.counters.blocks_survived.add(1);
             }
         }
+        let place = self.place_in(number);
         for id in objects {
             self.objects.borrow_mut().move_record(
                 *id,
                 device.superblock.ordinal,
-                number,
+                place,
                 placed.region,
             );
         }
         for id in marks {
             if let Some(mark) = device.marks.borrow_mut().get_mut(id) {
-                mark.move_from(number, placed.region);
+                mark.move_from(place, placed.region);
             }
         }
     }

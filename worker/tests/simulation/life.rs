@@ -113,6 +113,7 @@ impl Stage<'_> {
             oracle: Oracle::new(self.site.origin.clone()),
             tally: Rc::clone(&self.tally),
             mounts: RefCell::new(Arc::clone(&self.site.mounts)),
+            all_mounts: Arc::clone(&self.site.mounts),
             paths: self.plan.paths.clone(),
             flapping: FLAPPING,
             objects_remembered: self.site.tuning.metadata_objects,

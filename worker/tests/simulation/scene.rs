@@ -77,6 +77,7 @@ impl Scene {
             oracle: Oracle::new(self.origin.clone()),
             tally: Rc::default(),
             mounts: RefCell::new(Arc::clone(&self.site.mounts)),
+            all_mounts: Arc::clone(&self.site.mounts),
             paths: Vec::new(),
             flapping: "/flapping",
             objects_remembered: self.site.tuning.metadata_objects,

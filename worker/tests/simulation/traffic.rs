@@ -29,6 +29,8 @@ pub struct Crowd {
     pub tally: Rc<Tally>,
     /// Mounts as they were last set.
     pub mounts: RefCell<Arc<MountTable>>,
+    /// All mounts that there can be: one may come and go again while an open is under way.
+    pub all_mounts: Arc<MountTable>,
     /// The mount that comes and goes.
     pub flapping: &'static str,
     /// Paths of all objects.
@@ -306,7 +308,8 @@ impl Crowd {
         match answer {
             Ok(answer) => {
                 let after = self.mount_of(path);
-                let mount = [before, after]
+                let meanwhile = self.all_mounts.covering(path).cloned();
+                let mount = [before, after, meanwhile]
                     .into_iter()
                     .flatten()
                     .find(|mount| mount.block_bytes == answer.block_bytes)

@@ -38,7 +38,7 @@ impl Siblings for Family {
         device: u16,
         region: u32,
         sequence: u64,
-    ) -> LocalBoxFuture<()> {
+    ) -> LocalBoxFuture<bool> {
         let found = self
             .0
             .borrow()
@@ -46,9 +46,10 @@ impl Siblings for Family {
             .find(|(number, _)| *number == shard)
             .map(|(_, store)| store.clone());
         Box::pin(async move {
-            // A shard that is not open reads nothing.
-            if let Some(store) = found {
-                store.release_region(device, region, sequence).await;
+            match found {
+                Some(store) => store.release_region(device, region, sequence).await,
+                // A shard that is not open reads nothing.
+                None => true,
             }
         })
     }
