@@ -39,6 +39,8 @@ pub struct Stage<'a> {
     pub tally: Rc<Tally>,
     /// Whether a device has failed for good.
     pub has_failed_device: Cell<bool>,
+    /// Whether a worker ended while it was writing.
+    pub has_crashed: Cell<bool>,
 }
 
 impl Stage<'_> {
@@ -46,11 +48,12 @@ impl Stage<'_> {
         self.plan.devices_may_fail() || self.has_failed_device.get()
     }
 
-    /// Whether a crash has left anything but all or nothing of what was being written.
+    /// Whether an extent may be on a device in part: some of its writes, or parts of them.
     fn has_torn_writes(&self) -> bool {
-        [Fault::TornWrite, Fault::DroppedWrite, Fault::UnflushedLost]
-            .iter()
-            .any(|fault| self.world.injected(*fault) > 0)
+        self.has_crashed.get()
+            || [Fault::TornWrite, Fault::DroppedWrite, Fault::UnflushedLost]
+                .iter()
+                .any(|fault| self.world.injected(*fault) > 0)
     }
 
     /// Starts the worker. With faults, a start may fail; it is tried again without.
@@ -126,6 +129,7 @@ impl Stage<'_> {
 
     /// The world crashed in the middle of a start.
     pub fn crashed(&self) {
+        self.has_crashed.set(true);
         self.site.origin.set_away(false);
         self.ledger.set_at_rest(None);
         self.world.set_faults(self.plan.faults.clone());

@@ -33,6 +33,7 @@ fn run(seed: u64) -> u64 {
         ledger: Rc::new(Ledger::default()),
         tally: Rc::new(Tally::default()),
         has_failed_device: Cell::new(false),
+        has_crashed: Cell::new(false),
     };
     let is_verbose = std::env::var_os("CORELANE_SIM_VERBOSE").is_some();
     for (number, life) in plan.lives.iter().enumerate() {
