@@ -13,7 +13,8 @@
 //! | `worker` | the worker as a child process |
 //! | `served` | measures over the wire |
 //! | `quiet` | memory, allocations, idle CPU |
-//! | `store` | recovery, hit rate, write amplification, index memory |
+//! | `recovery` | recovery, in seconds and against bare reads |
+//! | `store` | hit rate, write amplification, index memory |
 //! | `ideal` | the in-memory S3-FIFO that the hit rate is compared with |
 //! | `callgrind`, `script` | instructions per hit |
 
@@ -22,6 +23,7 @@ mod callgrind;
 mod ideal;
 pub mod measure;
 mod quiet;
+mod recovery;
 pub mod rounds;
 pub mod script;
 mod served;
@@ -36,7 +38,7 @@ type Take = fn(&mut Bench) -> Result<Measure, String>;
 
 /// All measures, in the order of the table. Memory comes last but one, since it looks back at all
 /// loads before it.
-const MEASURES: [(&str, Take); 14] = [
+const MEASURES: [(&str, Take); 15] = [
     ("dram_4k_pipelined", served::dram_4k_pipelined),
     ("dram_4k_64x1", served::dram_4k_64x1),
     ("dram_1m", served::dram_1m),
@@ -46,7 +48,8 @@ const MEASURES: [(&str, Take); 14] = [
     ("device_depth1_added_us", served::device_depth1_added_us),
     ("instructions_per_hit", callgrind::instructions_per_hit),
     ("index_bytes_per_block", store::index_bytes_per_block),
-    ("recovery_seconds", store::recovery_seconds),
+    ("recovery_seconds", recovery::recovery_seconds),
+    ("recovery_on_drive", recovery::recovery_on_drive),
     ("allocations_per_hit", quiet::allocations_per_hit),
     ("hit_rate_vs_ideal", store::hit_rate_vs_ideal),
     ("write_amplification", store::write_amplification),
@@ -99,6 +102,7 @@ mod tests {
             "instructions_per_hit",
             "index_bytes_per_block",
             "recovery_seconds",
+            "recovery_on_drive",
             "allocations_per_hit",
             "hit_rate_vs_ideal",
             "write_amplification",

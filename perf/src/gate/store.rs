@@ -1,20 +1,16 @@
-//! Measures of the storage engine alone: the real store on a ring, its device a file on tmpfs.
+//! Hit rate, write amplification and index memory of the storage engine alone: the real store on a ring, its device a file on tmpfs.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use corelane_io::uring::{self, UringIo};
 use corelane_io::{FramePool, Io, PAGE_SIZE};
-use corelane_rpc_schema::{BLOCK_BYTES_MIN, BlockId, ObjectId, ShardId};
+use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
 use corelane_worker::cache::index::{Entry, Index};
 use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
-use corelane_worker::store::synthetic::{SyntheticRecords, write_synthetic};
 use corelane_worker::store::{
     FormatOptions, LocalBoxFuture, NewBlock, NotKept, Recovery, Siblings, Store, StoreConfig,
     format_paths,
@@ -41,9 +37,6 @@ const THETA: f64 = 0.99;
 /// One hit in so many is read back and compared.
 const READ_ONE_IN: u64 = 64;
 
-/// Blocks of a recovery at full size.
-const RECOVERED_BLOCKS: u64 = 1_000_000;
-
 /// How often a block is offered before the store counts as stuck: two minutes.
 const OFFERS_MAX: u32 = 120_000;
 
@@ -69,13 +62,16 @@ struct PolicyRun {
 struct Alone;
 
 impl Siblings for Alone {
-    fn release(&self, _: ShardId, _: u16, _: u32, _: u64) -> LocalBoxFuture<()> {
-        Box::pin(std::future::ready(()))
+    fn release(&self, _: ShardId, _: u16, _: u32, _: u64) -> LocalBoxFuture<bool> {
+        Box::pin(std::future::ready(true))
     }
 }
 
 /// Runs `task` on a ring of its own, on a thread pinned to the server's core.
-fn on_core<T, F>(core: usize, task: impl FnOnce(UringIo) -> F + Send) -> Result<T, String>
+pub(super) fn on_core<T, F>(
+    core: usize,
+    task: impl FnOnce(UringIo) -> F + Send,
+) -> Result<T, String>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, String>> + 'static,
@@ -106,7 +102,7 @@ fn format(path: &Path, regions: u64, region_bytes: u32) -> Result<(), String> {
     format_paths(&[path], Some(size), options, true).map_err(|error| error.to_string())
 }
 
-async fn open(
+pub(super) async fn open(
     io: &UringIo,
     path: &Path,
     index_capacity: usize,
@@ -264,112 +260,6 @@ pub(super) fn index_bytes_per_block(_: &mut Bench) -> Result<Measure, String> {
             format!("resident memory grew by {resident:.1} bytes a block while it was filled"),
         ),
     )
-}
-
-/// Shapes of the million blocks: the dearest, an object record for each block, and a usual one.
-/// Only records are written; the blocks' pages are holes of a sparse file.
-const ONE_PAGE_OBJECTS: u64 = 4096;
-const MEBIBYTE_OBJECTS: u64 = 1 << 20;
-
-pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
-    let blocks = if bench.options.quick {
-        RECOVERED_BLOCKS / 100
-    } else {
-        RECOVERED_BLOCKS
-    };
-    let (seconds, last) = recoveries(bench, blocks, ONE_PAGE_OBJECTS)?;
-    let (usual, usual_last) = recoveries(bench, blocks, MEBIBYTE_OBJECTS)?;
-    let describe = |last: &Recovery| {
-        format!(
-            "{} of {blocks} blocks of {} objects came back from {} regions ({} without a footer), {} MiB of metadata read",
-            last.blocks,
-            last.objects,
-            last.regions,
-            last.regions_walked,
-            last.bytes_read >> 20
-        )
-    };
-    let mut measure = Measure::of_values("recovery_seconds", "s", &seconds, Bar::AtMost(1.0))
-        .with_note(format!(
-            "one block of one page an object, on tmpfs: {}",
-            describe(&last)
-        ))
-        .with_note(format!(
-            "sixteen blocks of 64 KiB an object, on tmpfs: {:.3} s; {}",
-            super::measure::median(&usual),
-            describe(&usual_last)
-        ));
-    if last.blocks < blocks || usual_last.blocks < blocks {
-        measure = measure.without_verdict(format!(
-            "not all blocks came back: {last:?}, {usual_last:?}"
-        ));
-    }
-    if bench.options.quick {
-        measure = measure.without_verdict("a hundredth of the blocks only");
-    }
-    Ok(measure)
-}
-
-/// The times of as many recoveries as there are rounds, and what the last one found.
-fn recoveries(
-    bench: &Bench,
-    blocks: u64,
-    object_bytes: u64,
-) -> Result<(Vec<f64>, Recovery), String> {
-    let path = bench.fast_directory().join("recovery");
-    describe_blocks(&path, blocks, object_bytes)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut seconds = Vec::new();
-    let mut last = Recovery::default();
-    for _ in 0..bench.options.rounds {
-        let (taken, recovery) = recover(&path, bench.options.server_core, blocks)?;
-        seconds.push(taken);
-        last = recovery;
-    }
-    std::fs::remove_file(&path).map_err(|error| error.to_string())?;
-    Ok((seconds, last))
-}
-
-/// Makes a sparse device file that holds the records of `blocks` blocks.
-fn describe_blocks(path: &Path, blocks: u64, object_bytes: u64) -> io::Result<()> {
-    const REGION: u64 = 64 << 20;
-    let blocks_per_object = object_bytes.div_ceil(u64::from(BLOCK_BYTES_MIN));
-    let bytes = blocks * object_bytes.min(u64::from(BLOCK_BYTES_MIN));
-    // Half as much again for summaries and footers, and the least that a device must have.
-    let length = (bytes * 3 / 2).max(40 * REGION).next_multiple_of(REGION) + 16 * REGION;
-    let file = File::create(path)?;
-    file.set_len(length)?;
-    let records = SyntheticRecords {
-        objects: (blocks / blocks_per_object) as u32,
-        object_bytes,
-        extent_bytes: StoreConfig::default().flush_bytes as u32,
-    };
-    let mut failure = None;
-    let options = FormatOptions::new([0x67; 16]);
-    let described = write_synthetic(options, length, records, |offset, bytes| {
-        if failure.is_none() {
-            failure = file.write_all_at(bytes, offset).err();
-        }
-    })
-    .map_err(io::Error::other)?;
-    match failure {
-        Some(error) => Err(error),
-        None if described < blocks => Err(io::Error::other(format!(
-            "only {described} of {blocks} blocks fit"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn recover(path: &Path, core: usize, blocks: u64) -> Result<(f64, Recovery), String> {
-    let path: PathBuf = path.to_owned();
-    on_core(core, move |io| async move {
-        let begin = Instant::now();
-        let (store, recovery) = open(&io, &path, blocks as usize + 1).await?;
-        let taken = begin.elapsed().as_secs_f64();
-        store.close().await;
-        Ok((taken, recovery))
-    })
 }
 
 fn policy_run(bench: &mut Bench) -> Result<PolicyRun, String> {

@@ -30,7 +30,7 @@ pub(super) const STATE_OFFSETS: [u64; 2] = [128 << 10, 768 << 10];
 pub(super) const STATE_SLOT_BYTES: usize = STATE_BYTES_MAX + PAGE_SIZE;
 
 /// Where the regions start.
-pub(super) const REGIONS_OFFSET: u64 = 2 << 20;
+pub const REGIONS_OFFSET: u64 = 2 << 20;
 
 const _: () = assert!(STATE_OFFSETS[0] + STATE_SLOT_BYTES as u64 <= STATE_OFFSETS[1]);
 const _: () = assert!(STATE_OFFSETS[1] + STATE_SLOT_BYTES as u64 <= REGIONS_OFFSET);

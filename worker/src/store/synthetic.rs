@@ -14,7 +14,9 @@ use super::error::StoreError;
 use super::format::superblock_for;
 use super::header::{Header, Kind, Log};
 use super::summary::{Draft, SUMMARY_BYTES_MAX};
-use super::superblock::{REGIONS_OFFSET, SUPERBLOCK_OFFSETS};
+use super::superblock::SUPERBLOCK_OFFSETS;
+
+pub use super::superblock::REGIONS_OFFSET;
 use crate::object::ObjectMeta;
 
 /// What to describe.
