@@ -147,7 +147,8 @@ async fn cached_in(
 /// Drops what is cached at `path` (all versions), or everything below it.
 ///
 /// # Errors
-/// When nothing is mounted there or a shard does not answer.
+/// When nothing is mounted there, a shard does not answer, or could not make it durable: then what
+/// was dropped may come back with a restart, and freeing it again is in order.
 pub async fn free(
     control: &Control,
     rights: &Rights,
@@ -160,10 +161,11 @@ pub async fn free(
             let freed = control
                 .shards
                 .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Free {
-                    object: object.meta.id,
+                    object: Arc::clone(&object.meta),
                     answer,
                 });
-            freed.await.map(sum)
+            let freed: Result<Vec<Cached>, String> = freed.await?.into_iter().collect();
+            freed.map(sum).map_err(CallError::Failed)
         })
         .buffer_unordered(OBJECTS_AT_ONCE)
         .try_collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use corelane_io::{Io, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{BlockId, ObjectId, Stripe};
+use corelane_rpc_schema::{BlockId, Stripe};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 
@@ -136,7 +136,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, shard.load(&object).await);
             }),
             ShardRequest::Free { object, answer } => self.in_background(async move |shard| {
-                reply(answer, shard.free(object).await);
+                reply(answer, shard.free(&object).await);
             }),
             ShardRequest::Pin {
                 object,
@@ -320,13 +320,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         Ok(loaded)
     }
 
-    async fn free(self: &Rc<Self>, object: ObjectId) -> Cached {
-        self.tier.borrow_mut().remove_object(object);
-        match self.store.free(object).await {
-            Ok(held) => held.into(),
+    async fn free(self: &Rc<Self>, object: &ObjectMeta) -> Result<Cached, String> {
+        self.tier.borrow_mut().remove_object(object.id);
+        if self.own_blocks(object).next().is_none() {
+            return Ok(Cached::default());
+        }
+        match self.store.free(object.id).await {
+            Ok(held) => Ok(held.into()),
             Err(failure) => {
-                tracing::warn!(shard = self.id.0, %object, %failure, "free");
-                Cached::default()
+                tracing::warn!(shard = self.id.0, object = %object.id, %failure, "free");
+                Err(failure.to_string())
             }
         }
     }

@@ -67,9 +67,9 @@ pub enum ShardRequest {
     /// Drops all blocks of the object that this shard holds, and remembers it over a restart.
     Free {
         /// The object.
-        object: ObjectId,
-        /// Gets what was dropped, once that is durable.
-        answer: oneshot::Sender<Cached>,
+        object: Arc<ObjectMeta>,
+        /// Gets what was dropped, once that is durable, or why it is not: it may come back then.
+        answer: oneshot::Sender<Result<Cached, String>>,
     },
     /// Exempts an object from eviction, or ends that.
     Pin {

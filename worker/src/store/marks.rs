@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use corelane_io::Io;
-use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::{BlockId, ObjectId};
 
 use super::Inner;
 use super::block::Held;
@@ -18,14 +18,12 @@ impl<I: Io> Inner<I> {
     /// See [`Store::free`](super::Store::free).
     pub(super) async fn free_object(self: &Rc<Self>, object: ObjectId) -> Result<Held, MarkError> {
         let mut freed = Held::default();
-        let Some(meta) = self.objects.borrow().get(object).cloned() else {
-            return Ok(freed);
-        };
-        for index in 0..meta.blocks() {
+        let meta = self.objects.borrow().get(object).cloned();
+        for index in 0..meta.as_ref().map_or(0, |meta| meta.blocks()) {
             if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
-            let id = meta.block(index);
+            let id = BlockId { object, index };
             let pending = self.pending.borrow().get(&id).cloned();
             if let Some(pending) = pending {
                 self.forget_pending(&pending);
@@ -37,6 +35,8 @@ impl<I: Io> Inner<I> {
             }
         }
         self.may_have_room();
+        // Also when nothing was held: blocks that were let go stay on the device until their region
+        // is written again, and a tombstone may have failed before.
         self.write_marks(object, None).await?;
         Ok(freed)
     }

@@ -293,7 +293,8 @@ impl<I: Io> Store<I> {
         }
     }
 
-    /// Drops all blocks of `object` and remembers it over a restart; gives what was dropped.
+    /// Drops all blocks of `object` and remembers it over a restart, also those that were let go
+    /// and are still on a device; gives what was dropped.
     /// The blocks are gone when the call's first poll returns, durably when it resolves.
     ///
     /// # Errors

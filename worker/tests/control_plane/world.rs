@@ -142,10 +142,10 @@ impl World {
                 give(answer, Ok(loaded));
             }
             ShardRequest::Free { object, answer } => {
-                let freed = self.held.lock().expect("no panic").remove(&object);
+                let freed = self.held.lock().expect("no panic").remove(&object.id);
                 give(
                     answer,
-                    freed.map_or(Cached::default(), |(_, cached)| cached),
+                    Ok(freed.map_or(Cached::default(), |(_, cached)| cached)),
                 );
             }
             ShardRequest::Pin {
@@ -239,9 +239,8 @@ impl World {
                 _ if shard.0 == 0 => self.answer(letter),
                 // The other shard owns nothing.
                 ShardRequest::CachedObjects { answer, .. } => give(answer, Vec::new()),
-                ShardRequest::Cached { answer, .. } | ShardRequest::Free { answer, .. } => {
-                    give(answer, Cached::default());
-                }
+                ShardRequest::Cached { answer, .. } => give(answer, Cached::default()),
+                ShardRequest::Free { answer, .. } => give(answer, Ok(Cached::default())),
                 ShardRequest::Verify { answer, .. } => give(answer, Verified::default()),
                 other => self.answer(other),
             }

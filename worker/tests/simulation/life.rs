@@ -481,11 +481,12 @@ impl Operator {
             return Ok(());
         }
         let place = self.prng.below(held.len() as u64) as usize;
-        let object = *held.keys().nth(place).expect("below the length");
-        self.ledger.about_to_free(object);
+        let (meta, _) = held.values().nth(place).expect("below the length");
+        self.ledger.about_to_free(meta.id);
         let asked_at = self.crowd.io.now();
-        self.crowd.worker.free(object).await?;
-        self.ledger.freed(object, asked_at);
+        if self.crowd.worker.free(meta).await?.is_ok() {
+            self.ledger.freed(meta.id, asked_at);
+        }
         Ok(())
     }
 

@@ -377,11 +377,15 @@ impl Worker {
         Ok(Ok(all))
     }
 
-    /// Frees an object.
-    pub async fn free(&self, object: ObjectId) -> Result<(), Gone> {
-        self.ask_all(|answer| ShardRequest::Free { object, answer })
+    /// Frees an object; the first error.
+    pub async fn free(&self, object: &Arc<ObjectMeta>) -> Result<Result<(), String>, Gone> {
+        let answers = self
+            .ask_all(|answer| ShardRequest::Free {
+                object: Arc::clone(object),
+                answer,
+            })
             .await?;
-        Ok(())
+        Ok(answers.into_iter().map(|freed| freed.map(drop)).collect())
     }
 
     /// Pins or unpins an object; the first error.
