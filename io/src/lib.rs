@@ -22,6 +22,7 @@ pub mod buffer;
 pub mod cores;
 pub mod error;
 pub mod executor;
+mod mapping;
 pub mod mesh;
 pub mod sim;
 pub mod stream;

@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use corelane_io::sim::{Crash, CrashPoint, Fault, Faults, SimDevice, SimIo, World, check_seeds};
-use corelane_io::{Device, FramePool, FrameSlice, Io, IoErrorKind, PAGE_SIZE, Priority};
+use corelane_io::{
+    Device, FrameLease, FramePool, FrameSlice, Io, IoErrorKind, PAGE_SIZE, Priority,
+};
 
 const PATH: &str = "/dev/sim";
 const PAGES: u64 = 64;
@@ -33,9 +35,13 @@ impl Bench {
         }
     }
 
-    fn pages_of(&self, byte: u8, pages: usize) -> FrameSlice {
+    fn lease(&self, pages: usize) -> FrameLease {
         let frame = self.pool.take().expect("a free frame");
-        let mut lease = frame.lease(0..pages).expect("vacant pages");
+        frame.lease(0..pages).expect("vacant pages")
+    }
+
+    fn pages_of(&self, byte: u8, pages: usize) -> FrameSlice {
+        let mut lease = self.lease(pages);
         lease.bytes_mut().fill(byte);
         lease.seal().slice(0..pages * PAGE_SIZE)
     }
@@ -49,15 +55,20 @@ impl Bench {
     }
 
     async fn read(&self, page: u64, pages: usize) -> Vec<u8> {
-        let frame = self.pool.take().expect("a free frame");
-        let lease = frame.lease(0..pages).expect("vacant pages");
         let lease = self
             .device
-            .read(page * PAGE_SIZE as u64, lease)
+            .read(page * PAGE_SIZE as u64, self.lease(pages))
             .await
             .expect("no read fault");
         lease.bytes().to_vec()
     }
+}
+
+/// Runs `work` on a bench of the core `io`, which meets no crash meanwhile.
+fn on_bench<T>(world: &World, io: &SimIo, work: impl AsyncFnOnce(Bench) -> T) -> T {
+    world
+        .block_on(async { work(Bench::new(io).await).await })
+        .expect("no crash was scheduled")
 }
 
 fn page_of(world: &World, page: u64) -> Vec<u8> {
@@ -68,23 +79,20 @@ fn page_of(world: &World, page: u64) -> Vec<u8> {
 fn what_was_written_is_read_until_discarded() {
     let world = world(1, Faults::none());
     let io = world.core();
-    world
-        .block_on(async {
-            let bench = Bench::new(&io).await;
-            bench.write(3, 7, 4).await;
-            assert_eq!(
-                bench.read(2, 4).await,
-                [vec![0; PAGE_SIZE], vec![7; 3 * PAGE_SIZE]].concat()
-            );
-            bench
-                .device
-                .discard(3 * PAGE_SIZE as u64, PAGE_SIZE as u64)
-                .await
-                .expect("discard is a hint");
-            let after = bench.read(3, 1).await;
-            assert!(after.iter().all(|byte| *byte == 0) || after.iter().all(|byte| *byte == 7));
-        })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| {
+        bench.write(3, 7, 4).await;
+        assert_eq!(
+            bench.read(2, 4).await,
+            [vec![0; PAGE_SIZE], vec![7; 3 * PAGE_SIZE]].concat()
+        );
+        bench
+            .device
+            .discard(3 * PAGE_SIZE as u64, PAGE_SIZE as u64)
+            .await
+            .expect("discard is a hint");
+        let after = bench.read(3, 1).await;
+        assert!(after.iter().all(|byte| *byte == 0) || after.iter().all(|byte| *byte == 7));
+    });
     assert_eq!(world.injections(), []);
     assert_eq!(
         io.counters().completions,
@@ -103,14 +111,11 @@ fn a_power_cut_takes_only_what_was_not_flushed() {
     check_seeds("a_power_cut_takes_only_what_was_not_flushed", 50, |seed| {
         let world = world(seed, faults.clone());
         let io = world.core();
-        world
-            .block_on(async {
-                let bench = Bench::new(&io).await;
-                bench.write(0, 1, 4).await;
-                bench.device.flush().await.expect("no flush fault");
-                bench.write(2, 2, 4).await;
-            })
-            .expect("no crash was scheduled");
+        on_bench(&world, &io, async |bench| {
+            bench.write(0, 1, 4).await;
+            bench.device.flush().await.expect("no flush fault");
+            bench.write(2, 2, 4).await;
+        });
         world.crash_with(Crash::PowerLoss);
         assert!(!io.is_alive());
         assert_eq!(
@@ -125,9 +130,7 @@ fn a_power_cut_takes_only_what_was_not_flushed() {
     for seed in 0..50 {
         let world = world(seed, faults.clone());
         let io = world.core();
-        world
-            .block_on(async { Bench::new(&io).await.write(2, 2, 4).await })
-            .expect("no crash was scheduled");
+        on_bench(&world, &io, async |bench| bench.write(2, 2, 4).await);
         world.crash_with(Crash::PowerLoss);
         if page_of(&world, 2)[0] == 2 {
             kept += 1
@@ -150,17 +153,12 @@ fn the_kill_of_a_process_keeps_what_completed() {
     };
     let world = world(2, faults);
     let io = world.core();
-    world
-        .block_on(async { Bench::new(&io).await.write(5, 9, 4).await })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| bench.write(5, 9, 4).await);
     world.crash_with(Crash::ProcessKill);
     assert_eq!(page_of(&world, 8), [9; PAGE_SIZE]);
     let restarted = world.core();
-    let read = world.block_on(async { Bench::new(&restarted).await.read(5, 4).await });
-    assert_eq!(
-        read.expect("no crash was scheduled"),
-        vec![9; 4 * PAGE_SIZE]
-    );
+    let read = on_bench(&world, &restarted, async |bench| bench.read(5, 4).await);
+    assert_eq!(read, vec![9; 4 * PAGE_SIZE]);
 }
 
 /// Crashes with one write of four pages over others in flight; the bytes that are left.
@@ -222,9 +220,7 @@ fn a_misdirected_write_lands_elsewhere_and_is_logged() {
         },
     );
     let io = world.core();
-    world
-        .block_on(async { Bench::new(&io).await.write(20, 5, 1).await })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| bench.write(20, 5, 1).await);
     assert_eq!(page_of(&world, 20), [0; PAGE_SIZE]);
     let injections = world.injections();
     let place = injections
@@ -252,9 +248,7 @@ fn a_lost_write_reports_success_and_changes_nothing() {
         },
     );
     let io = world.core();
-    world
-        .block_on(async { Bench::new(&io).await.write(20, 5, 1).await })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| bench.write(20, 5, 1).await);
     assert_eq!(page_of(&world, 20), [0; PAGE_SIZE]);
     assert_eq!(world.injected(Fault::LostWrite), 1);
 }
@@ -272,8 +266,7 @@ fn a_misdirected_read_returns_another_place_and_leaves_the_device_alone() {
         world.write_device_bytes(PATH, page * PAGE_SIZE as u64, &[page as u8; PAGE_SIZE]);
     }
     let io = world.core();
-    let read = world.block_on(async { Bench::new(&io).await.read(20, 1).await });
-    let read = read.expect("no crash was scheduled");
+    let read = on_bench(&world, &io, async |bench| bench.read(20, 1).await);
     let others = u64::from(read[0]);
     assert_eq!(read, page_of(&world, others), "a whole page of somewhere");
     assert_eq!(others != 20, world.injected(Fault::MisdirectedRead) == 1);
@@ -289,13 +282,10 @@ fn a_failed_flush_makes_nothing_durable() {
     };
     let world = world(12, faults);
     let io = world.core();
-    world
-        .block_on(async {
-            let bench = Bench::new(&io).await;
-            bench.write(1, 1, 1).await;
-            bench.device.flush().await.expect_err("every flush fails");
-        })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| {
+        bench.write(1, 1, 1).await;
+        bench.device.flush().await.expect_err("every flush fails");
+    });
     assert_eq!(page_of(&world, 1), [1; PAGE_SIZE]);
     world.cut_power_of(PATH);
     assert!(io.is_alive(), "only the device lost power");
@@ -312,27 +302,24 @@ fn a_flush_covers_only_the_writes_that_completed_before_it_started() {
         },
     );
     let io = world.core();
-    world
-        .block_on(async {
-            let bench = Bench::new(&io).await;
-            bench.write(1, 1, 1).await;
-            // A flush that outlasts the write that starts after it.
+    on_bench(&world, &io, async |bench| {
+        bench.write(1, 1, 1).await;
+        // A flush that outlasts the write that starts after it.
+        world.set_faults(Faults {
+            device_ns: (1_000_000, 1_000_000),
+            ..world.faults()
+        });
+        let flushing = bench.device.flush();
+        let writing = async {
+            io.yield_now().await;
             world.set_faults(Faults {
-                device_ns: (1_000_000, 1_000_000),
+                device_ns: (1_000, 1_000),
                 ..world.faults()
             });
-            let flushing = bench.device.flush();
-            let writing = async {
-                io.yield_now().await;
-                world.set_faults(Faults {
-                    device_ns: (1_000, 1_000),
-                    ..world.faults()
-                });
-                bench.write(2, 2, 1).await;
-            };
-            futures::join!(flushing, writing).0.expect("no flush fault");
-        })
-        .expect("no crash was scheduled");
+            bench.write(2, 2, 1).await;
+        };
+        futures::join!(flushing, writing).0.expect("no flush fault");
+    });
     world.crash_with(Crash::PowerLoss);
     assert_eq!([page_of(&world, 1)[0], page_of(&world, 2)[0]], [1, 0]);
 }
@@ -349,16 +336,13 @@ fn a_failed_write_leaves_all_some_or_nothing_and_says_so() {
             },
         );
         let io = world.core();
-        world
-            .block_on(async {
-                let bench = Bench::new(&io).await;
-                let error = bench.device.write(0, bench.pages_of(1, 4)).await;
-                assert_eq!(
-                    error.expect_err("every write fails").kind(),
-                    IoErrorKind::Device
-                );
-            })
-            .expect("no crash was scheduled");
+        on_bench(&world, &io, async |bench| {
+            let error = bench.device.write(0, bench.pages_of(1, 4)).await;
+            assert_eq!(
+                error.expect_err("every write fails").kind(),
+                IoErrorKind::Device
+            );
+        });
         let bytes = world.device_bytes(PATH, 0, 4 * PAGE_SIZE);
         let written = bytes.iter().filter(|byte| **byte == 1).count();
         left.insert((written > 0, written == bytes.len()));
@@ -392,16 +376,13 @@ fn a_flip_on_read_is_gone_the_next_time_and_one_at_rest_stays() {
     ] {
         let world = world(5, faults);
         let io = world.core();
-        let (first, second) = world
-            .block_on(async {
-                let bench = Bench::new(&io).await;
-                bench.write(0, 0, 1).await;
-                let first = bench.read(0, 1).await;
-                world.set_faults(Faults::none());
-                bench.device.flush().await.expect("no flush fault");
-                (first, bench.read(0, 1).await)
-            })
-            .expect("no crash was scheduled");
+        let (first, second) = on_bench(&world, &io, async |bench| {
+            bench.write(0, 0, 1).await;
+            let first = bench.read(0, 1).await;
+            world.set_faults(Faults::none());
+            bench.device.flush().await.expect("no flush fault");
+            (first, bench.read(0, 1).await)
+        });
         let bits = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones()).sum::<u32>();
         assert_eq!(bits(&first), 1);
         assert_eq!(bits(&second), u32::from(stays));
@@ -425,46 +406,38 @@ fn errors_are_of_the_device_and_name_the_place() {
         },
     );
     let io = world.core();
-    world
-        .block_on(async {
-            let bench = Bench::new(&io).await;
-            let read = || {
-                let frame = bench.pool.take().expect("a free frame");
-                bench
-                    .device
-                    .read(PAGE_SIZE as u64, frame.lease(0..1).expect("vacant pages"))
-            };
-            let error = read().await.expect_err("every read fails");
-            assert_eq!(error.kind(), IoErrorKind::Device);
-            assert!(
-                error.to_string().contains("device /dev/sim, offset 4096"),
-                "{error}"
-            );
-            world.set_faults(Faults::none());
-            read().await.expect("no fault now");
-            world.fail_device(PATH);
-            read().await.expect_err("the device failed for good");
-            bench
-                .device
-                .flush()
-                .await
-                .expect_err("the device failed for good");
-            io.open_device(PATH.as_ref())
-                .await
-                .map(drop)
-                .expect_err("the device failed for good");
-            assert_eq!(
-                bench.pool.available(),
-                32,
-                "failed reads give their leases up"
-            );
-            let missing = io.open_device("/dev/none".as_ref()).await.map(drop);
-            assert_eq!(
-                missing.expect_err("no such device").kind(),
-                IoErrorKind::InvalidInput
-            );
-        })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| {
+        let read = || bench.device.read(PAGE_SIZE as u64, bench.lease(1));
+        let error = read().await.expect_err("every read fails");
+        assert_eq!(error.kind(), IoErrorKind::Device);
+        assert!(
+            error.to_string().contains("device /dev/sim, offset 4096"),
+            "{error}"
+        );
+        world.set_faults(Faults::none());
+        read().await.expect("no fault now");
+        world.fail_device(PATH);
+        read().await.expect_err("the device failed for good");
+        bench
+            .device
+            .flush()
+            .await
+            .expect_err("the device failed for good");
+        io.open_device(PATH.as_ref())
+            .await
+            .map(drop)
+            .expect_err("the device failed for good");
+        assert_eq!(
+            bench.pool.available(),
+            32,
+            "failed reads give their leases up"
+        );
+        let missing = io.open_device("/dev/none".as_ref()).await.map(drop);
+        assert_eq!(
+            missing.expect_err("no such device").kind(),
+            IoErrorKind::InvalidInput
+        );
+    });
     assert_eq!(
         (
             world.injected(Fault::ReadError),
@@ -479,46 +452,39 @@ fn the_lease_of_a_dropped_read_is_held_until_the_device_is_done_and_never_filled
     let world = world(7, Faults::none());
     world.write_device_bytes(PATH, 0, &[9; PAGE_SIZE]);
     let io = world.core();
-    world
-        .block_on(async {
-            let bench = Bench::new(&io).await;
-            let frame = bench.pool.take().expect("a free frame");
-            let mut lease = frame.lease(0..1).expect("vacant pages");
-            lease.bytes_mut().fill(1);
-            {
-                let mut read = pin!(bench.device.read(0, lease));
-                let polled = std::future::poll_fn(|context: &mut Context<'_>| {
-                    Poll::Ready(read.as_mut().poll(context).is_pending())
-                });
-                assert!(polled.await, "a read takes time");
-            }
-            assert!(
-                frame.lease(0..1).is_none(),
-                "the device may still write the pages"
-            );
-            world.sleep(Duration::from_secs(1)).await;
-            let lease = frame.lease(0..1).expect("vacant again");
-            assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
-            world.sleep(Duration::from_secs(1)).await;
-            assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
-        })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| {
+        let frame = bench.pool.take().expect("a free frame");
+        let mut lease = frame.lease(0..1).expect("vacant pages");
+        lease.bytes_mut().fill(1);
+        {
+            let mut read = pin!(bench.device.read(0, lease));
+            let polled = std::future::poll_fn(|context: &mut Context<'_>| {
+                Poll::Ready(read.as_mut().poll(context).is_pending())
+            });
+            assert!(polled.await, "a read takes time");
+        }
+        assert!(
+            frame.lease(0..1).is_none(),
+            "the device may still write the pages"
+        );
+        world.sleep(Duration::from_secs(1)).await;
+        let lease = frame.lease(0..1).expect("vacant again");
+        assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
+        world.sleep(Duration::from_secs(1)).await;
+        assert_eq!(lease.bytes(), [1; PAGE_SIZE]);
+    });
 }
 
 #[test]
 fn leases_and_slices_in_flight_come_back_when_the_core_is_killed() {
     let world = world(8, Faults::none());
     let io = world.core();
-    let bench = world
-        .block_on(Bench::new(&io))
-        .expect("no crash was scheduled");
+    let bench = on_bench(&world, &io, async |bench| bench);
     for page in 0..8 {
         let slice = bench.pages_of(1, 1);
-        let frame = bench.pool.take().expect("a free frame");
-        let lease = frame.lease(0..2).expect("vacant pages");
         let (write, read) = (
             bench.device.write(page * PAGE_SIZE as u64, slice),
-            bench.device.read(0, lease),
+            bench.device.read(0, bench.lease(2)),
         );
         io.spawn(Priority::Flush, async move {
             write.await.expect("no write fault")
@@ -543,9 +509,7 @@ fn corruption_from_outside_changes_every_byte_for_good() {
         },
     );
     let io = world.core();
-    world
-        .block_on(async { Bench::new(&io).await.write(1, 3, 1).await })
-        .expect("no crash was scheduled");
+    on_bench(&world, &io, async |bench| bench.write(1, 3, 1).await);
     world.corrupt(PATH, PAGE_SIZE as u64 - 10, 20, 1);
     assert!(
         page_of(&world, 0)[PAGE_SIZE - 10..]

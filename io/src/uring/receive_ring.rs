@@ -13,14 +13,15 @@ use io_uring::types::BufRingEntry;
 use super::ring::Ring;
 use crate::buffer::PAGE_SIZE;
 use crate::error::{IoError, IoErrorKind};
+use crate::mapping::Mapping;
 
 /// The one group of buffers of a core.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
 pub(super) struct ReceiveRing {
-    /// The entries, then the buffers, in one mapping.
-    base: NonNull<u8>,
-    mapped: usize,
+    /// The entries, then the buffers. Every chunk of received bytes holds the core and with it
+    /// this, and the kernel writes here only while the core's thread is inside it.
+    mapping: Mapping,
     entries_bytes: usize,
     count: u16,
     buffer_bytes: usize,
@@ -44,41 +45,25 @@ impl ReceiveRing {
         let entries_bytes =
             (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(PAGE_SIZE);
         let mapped = entries_bytes + usize::from(count) * buffer_bytes;
-        // SAFETY: a fresh private anonymous mapping aliases nothing.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapped,
-                libc::PROT_READ | libc::PROT_WRITE,
-                // Faults now, not while requests wait.
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            let error = std::io::Error::last_os_error();
-            return Err(IoError::from_std(
-                &error,
-                "cannot map receive buffers; lower their number or size",
-            )
-            .with("bytes", mapped));
-        }
-        let base = NonNull::new(base.cast()).expect("mmap does not return null without MAP_FIXED");
-        let this = ReceiveRing {
-            base,
+        let mapping = Mapping::new(
             mapped,
+            // Faults now, not while requests wait.
+            libc::MAP_POPULATE,
+            "cannot map receive buffers; lower their number or size",
+        )?;
+        let this = ReceiveRing {
+            mapping,
             entries_bytes,
             count,
             buffer_bytes,
             tail: Cell::new(0),
             taken: Cell::new(count),
         };
-        // SAFETY: the entries are page aligned and mapped until `drop`, which comes after the
-        // ring's own end (see the field order of `Core`).
+        // SAFETY: the entries are page aligned and mapped until this is dropped, which comes after
+        // the ring's own end (see the field order of `Core`).
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
-                base.as_ptr() as u64,
+                this.mapping.base().as_ptr() as u64,
                 count,
                 BUFFER_GROUP,
                 0,
@@ -111,7 +96,7 @@ impl ReceiveRing {
         debug_assert!(index < self.count && self.taken.get() > 0);
         self.taken.set(self.taken.get() - 1);
         let tail = self.tail.get();
-        let entries = self.base.cast::<BufRingEntry>();
+        let entries = self.mapping.base().cast::<BufRingEntry>();
         // SAFETY: the slot is inside the mapping, and the kernel reads it only once the tail has
         // passed it. The tail lies in padding of the first entry that the setters do not touch.
         unsafe {
@@ -132,16 +117,9 @@ impl ReceiveRing {
     fn buffer(&self, index: u16) -> NonNull<u8> {
         // SAFETY: index is below the count, so the result is inside the mapping.
         unsafe {
-            self.base
+            self.mapping
+                .base()
                 .add(self.entries_bytes + usize::from(index) * self.buffer_bytes)
         }
-    }
-}
-
-impl Drop for ReceiveRing {
-    fn drop(&mut self) {
-        // SAFETY: every chunk of received bytes holds the core, so none is left; the kernel wrote
-        // here only while this thread was inside it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
     }
 }

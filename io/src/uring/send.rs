@@ -37,8 +37,10 @@ pub(super) struct SendSlot {
     waker: Option<Waker>,
     outcome: Option<(i32, Box<SendBatch>)>,
     vectors: Option<Box<Vectors>>,
-    // Boxes, because that is what senders bring and take: unboxing would allocate each time.
-    #[allow(clippy::vec_box)]
+    #[expect(
+        clippy::vec_box,
+        reason = "boxes are what senders bring and take: unboxing would allocate each time"
+    )]
     spare: Vec<Box<SendBatch>>,
 }
 

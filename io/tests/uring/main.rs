@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use corelane_io::uring::{self, Options, UringIo, UringStream};
+use corelane_io::uring::{self, Options, UringIo, UringListener, UringStream};
 use corelane_io::{
     Device, Doorbell, Io, IoErrorKind, Listener, PAGE_SIZE, Payload, Priority, SendBatch, Stream,
 };

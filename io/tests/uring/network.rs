@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// Both ends of a new connection: the one that connected and the one that `listener` accepted.
+async fn connect_to(io: &UringIo, listener: &UringListener) -> (UringStream, UringStream) {
+    let client = io
+        .connect(listener.local_address())
+        .await
+        .expect("it listens");
+    let server = listener.accept().await.expect("a connection");
+    (client, server)
+}
+
 #[test]
 fn many_pipelined_connections_get_their_own_bytes_back_in_order() {
     const CONNECTIONS: usize = 64;
@@ -38,11 +48,7 @@ fn a_dropped_send_closes_the_connection_and_keeps_its_payload_meanwhile() {
     uring::run(&small(), |io| async move {
         let pool = io.allocate_pool(4, 16).expect("memory");
         let listener = io.listen(loopback()).await.expect("a port");
-        let client = io
-            .connect(listener.local_address())
-            .await
-            .expect("it listens");
-        let server = listener.accept().await.expect("a connection");
+        let (client, server) = connect_to(&io, &listener).await;
         let slice = pool
             .take()
             .expect("free")
@@ -78,11 +84,8 @@ fn connections_whose_readers_are_behind_do_not_keep_others_from_receiving() {
         let listener = io.listen(loopback()).await.expect("a port");
         let mut unread = Vec::new();
         for _ in 0..FLOODS {
-            let flooder = io
-                .connect(listener.local_address())
-                .await
-                .expect("it listens");
-            unread.push(listener.accept().await.expect("a connection"));
+            let (flooder, stream) = connect_to(&io, &listener).await;
+            unread.push(stream);
             io.spawn(Priority::Background, async move {
                 let mut batch = Box::new(SendBatch::default());
                 batch.push_head(&[7; 64 * 1024]);
@@ -125,11 +128,7 @@ async fn receive_at_least(stream: &UringStream, length: usize) {
 fn a_peer_that_never_reads_stalls_its_own_connection_only() {
     uring::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
-        let _silent = io
-            .connect(listener.local_address())
-            .await
-            .expect("it listens");
-        let stream = listener.accept().await.expect("a connection");
+        let (_silent, stream) = connect_to(&io, &listener).await;
         let outcome = Rc::new(Cell::new(None));
         let (sender, slot) = (stream.clone(), Rc::clone(&outcome));
         io.spawn(Priority::Foreground, async move {
@@ -162,11 +161,7 @@ fn a_batch_of_thousands_of_parts_arrives_whole() {
         };
         uring::run(&options, |io| async move {
             let listener = io.listen(loopback()).await.expect("a port");
-            let client = io
-                .connect(listener.local_address())
-                .await
-                .expect("it listens");
-            let server = listener.accept().await.expect("a connection");
+            let (client, server) = connect_to(&io, &listener).await;
             let pool = io.allocate_pool(1, 1).expect("memory");
             for _ in 0..3 {
                 let mut lease = pool
@@ -206,21 +201,13 @@ fn a_batch_of_thousands_of_parts_arrives_whole() {
 fn closing_ends_what_waits_and_the_peer_sees_the_end() {
     uring::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
-        let client = io
-            .connect(listener.local_address())
-            .await
-            .expect("it listens");
-        let server = listener.accept().await.expect("a connection");
+        let (client, server) = connect_to(&io, &listener).await;
         let closer = client.clone();
         io.spawn(Priority::Background, async move { closer.close() });
         assert!(client.receive().await.expect("an orderly end").is_empty());
         assert!(server.receive().await.expect("an orderly end").is_empty());
         // Dropping the last handle is closing, too.
-        let client = io
-            .connect(listener.local_address())
-            .await
-            .expect("it listens");
-        let server = listener.accept().await.expect("a connection");
+        let (client, server) = connect_to(&io, &listener).await;
         send_bytes(&client, b"last words").await;
         drop(client);
         receive_exactly(&server, 10).await;

@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpError, HttpErrorKind};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
-    Attribute, BackoffConfig, ClientConfigKey, ClientOptions, GetOptions, GetRange, GetResult,
-    ObjectStore, RetryConfig,
+    Attribute, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectStore,
+    RetryConfig,
 };
 
 use super::UnderStoreErrorKind::{
@@ -91,77 +91,48 @@ impl RemoteStore {
                 names.join(", ")
             )
         };
-        let (client, pages): (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>) =
-            match location.kind {
-                StoreKind::S3 => {
-                    let builder = AmazonS3Builder::from_env()
-                        .with_client_options(client)
-                        .with_bucket_name(container);
-                    let builder =
-                        configure(builder, own, |builder, key: AmazonS3ConfigKey, value| {
-                            builder.with_config(key, value)
-                        })?;
-                    let store = builder
-                        .with_retry(once)
-                        .with_http_connector(RefusalKeeper)
-                        .build()
-                        .map_err(refused)?;
-                    let store = Arc::new(store);
-                    (Arc::clone(&store) as _, Some(store))
-                }
-                StoreKind::Gcs => {
-                    let builder = GoogleCloudStorageBuilder::from_env()
-                        .with_client_options(client)
-                        .with_bucket_name(container);
-                    let builder =
-                        configure(builder, own, |builder, key: GoogleConfigKey, value| {
-                            builder.with_config(key, value)
-                        })?;
-                    let store = builder
-                        .with_retry(once)
-                        .with_http_connector(RefusalKeeper)
-                        .build()
-                        .map_err(refused)?;
-                    let store = Arc::new(store);
-                    (Arc::clone(&store) as _, Some(store))
-                }
-                StoreKind::Azure => {
-                    let builder = MicrosoftAzureBuilder::from_env()
-                        .with_client_options(client)
-                        .with_container_name(container);
-                    let builder =
-                        configure(builder, own, |builder, key: AzureConfigKey, value| {
-                            builder.with_config(key, value)
-                        })?;
-                    let store = builder
-                        .with_retry(once)
-                        .with_http_connector(RefusalKeeper)
-                        .build()
-                        .map_err(refused)?;
-                    let store = Arc::new(store);
-                    (Arc::clone(&store) as _, Some(store))
-                }
-                StoreKind::Http => {
-                    let scheme = mount
-                        .uri
-                        .split_once("://")
-                        .map_or("https", |(scheme, _)| scheme);
-                    let builder = HttpBuilder::new()
-                        .with_url(format!("{scheme}://{container}"))
-                        .with_client_options(client.with_allow_http(scheme == "http"));
-                    let builder =
-                        configure(builder, own, |builder, key: ClientConfigKey, value| {
-                            builder.with_config(key, value)
-                        })?;
-                    let store = builder
-                        .with_retry(once)
-                        .with_http_connector(RefusalKeeper)
-                        .build()
-                        .map_err(refused)?;
-                    (Arc::new(store), None)
-                }
-                StoreKind::File => unreachable!("files have a store of their own"),
+        // The builders have these methods in common, but no trait that names them.
+        macro_rules! build {
+            ($builder:expr) => {
+                configure($builder, own, |builder, key, value| {
+                    builder.with_config(key, value)
+                })?
+                .with_retry(once)
+                .with_http_connector(RefusalKeeper)
+                .build()
+                .map_err(refused)?
             };
+        }
+        let (client, pages) = match location.kind {
+            StoreKind::S3 => listed_in_pages(build!(
+                AmazonS3Builder::from_env()
+                    .with_client_options(client)
+                    .with_bucket_name(container)
+            )),
+            StoreKind::Gcs => listed_in_pages(build!(
+                GoogleCloudStorageBuilder::from_env()
+                    .with_client_options(client)
+                    .with_bucket_name(container)
+            )),
+            StoreKind::Azure => listed_in_pages(build!(
+                MicrosoftAzureBuilder::from_env()
+                    .with_client_options(client)
+                    .with_container_name(container)
+            )),
+            StoreKind::Http => {
+                let scheme = mount
+                    .uri
+                    .split_once("://")
+                    .map_or("https", |(scheme, _)| scheme);
+                let store = build!(
+                    HttpBuilder::new()
+                        .with_url(format!("{scheme}://{container}"))
+                        .with_client_options(client.with_allow_http(scheme == "http"))
+                );
+                (Arc::new(store) as Arc<dyn ObjectStore>, None)
+            }
+            StoreKind::File => unreachable!("files have a store of their own"),
+        };
         Ok(RemoteStore {
             client,
             pages,
@@ -369,6 +340,14 @@ impl RemoteStore {
 /// Whether `version` is an ETag that `If-Match` may carry (RFC 9110, 13.1.1: strong ones only).
 fn is_strong(version: &str) -> bool {
     version.starts_with('"')
+}
+
+/// A client as the interface of its objects and that of its listing in pages.
+fn listed_in_pages<S: ObjectStore + PaginatedListStore>(
+    store: S,
+) -> (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>) {
+    let store = Arc::new(store);
+    (Arc::clone(&store) as _, Some(store))
 }
 
 /// Applies the client's options, which have the names that the store's own tools use.
