@@ -249,3 +249,41 @@ mod tests {
         CpuTime::of(pid).expect("our own time");
     }
 }
+
+/// What the calling thread has used of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThreadUsage {
+    /// Seconds in its own code.
+    pub user_seconds: f64,
+    /// Seconds in the kernel.
+    pub system_seconds: f64,
+    /// Pages that it touched for the first time.
+    pub page_faults: u64,
+}
+
+impl ThreadUsage {
+    /// What was used since `before`.
+    pub fn since(self, before: ThreadUsage) -> ThreadUsage {
+        ThreadUsage {
+            user_seconds: self.user_seconds - before.user_seconds,
+            system_seconds: self.system_seconds - before.system_seconds,
+            page_faults: self.page_faults - before.page_faults,
+        }
+    }
+}
+
+/// Reads the usage of the calling thread.
+pub fn thread_usage() -> ThreadUsage {
+    // SAFETY: an all-zero `rusage` is a valid one; the call fills it and keeps no pointer.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    ThreadUsage {
+        user_seconds: seconds(usage.ru_utime),
+        system_seconds: seconds(usage.ru_stime),
+        page_faults: usage.ru_minflt as u64,
+    }
+}

@@ -15,6 +15,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::bench::Bench;
 use super::measure::{Bar, Measure, median};
 use super::store::{on_core, open};
+use crate::process;
 
 /// Bytes of a region of the device.
 const REGION: u64 = 64 << 20;
@@ -127,9 +128,11 @@ fn describe_blocks(path: &Path, blocks: u64, object_bytes: u64) -> Result<Vec<(u
 fn recover(path: &Path, core: usize, blocks: u64) -> Result<(f64, Recovery), String> {
     let path: PathBuf = path.to_owned();
     on_core(core, move |io| async move {
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), process::thread_usage());
         let (store, recovery) = open(&io, &path, blocks as usize + 1).await?;
         let taken = begin.elapsed().as_secs_f64();
+        let usage = process::thread_usage().since(before);
+        eprintln!("{taken} {usage:?}");
         store.close().await;
         Ok((taken, recovery))
     })

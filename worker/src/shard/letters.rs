@@ -91,16 +91,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 after,
                 limit,
                 answer,
-            } => {
-                let objects = self.store.objects(&uri_prefix, &after, limit);
-                reply(
-                    answer,
-                    objects
-                        .into_iter()
-                        .map(|(meta, held)| (meta, held.into()))
-                        .collect(),
-                );
-            }
+            } => self.in_background(async move |shard| {
+                let objects = shard.store.objects(&uri_prefix, &after, limit).await;
+                let with_held = objects.into_iter().map(|(meta, held)| (meta, held.into()));
+                reply(answer, with_held.collect());
+            }),
             ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
             ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
             ShardRequest::SetLimits { limits } => {

@@ -276,8 +276,16 @@ impl<I: Io> Store<I> {
 
     /// At most `limit` objects whose URI starts with `prefix` and is greater than `after`, in
     /// order of URI, with what is held of each. Versions of one URI come together: the limit may
-    /// be exceeded by the last URI's.
-    pub fn objects(&self, prefix: &str, after: &str, limit: usize) -> Vec<(Arc<ObjectMeta>, Held)> {
+    /// be exceeded by the last URI's. Waits until what a start found is listed: a second or two for
+    /// a million objects.
+    pub async fn objects(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Vec<(Arc<ObjectMeta>, Held)> {
+        let is_listed = || self.0.objects.borrow().is_listed() || self.0.stopping.get();
+        self.0.signal.wait_until(is_listed).await;
         let found = self.0.objects.borrow().list(prefix, after, limit);
         found
             .into_iter()

@@ -5,11 +5,11 @@
 //! of it in the region that is named here, or, when none is, in every region of another number of
 //! shards that has such blocks or in one that was written under the same number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::{BlockId, ObjectId};
 use smallvec::SmallVec;
 
 use super::block::Held;
@@ -106,6 +106,8 @@ pub(super) struct Objects {
     /// Nearly always one version.
     by_home: IdMap<u64, SmallVec<[ObjectId; 1]>>,
     by_uri: BTreeSet<ByUri>,
+    /// Objects that recovery found and that are not in `by_uri` yet, unless they left since.
+    unlisted: VecDeque<ObjectId>,
 }
 
 /// Memory of an object's entry beside its text: the metadata, a part, and its places in the three maps.
@@ -124,30 +126,72 @@ impl Objects {
 
     /// Adds the object if it is new.
     pub(super) fn ensure(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) {
-        if self.ensure_unlisted(meta, counters) {
+        if self.insert(meta, counters) {
             self.by_uri.insert(ByUri(Arc::clone(meta)));
         }
     }
 
-    /// Makes room for so many objects at once.
-    pub(super) fn reserve(&mut self, objects: usize) {
-        self.by_id.reserve(objects);
-        self.by_home.reserve(objects);
+    /// Adds an object that recovery found, if it is new. It is listed by [`Objects::list_some`].
+    pub(super) fn ensure_found(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) {
+        if self.insert(meta, counters) {
+            self.unlisted.push_back(meta.id);
+        }
     }
 
-    /// Lists the objects that were added with [`Objects::ensure_unlisted`], all in one go: the
-    /// tree is built from the sorted list instead of by one search an object.
-    pub(super) fn list_all_by_uri(&mut self) {
+    /// Notes that `device` has a record of the object; with a place, that it is there.
+    pub(super) fn note_record(&mut self, id: ObjectId, device: u16, place: Place) {
+        if let Some(part) = self.part(id, device)
+            && let Some(region) = place
+        {
+            part.record = region;
+        }
+    }
+
+    /// Counts a block that recovery found, if it fits an object of which its device has a record.
+    /// Gives the object.
+    pub(super) fn add_found_block(
+        &mut self,
+        id: BlockId,
+        device: u16,
+        length: u32,
+    ) -> Option<&Arc<ObjectMeta>> {
+        let known = self.by_id.get_mut(&id.object)?;
+        let fits = id.index < known.meta.blocks() && known.meta.block_length(id.index) == length;
+        // A device that fails must not take the names of another's blocks with it.
+        let mut parts = known.parts.iter_mut();
+        let part = parts.find(|part| fits && part.device == device)?;
+        part.blocks += 1;
+        part.bytes += u64::from(length);
+        Some(&known.meta)
+    }
+
+    /// Forgets the objects that recovery found no blocks of.
+    pub(super) fn forget_all_unused(&mut self, counters: &StoreCounters) {
         let all = self.by_id.values();
-        self.by_uri = all.map(|known| ByUri(Arc::clone(&known.meta))).collect();
+        let unused = all.filter(|known| known.parts.iter().all(|part| part.blocks == 0));
+        let unused: Vec<ObjectId> = unused.map(|known| known.meta.id).collect();
+        for id in unused {
+            self.forget_if_unused(id, counters);
+        }
+    }
+
+    /// Lists up to `count` of the objects that recovery found. False when none is left.
+    pub(super) fn list_some(&mut self, count: usize) -> bool {
+        for id in self.unlisted.drain(..count.min(self.unlisted.len())) {
+            if let Some(known) = self.by_id.get(&id) {
+                self.by_uri.insert(ByUri(Arc::clone(&known.meta)));
+            }
+        }
+        !self.unlisted.is_empty()
+    }
+
+    /// Whether all objects are listed.
+    pub(super) fn is_listed(&self) -> bool {
+        self.unlisted.is_empty()
     }
 
     /// Adds the object if it is new, but not to the list by URI; tells whether it was new.
-    pub(super) fn ensure_unlisted(
-        &mut self,
-        meta: &Arc<ObjectMeta>,
-        counters: &StoreCounters,
-    ) -> bool {
+    fn insert(&mut self, meta: &Arc<ObjectMeta>, counters: &StoreCounters) -> bool {
         if self.by_id.contains_key(&meta.id) {
             return false;
         }

@@ -305,5 +305,9 @@ impl<I: Io> Inner<I> {
         let store = Rc::clone(self);
         self.io
             .spawn(Priority::Background, async move { store.scrub().await });
+        let store = Rc::clone(self);
+        self.io.spawn(Priority::Background, async move {
+            store.list_found_objects().await;
+        });
     }
 }

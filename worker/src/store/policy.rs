@@ -2,7 +2,7 @@
 //! 2023) over regions instead of blocks. Pure decisions, shared by the store and by [`model`],
 //! which measures them.
 //!
-//! New blocks enter the small log. When its oldest region is reclaimed, blocks that were used
+//! New blocks enter the small log. When its oldest region is reclaimed, blocks that were used twice
 //! since move to the main log and the others leave, remembered as fingerprints by the [`Ghost`];
 //! a block that comes back while it is remembered enters the main log at once. When the oldest
 //! region of the main log is reclaimed, used blocks go round once more for each use.
@@ -43,7 +43,7 @@ impl Policy {
     pub fn new(small_fraction: f64) -> Self {
         Policy {
             small_fraction,
-            promote_frequency: 1,
+            promote_frequency: 2,
             main_frequency_max: 3,
         }
     }

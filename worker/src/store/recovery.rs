@@ -4,12 +4,9 @@
 //! larger stamp counts; what a tombstone, a missing object or a wrong length takes away is taken
 //! away at the end, in one walk over the index.
 
-use std::sync::Arc;
-
 use corelane_io::{Io, PAGE_SIZE};
 use corelane_rpc_schema::{BlockId, ObjectId};
 use futures::stream::{FuturesUnordered, StreamExt};
-use smallvec::SmallVec;
 
 use super::block::BlockEntry;
 use super::device::{Freed, Pin};
@@ -19,26 +16,19 @@ use super::summary::{FoundMark, Writer};
 use super::{Inner, Recovery};
 use crate::cache::hashing::IdMap;
 use crate::mount::MountId;
-use crate::object::ObjectMeta;
 
 /// Entries looked at between two yields.
 const ENTRIES_PER_YIELD: usize = 4096;
+
+/// Objects listed between two yields: about 100 µs.
+const OBJECTS_PER_YIELD: usize = 64;
 
 /// What was gathered besides the index.
 #[derive(Default)]
 struct Gathered {
     recovery: Recovery,
-    objects: IdMap<ObjectId, FoundObject>,
-    /// The objects in the order in which they were found, which is often that of their URIs.
-    order: Vec<ObjectId>,
     /// Stamps of the extents of each region, by first page, to order records of one block.
     extents: IdMap<u32, Vec<(u32, u64)>>,
-}
-
-struct FoundObject {
-    meta: Arc<ObjectMeta>,
-    /// Device and region of its records.
-    records: SmallVec<[(u16, u32); 1]>,
 }
 
 impl Gathered {
@@ -191,23 +181,17 @@ impl<I: Io> Inner<I> {
                 });
             }
             drop(marks);
-            let fresh = summary.objects(|id| {
-                !gathered
-                    .objects
-                    .get(&id)
-                    .is_some_and(|found| found.has_record(region.device, number))
-            });
-            for meta in fresh.collect::<Vec<_>>() {
-                let order = &mut gathered.order;
-                let found = gathered.objects.entry(meta.id).or_insert_with(|| {
-                    order.push(meta.id);
-                    FoundObject {
-                        meta,
-                        records: SmallVec::new(),
-                    }
-                });
-                found.records.push((region.device, number));
+            let is_new = |id| self.objects.borrow().get(id).is_none();
+            for meta in summary.objects(is_new) {
+                self.objects
+                    .borrow_mut()
+                    .ensure_found(&meta, &self.counters);
             }
+            let mut objects = self.objects.borrow_mut();
+            for id in summary.object_ids() {
+                objects.note_record(id, region.device, place);
+            }
+            drop(objects);
             for block in summary.blocks() {
                 if !self.is_ours(block.partition)
                     || self.ordinal_of(block.partition) != region.device
@@ -261,9 +245,8 @@ impl<I: Io> Inner<I> {
     /// Takes out what does not count and counts what does.
     async fn settle_entries(&self, gathered: &mut Gathered) {
         let mut dropped = Vec::new();
-        self.objects.borrow_mut().reserve(gathered.objects.len());
         let slots = self.index.borrow().slots();
-        let mut objects_known: Option<ObjectId> = None;
+        let has_pins = !self.pinned.borrow().is_empty();
         for slot in 0..slots {
             if slot % ENTRIES_PER_YIELD == 0 {
                 self.io.yield_now().await;
@@ -271,74 +254,63 @@ impl<I: Io> Inner<I> {
             let Some((id, entry)) = self.index.borrow().slot(slot) else {
                 continue;
             };
-            if !self.counts(id, &entry, gathered) {
+            if self.is_freed(id, &entry, gathered) {
                 dropped.push(id);
                 continue;
             }
-            let found = &gathered.objects[&id.object];
-            let mut objects = self.objects.borrow_mut();
-            if objects_known != Some(id.object) {
-                objects.ensure_unlisted(&found.meta, &self.counters);
-                objects_known = Some(id.object);
-            }
             let device = self.regions[entry.region as usize].device;
-            objects.add_block(id.object, device, entry.length);
+            let mut objects = self.objects.borrow_mut();
+            if objects.add_found_block(id, device, entry.length).is_none() {
+                gathered.recovery.blocks_orphaned += 1;
+                dropped.push(id);
+                continue;
+            }
             drop(objects);
             self.count_in(id, &entry);
-            if self.pinned.borrow().contains(&id.object) {
+            if has_pins && self.pinned.borrow().contains(&id.object) {
                 self.pin_entry(id, true);
             }
         }
-        for (number, id) in gathered.order.iter().enumerate() {
-            if number % ENTRIES_PER_YIELD == 0 {
-                self.io.yield_now().await;
-            }
-            let mut objects = self.objects.borrow_mut();
-            if objects.get(*id).is_some() {
-                let found = &gathered.objects[id];
-                for (device, region) in &found.records {
-                    if let Some(region) = self.place_in(*region) {
-                        objects.set_record(*id, *device, region);
-                    }
-                }
-            }
-        }
-        self.objects.borrow_mut().list_all_by_uri();
         for id in dropped {
             self.index.borrow_mut().remove(id);
         }
+        self.objects.borrow_mut().forget_all_unused(&self.counters);
     }
 
-    /// Whether a recovered entry has an object that it fits, and was not freed.
-    fn counts(&self, id: BlockId, entry: &BlockEntry, gathered: &mut Gathered) -> bool {
+    /// Whether a tombstone of whoever owned the entry's partition came after it.
+    fn is_freed(&self, id: BlockId, entry: &BlockEntry, gathered: &Gathered) -> bool {
         let region = &self.regions[entry.region as usize];
         let device = self
             .device(region.device)
             .expect("its records were just read");
-        let object = gathered.objects.get(&id.object);
-        let fits = object.is_some_and(|found| {
-            id.index < found.meta.blocks()
-                && found.meta.block_length(id.index) == entry.length
-                && found.has_device(region.device)
-        });
-        let Some(found) = object.filter(|_| fits) else {
-            gathered.recovery.blocks_orphaned += 1;
+        let marks = device.marks.borrow();
+        let freed = match marks.get(&id.object) {
+            Some(mark) if !mark.freed.is_empty() => &mark.freed,
+            _ => return false,
+        };
+        let objects = self.objects.borrow();
+        // Without its object it does not count anyway.
+        let Some(meta) = objects.get(id.object) else {
             return false;
         };
-        let marks = device.marks.borrow();
-        let freed = marks
-            .get(&id.object)
-            .map(|mark| mark.freed.as_slice())
-            .unwrap_or_default();
-        freed.is_empty() || {
-            let partition = self.partition_of(id, found.meta.block_bytes);
-            let stamp = gathered.stamp_of(entry);
-            !freed.iter().any(|freed| {
-                let Writer { shard, shards } = freed.writer;
-                let owner = corelane_placement::shard_of(partition, self.partitions, shards.max(1));
-                owner == shard && stamp < freed.stamp
-            })
+        let partition = self.partition_of(id, meta.block_bytes);
+        let stamp = gathered.stamp_of(entry);
+        freed.iter().any(|freed| {
+            let Writer { shard, shards } = freed.writer;
+            let owner = corelane_placement::shard_of(partition, self.partitions, shards.max(1));
+            owner == shard && stamp < freed.stamp
+        })
+    }
+
+    /// Puts the objects that were found in the order of their URIs, while the shard serves.
+    pub(super) async fn list_found_objects(&self) {
+        while self.objects.borrow_mut().list_some(OBJECTS_PER_YIELD) {
+            self.io.yield_now().await;
+            if self.stopping.get() {
+                break;
+            }
         }
+        self.signal.raise();
     }
 
     /// Fills the queues of free and of sealed regions, the latter in the order of their opening.
@@ -363,18 +335,5 @@ impl<I: Io> Inner<I> {
                 _ => {}
             }
         }
-    }
-}
-
-impl FoundObject {
-    fn has_record(&self, device: u16, region: u32) -> bool {
-        self.records.contains(&(device, region))
-    }
-
-    /// A device that fails must not take the names of another's blocks with it.
-    fn has_device(&self, device: u16) -> bool {
-        self.records
-            .iter()
-            .any(|(with_record, _)| *with_record == device)
     }
 }

@@ -121,7 +121,8 @@ fn objects_are_listed_by_uri_with_what_is_held() {
         shard.store.flush().await;
         let listed = shard
             .store
-            .objects("s3://bucket/", "s3://bucket/object-00001", 1);
+            .objects("s3://bucket/", "s3://bucket/object-00001", 1)
+            .await;
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].0.uri, "s3://bucket/object-00002");
         assert_eq!((listed[0].1.blocks, listed[0].1.bytes), (2, 100_000));
