@@ -42,6 +42,7 @@ pub(super) struct Setup {
     pub access: Arc<Access>,
     pub catalogue: Arc<dyn Catalogue>,
     pub partitions: u32,
+    pub region_bytes: u32,
     pub inboxes: Vec<InboxSender<ShardRequest>>,
     pub ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>,
     pub ends: mpsc::UnboundedReceiver<EndOfShard>,
@@ -109,6 +110,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
             catalogue: setup.catalogue,
             config,
             state,
+            region_bytes: setup.region_bytes,
         });
         let control = control
             .await
