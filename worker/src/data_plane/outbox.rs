@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_long_answer_leaves_in_bounded_batches_and_is_owed_until_the_last() {
-        const PIECE: [u8; 64 << 10] = [7; 64 << 10];
+        static PIECE: [u8; 64 << 10] = [7; 64 << 10];
         let outbox = Outbox::new(8, 8 << 20, Rc::new(SharedCredit::new(8 << 20)));
         outbox.begin(4 << 20);
         outbox.answer(4 << 20, |batches| {
@@ -337,10 +337,8 @@ mod tests {
             (0..64).for_each(|_| batches.push_payload(Payload::Static(&PIECE)));
         });
         let mut sent = 0;
-        while let Some((batch, owed)) = {
-            let next = outbox.batches.borrow_mut().take();
-            next
-        } {
+        let take = || outbox.batches.borrow_mut().take();
+        while let Some((batch, owed)) = take() {
             assert!(
                 batch.bytes() <= BATCH_BYTES + PIECE.len(),
                 "{}",

@@ -22,6 +22,9 @@ use crate::under_store::UnderStore;
 /// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
 const LOAD_BLOCKS: usize = 16;
 
+/// Blocks looked up between two yields: some 100 µs.
+const LOOKUPS_PER_TURN: usize = 1024;
+
 /// How often a block is offered again to a device that takes no more.
 const LOAD_RETRY: Duration = Duration::from_millis(5);
 
@@ -93,7 +96,28 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             loaded.bytes_not_kept += of_block.bytes_not_kept;
         }
         self.store.flush().await;
+        // What the store took may have found no room when it was written.
+        let gone = self.bytes_gone(object).await;
+        let more = gone.saturating_sub(loaded.bytes_not_kept);
+        let of_fetched = more.min(loaded.bytes_fetched);
+        loaded.bytes_fetched -= of_fetched;
+        loaded.bytes_not_kept += of_fetched;
         Ok(loaded)
+    }
+
+    /// Bytes of the blocks of `object` that this shard owns and does not have on a device.
+    async fn bytes_gone(&self, object: &ObjectMeta) -> u64 {
+        let mut gone = 0;
+        for (number, index) in self.own_blocks(object).enumerate() {
+            if number % LOOKUPS_PER_TURN == LOOKUPS_PER_TURN - 1 {
+                self.io.yield_now().await;
+            }
+            let block = object.block(index);
+            if self.store.lookup(block).is_none() && self.store.pending(block).is_none() {
+                gone += u64::from(object.block_length(index));
+            }
+        }
+        gone
     }
 
     /// Brings one block in. It is not fetched before the device has time for it, and what the device
