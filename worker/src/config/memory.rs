@@ -39,10 +39,10 @@ const TIER_FRAME_OVERHEAD_BYTES: u64 = 512;
 const METADATA_BYTES_PER_OBJECT: u64 = 768;
 
 /// Shares of a small budget, one part in so many. What they bound is bounded by [`Tuning`] too,
-/// which is reached with 256 MiB a shard (metadata: with 3 GiB).
+/// which is reached with 256 MiB a shard (metadata: with 6 GiB).
 const PAGE_FRAMES_SHARE: u64 = 16;
 const READ_FRAMES_SHARE: u64 = 16;
-const METADATA_SHARE: u64 = 16;
+const METADATA_SHARE: u64 = 32;
 
 /// What a shard's part of the devices needs in memory, whatever the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +294,7 @@ mod tests {
                 .expect("enough")
                 .tuning
         };
-        let (large, small) = (of(4 << 30), of(80 << 20));
+        let (large, small) = (of(8 << 30), of(80 << 20));
         assert_eq!(large.page_frames, tuning.page_frames);
         assert_eq!(large.read_frames, tuning.read_frames);
         assert_eq!(large.metadata_objects, tuning.metadata_objects);
