@@ -79,6 +79,7 @@ struct Progress {
   failures @9 :UInt64;
   firstFailure @10 :Text;
   blocksWrong @11 :UInt64;   # verify: blocks that failed their checksum and were dropped
+  bytesNotKept @12 :UInt64;  # load: fetched, but the device had no room for them or fell behind
 
   enum State {
     running @0;

@@ -53,6 +53,7 @@ pub struct Line {
     bytes_done: u64,
     bytes_total: u64,
     bytes_skipped: u64,
+    bytes_not_kept: u64,
     failures: u64,
     first_failure: String,
     blocks_wrong: u64,
@@ -75,6 +76,7 @@ impl From<&Progress> for Line {
             bytes_done: progress.bytes_done,
             bytes_total: progress.bytes_total,
             bytes_skipped: progress.bytes_skipped,
+            bytes_not_kept: progress.bytes_not_kept,
             failures: progress.failures,
             first_failure: progress.first_failure.clone(),
             blocks_wrong: progress.blocks_wrong,
@@ -172,9 +174,14 @@ fn text(kind: JobKind, progress: &Progress) -> String {
             ("objects", objects),
             (
                 "loaded",
-                bytes(progress.bytes_done.saturating_sub(progress.bytes_skipped)),
+                bytes(
+                    progress
+                        .bytes_done
+                        .saturating_sub(progress.bytes_skipped + progress.bytes_not_kept),
+                ),
             ),
             ("cached before", bytes(progress.bytes_skipped)),
+            ("not kept", bytes(progress.bytes_not_kept)),
             ("failures", count(progress.failures)),
         ]),
         JobKind::Verify => pairs([

@@ -103,6 +103,8 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Bytes that were cached already.
     pub bytes_skipped: u64,
+    /// Bytes that the devices had no room for, or fell behind with.
+    pub bytes_not_kept: u64,
     /// Objects that failed.
     pub failures: u64,
     /// Why the first of them did.
@@ -252,6 +254,7 @@ impl Progress {
             bytes_done: reader.get_bytes_done(),
             bytes_total: reader.get_bytes_total(),
             bytes_skipped: reader.get_bytes_skipped(),
+            bytes_not_kept: reader.get_bytes_not_kept(),
             failures: reader.get_failures(),
             first_failure: owned(reader.get_first_failure())?,
             blocks_wrong: reader.get_blocks_wrong(),

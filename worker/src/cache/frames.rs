@@ -5,6 +5,9 @@
 //! the object version in its key, and a page is sealed only after its checksum was verified or
 //! taken on arrival. The tier never does I/O.
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use corelane_io::{Frame, FramePool, PAGE_SIZE};
 use corelane_rpc_schema::ObjectId;
 
@@ -52,6 +55,8 @@ pub struct CachedFrame {
     pub mount: MountId,
     /// Bytes of the object in the frame: [`FRAME_BYTES`], or less in the object's last one.
     pub length: u32,
+    /// Set in the first frame of a block that was fetched ahead, until a read hits it.
+    pub is_ahead: Cell<bool>,
     /// The memory.
     pub frame: Frame,
     /// CRC-32C of each sealed page.
@@ -102,6 +107,11 @@ impl FrameTier {
     /// Frames that the tier holds.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Slots for frames, in use or not.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Whether it holds none.
@@ -226,10 +236,14 @@ impl FrameTier {
         }
     }
 
-    /// Sets the mount of every frame by its object. Frames for which `mount_of` says nothing go:
+    /// Sets the mount of the frames in `slots` by their objects. Frames for which `mount_of` says nothing go:
     /// the slot of the mount that they name may be given to another one, with other readers.
-    pub fn remap_mounts(&mut self, mut mount_of: impl FnMut(ObjectId) -> Option<MountId>) {
-        for slot in 0..self.slots.len() {
+    pub fn remap_mounts(
+        &mut self,
+        slots: Range<usize>,
+        mut mount_of: impl FnMut(ObjectId) -> Option<MountId>,
+    ) {
+        for slot in slots {
             let Some(cached) = &mut self.slots[slot] else {
                 continue;
             };
@@ -293,6 +307,7 @@ mod tests {
             key: key(number),
             mount: MountId(0),
             length: FRAME_BYTES as u32,
+            is_ahead: Cell::new(false),
             frame,
             checksums: [mark; FRAME_PAGES],
         });
@@ -348,7 +363,7 @@ mod tests {
         let mut tier = tier(8);
         (0..8).for_each(|number| put(&mut tier, number, number));
         let known = key(5).object;
-        tier.remap_mounts(|object| (object == known).then_some(MountId(9)));
+        tier.remap_mounts(0..8, |object| (object == known).then_some(MountId(9)));
         assert_eq!(tier.len(), 1);
         assert_eq!(
             tier.peek(key(5)).map(|cached| cached.mount),

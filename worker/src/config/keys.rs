@@ -150,9 +150,14 @@ pub const TOP: &Section = &Section {
             },
             default: "1G",
             is_reloadable: false,
-            doc: "Memory of all shards together: index, checksums, and with the rest the DRAM tier. \
-                  Taken at start; what does not fit the devices is refused with the number needed. \
-                  All of it is registered with the kernel (`LimitMEMLOCK`).",
+            doc: "Memory of all shards together, each of which gets the same part: index (about 105 bytes \
+                  a block that the devices hold), checksums (4 bytes a page), receive buffers and queues \
+                  (9 MiB), buffers for device reads and writes (up to 40 MiB, less where a part is below \
+                  256 MiB), object metadata (up to a thirty-second), and with the rest, at least 32 MiB, the \
+                  DRAM tier. Taken at start; what does not fit is refused with the number needed. Buffers \
+                  and the tier are registered with the kernel (`LimitMEMLOCK`). Not in it: the program \
+                  with its control and fetch threads, open connections (64 MiB are enough for these), and \
+                  the records of the objects on the devices (`corelane_object_bytes`).",
         },
         Key {
             name: "listen",

@@ -517,4 +517,5 @@ fn write_progress(mut builder: progress::Builder<'_>, job: &Progress) {
     builder.set_failures(job.failures);
     builder.set_first_failure(&job.first_failure);
     builder.set_blocks_wrong(job.blocks_wrong);
+    builder.set_bytes_not_kept(job.bytes_not_kept);
 }

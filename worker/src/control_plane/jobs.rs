@@ -91,6 +91,8 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Of the bytes done, those that were cached already.
     pub bytes_skipped: u64,
+    /// Of the bytes done, those that the devices did not keep.
+    pub bytes_not_kept: u64,
     /// Objects that failed.
     pub failures: u64,
     /// The first of them.
@@ -257,6 +259,7 @@ impl Job {
                 bytes_done: 0,
                 bytes_total: 0,
                 bytes_skipped: 0,
+                bytes_not_kept: 0,
                 failures: 0,
                 first_failure: String::new(),
                 blocks_wrong: 0,
@@ -277,6 +280,7 @@ impl Job {
             objects_done: progress.objects_done,
             bytes_done: progress.bytes_done,
             bytes_skipped: progress.bytes_skipped,
+            bytes_not_kept: progress.bytes_not_kept,
             failures: progress.failures,
             first_failure: progress.first_failure.clone(),
             blocks_wrong: progress.blocks_wrong,
@@ -293,6 +297,7 @@ impl Job {
             progress.bytes_done = saved.bytes_done;
             progress.bytes_total = saved.bytes_done;
             progress.bytes_skipped = saved.bytes_skipped;
+            progress.bytes_not_kept = saved.bytes_not_kept;
             progress.failures = saved.failures;
             progress.first_failure.clone_from(&saved.first_failure);
         }
@@ -469,10 +474,13 @@ fn account(
             progress.bytes_done +=
                 loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept;
             progress.bytes_skipped += loaded.bytes_skipped;
+            progress.bytes_not_kept += loaded.bytes_not_kept;
             drop(progress);
             if loaded.bytes_not_kept > 0 {
                 job.fail(format!(
-                    "{path}: {} bytes found no room on the device; free or unpin something, or use a larger device",
+                    "{path}: {} bytes were not kept: the device had no room for them, or wrote nothing for a \
+                     while; free or unpin something, look for a failing device in `corelane status`, \
+                     or use a larger one",
                     loaded.bytes_not_kept
                 ));
             }

@@ -89,6 +89,8 @@ pub struct ControlSetup {
     pub config: Config,
     /// What was kept over the restart.
     pub state: SavedState,
+    /// Bytes in a region of the device with the smallest ones.
+    pub region_bytes: u32,
 }
 
 impl Control {
@@ -97,8 +99,12 @@ impl Control {
     /// # Errors
     /// A sentence, when mounts clash or a shard cannot be told.
     pub async fn new(setup: ControlSetup) -> Result<Rc<Self>, String> {
-        let mounts = Mounts::new(&setup.config.mounts, &setup.state.mounts)
-            .map_err(|error| error.to_string())?;
+        let mounts = Mounts::new(
+            &setup.config.mounts,
+            &setup.state.mounts,
+            setup.region_bytes,
+        )
+        .map_err(|error| error.to_string())?;
         let control = Rc::new(Control {
             worker_id: setup.worker_id,
             epoch: setup.epoch,

@@ -5,13 +5,34 @@
 
 use std::sync::Arc;
 
+use crate::config::quantity::show_size;
 use crate::mount::{MOUNTS_MAX, Mount, MountId, MountTable};
+
+/// Blocks that a region holds at the least: the store keeps no block that is larger than that, so that
+/// a region is never left half empty for the next one.
+const BLOCKS_PER_REGION_MIN: u64 = 4;
+
+/// Whether devices with regions of `region_bytes` can keep the blocks of `mount`.
+///
+/// # Errors
+/// [`MountError::BlockTooLarge`], when they cannot.
+pub fn check_block_size(mount: &Mount, region_bytes: u32) -> Result<(), MountError> {
+    if u64::from(mount.block_bytes) * BLOCKS_PER_REGION_MIN <= u64::from(region_bytes) {
+        return Ok(());
+    }
+    Err(MountError::BlockTooLarge {
+        path: mount.path.clone(),
+        block_bytes: mount.block_bytes,
+        region_bytes,
+    })
+}
 
 /// All mounts, and which slots were ever used.
 #[derive(Debug)]
 pub struct Mounts {
     table: Arc<MountTable>,
     slots_used: u16,
+    region_bytes: u32,
 }
 
 /// Why a mount could not be made or removed.
@@ -26,6 +47,23 @@ pub enum MountError {
     /// It stands in the configuration.
     #[error("the mount at {0} stands in the configuration file; remove it there and reload")]
     Configured(String),
+    /// The devices cannot keep blocks of that size.
+    #[error(
+        "the mount at {path} has blocks of {}, which is more than a quarter of a region of the devices ({}): \
+         none would ever be kept; set its `block_size` to {} or less, or format the devices with regions of {}",
+        show_size(u64::from(*block_bytes)),
+        show_size(u64::from(*region_bytes)),
+        show_size(u64::from(*region_bytes) / BLOCKS_PER_REGION_MIN),
+        show_size(u64::from(*block_bytes) * BLOCKS_PER_REGION_MIN)
+    )]
+    BlockTooLarge {
+        /// Path of the mount.
+        path: String,
+        /// Its block size.
+        block_bytes: u32,
+        /// The devices' region size.
+        region_bytes: u32,
+    },
     /// No slot is left.
     #[error(
         "all {MOUNTS_MAX} mount slots were used since the start; restart the worker to use freed ones again"
@@ -40,11 +78,17 @@ impl Mounts {
     /// The mounts of the configuration and those of `saved` that do not clash with one.
     ///
     /// # Errors
-    /// When the configuration's own clash, which its check excludes.
-    pub fn new(configured: &[Mount], saved: &[Mount]) -> Result<Self, MountError> {
+    /// When the configuration's own clash, which its check excludes, or have too large blocks for
+    /// regions of `region_bytes`.
+    pub fn new(
+        configured: &[Mount],
+        saved: &[Mount],
+        region_bytes: u32,
+    ) -> Result<Self, MountError> {
         let mut mounts = Mounts {
             table: Arc::new(MountTable::default()),
             slots_used: 0,
+            region_bytes,
         };
         let mut all = Vec::new();
         for mount in configured {
@@ -56,6 +100,8 @@ impl Mounts {
                     path = mount.path,
                     "the configuration's mount replaces the one made at run time"
                 );
+            } else if let Err(error) = check_block_size(mount, region_bytes) {
+                tracing::error!(%error, "a mount made at run time is left out");
             } else {
                 all.push(mounts.with_new_slot(mount.clone())?);
             }
@@ -152,6 +198,7 @@ impl Mounts {
     }
 
     fn with_new_slot(&mut self, mount: Mount) -> Result<Mount, MountError> {
+        check_block_size(&mount, self.region_bytes)?;
         if usize::from(self.slots_used) >= MOUNTS_MAX {
             return Err(MountError::Full);
         }
@@ -185,6 +232,8 @@ mod tests {
         }
     }
 
+    const REGION: u32 = 16 << 20;
+
     fn slot(mounts: &Mounts, path: &str) -> Option<u16> {
         mounts
             .table()
@@ -195,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_never_given_to_another_place() {
-        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[]).expect("valid");
+        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[], REGION).expect("valid");
         mounts.mount(mount("/b", "s3://b")).expect("free path");
         assert_eq!(
             (slot(&mounts, "/a"), slot(&mounts, "/b")),
@@ -224,7 +273,7 @@ mod tests {
             is_runtime: true,
             ..mount("/a", "s3://saved")
         };
-        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[saved]).expect("valid");
+        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[saved], REGION).expect("valid");
         assert!(mounts.made_at_run_time().is_empty());
         assert_eq!(
             mounts.unmount("/a"),
@@ -241,8 +290,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_that_no_region_keeps_are_refused_with_both_sizes() {
+        let large = |bytes| Mount {
+            block_bytes: bytes,
+            ..mount("/large", "s3://large")
+        };
+        let mut mounts = Mounts::new(&[], &[large(8 << 20)], REGION).expect("the saved one goes");
+        assert_eq!(mounts.table().iter().count(), 0);
+        let refusal = mounts.mount(large(8 << 20)).expect_err("too large");
+        let text = refusal.to_string();
+        for part in ["/large", "8M", "16M", "4M", "32M", "`block_size`"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(mounts.reload(&[large(8 << 20)]), Err(refusal));
+        mounts.mount(large(4 << 20)).expect("a quarter fits");
+    }
+
+    #[test]
     fn running_out_of_slots_changes_nothing() {
-        let mut mounts = Mounts::new(&[], &[]).expect("valid");
+        let mut mounts = Mounts::new(&[], &[], REGION).expect("valid");
         for _ in 0..MOUNTS_MAX {
             mounts.mount(mount("/a", "s3://a")).expect("a slot is left");
             mounts.unmount("/a").expect("was made");

@@ -1,8 +1,9 @@
 //! Calls about single objects, or all below a folder: describe, free, pin, read.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use corelane_rpc_schema::{STRIPE_BYTES, ShardId, Stripe};
+use corelane_rpc_schema::{ObjectId, STRIPE_BYTES, ShardId, Stripe};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::Control;
@@ -187,13 +188,7 @@ pub async fn pin(
     let objects = if pinned {
         objects_in(control, rights, path, recursive).await?
     } else {
-        // To let go needs no under-store, and reaches versions that it has no more.
-        let cached = cached_in(control, rights, path, recursive).await?;
-        cached
-            .into_iter()
-            .filter(|object| object.cached.pinned)
-            .map(|object| object.meta)
-            .collect()
+        pinned_in(control, rights, path, recursive).await?
     };
     let count = objects.len() as u64;
     stream::iter(objects)
@@ -216,6 +211,45 @@ pub async fn pin(
         .try_collect::<Vec<()>>()
         .await?;
     Ok(count)
+}
+
+/// Pinned objects at `path`. What is cached is known without the under-store, versions that it has no
+/// more included; what is pinned and has no block yet only it can name.
+async fn pinned_in(
+    control: &Control,
+    rights: &Rights,
+    path: &str,
+    recursive: bool,
+) -> Result<Vec<Arc<ObjectMeta>>, CallError> {
+    let cached = cached_in(control, rights, path, recursive).await?;
+    let known: HashSet<ObjectId> = cached.iter().map(|object| object.meta.id).collect();
+    let mut pinned: Vec<Arc<ObjectMeta>> = cached
+        .into_iter()
+        .filter(|object| object.cached.pinned)
+        .map(|object| object.meta)
+        .collect();
+    let listed = match objects_in(control, rights, path, recursive).await {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::info!(path, %error, "only pins of what is cached are ended");
+            return Ok(pinned);
+        }
+    };
+    let unknown = listed.into_iter().filter(|meta| !known.contains(&meta.id));
+    let held: Vec<(Arc<ObjectMeta>, Cached)> = stream::iter(unknown)
+        .map(|meta| async move {
+            let held = cached_of(control, &meta).await?;
+            Ok::<_, CallError>((meta, held))
+        })
+        .buffer_unordered(OBJECTS_AT_ONCE)
+        .try_collect()
+        .await?;
+    pinned.extend(
+        held.into_iter()
+            .filter(|(_, held)| held.pinned)
+            .map(|(meta, _)| meta),
+    );
+    Ok(pinned)
 }
 
 async fn objects_in(

@@ -38,6 +38,9 @@ pub struct SavedJob {
     pub bytes_done: u64,
     /// Of them, bytes that were cached already.
     pub bytes_skipped: u64,
+    /// Of them, bytes that the devices did not keep.
+    #[serde(default)]
+    pub bytes_not_kept: u64,
     /// Objects that failed so far.
     pub failures: u64,
     /// The first of them.

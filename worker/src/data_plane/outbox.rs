@@ -1,11 +1,12 @@
 //! Answers on their way out of a lane.
 //!
 //! Answers are appended to a batch while the previous batch is being sent, so that all that were
-//! ready leave in one vectored call. Two batches take turns; in steady state nothing allocates.
-//! The invariant: `requests` and `bytes` count every request from its decoding until its answer
+//! ready leave in one vectored call, up to a bound: the end of each send shows that the client reads.
+//! Batches are used again; in steady state nothing allocates. The invariant: `requests` and `bytes` count every request from its decoding until its answer
 //! was handed to the network, so what a client can pin is bounded by the limits given here.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corelane_io::{Nanos, Payload, SendBatch};
@@ -19,6 +20,13 @@ const HEAD_BYTES: usize = 512;
 
 /// Room for parts in a fresh batch; grows as well.
 const PARTS: usize = 16;
+
+/// A batch that has so many bytes takes no further payload. A client that takes a batch within the
+/// deadline is not cut off, so this bounds how slow it may read; shorter batches would cost calls.
+const BATCH_BYTES: usize = 512 << 10;
+
+/// Empty batches that a lane keeps: those of a usual burst.
+const SPARE_BATCHES: usize = 4;
 
 static ZEROS: [u8; 8] = [0; 8];
 
@@ -65,17 +73,78 @@ impl SharedCredit {
     }
 }
 
-/// What is owed in the batch that is being filled.
+/// What is given back when a batch was sent: the answers that end in it.
 #[derive(Clone, Copy, Default)]
 struct Owed {
     requests: u32,
     bytes: u64,
 }
 
+/// What waits to be sent, in batches of bounded size. An answer may begin in one and end in another.
+pub struct Batches {
+    filling: Box<SendBatch>,
+    owed: Owed,
+    full: VecDeque<(Box<SendBatch>, Owed)>,
+    // Boxes, because that is what a send takes and gives back.
+    #[allow(clippy::vec_box)]
+    spare: Vec<Box<SendBatch>>,
+}
+
+impl Batches {
+    fn new() -> Self {
+        Batches {
+            filling: empty_batch(),
+            owed: Owed::default(),
+            full: VecDeque::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Appends what `write` appends to the arena of heads. It must only append.
+    #[inline]
+    pub fn push_head_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.filling.push_head_with(write);
+    }
+
+    /// Appends a payload, held until it was sent.
+    #[inline]
+    pub fn push_payload(&mut self, payload: Payload) {
+        if self.filling.bytes() >= BATCH_BYTES {
+            self.begin_another();
+        }
+        self.filling.push_payload(payload);
+    }
+
+    fn begin_another(&mut self) {
+        let next = self.spare.pop().unwrap_or_else(empty_batch);
+        let full = std::mem::replace(&mut self.filling, next);
+        self.full.push_back((full, std::mem::take(&mut self.owed)));
+    }
+
+    /// The batch that leaves next.
+    fn take(&mut self) -> Option<(Box<SendBatch>, Owed)> {
+        if self.full.is_empty() && !self.filling.is_empty() {
+            self.begin_another();
+        }
+        self.full.pop_front()
+    }
+
+    /// Takes a batch back that was sent.
+    fn recycle(&mut self, mut batch: Box<SendBatch>) {
+        batch.clear();
+        if self.spare.len() < SPARE_BATCHES {
+            self.spare.push(batch);
+        }
+    }
+}
+
+fn empty_batch() -> Box<SendBatch> {
+    Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS))
+}
+
 /// The answers of one lane.
 pub struct Outbox {
-    filling: RefCell<Box<SendBatch>>,
-    owed: Cell<Owed>,
+    batches: RefCell<Batches>,
     requests: Cell<u32>,
     bytes: Cell<u64>,
     requests_max: u32,
@@ -91,8 +160,7 @@ impl Outbox {
     /// An outbox for at most so many unanswered requests and bytes, and no more than all lanes share.
     pub fn new(requests_max: u32, bytes_max: u64, shared: Rc<SharedCredit>) -> Self {
         Outbox {
-            filling: RefCell::new(Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS))),
-            owed: Cell::default(),
+            batches: RefCell::new(Batches::new()),
             requests: Cell::new(0),
             bytes: Cell::new(0),
             requests_max,
@@ -161,29 +229,31 @@ impl Outbox {
 
     /// Appends the answer to a request that was counted in with `bytes`.
     #[inline]
-    pub fn answer(&self, bytes: u32, write: impl FnOnce(&mut SendBatch)) {
-        let mut owed = self.owed.get();
-        owed.requests += 1;
-        owed.bytes += u64::from(bytes);
-        self.owed.set(owed);
-        self.append(write);
+    pub fn answer(&self, bytes: u32, write: impl FnOnce(&mut Batches)) {
+        self.append(|batches| {
+            write(batches);
+            // Behind the write: it is answered when the batch with the answer's end was sent.
+            batches.owed.requests += 1;
+            batches.owed.bytes += u64::from(bytes);
+        });
     }
 
     /// Appends something that answers no request.
-    pub fn append(&self, write: impl FnOnce(&mut SendBatch)) {
+    #[inline]
+    pub fn append(&self, write: impl FnOnce(&mut Batches)) {
         if self.is_closed.get() {
             return;
         }
-        write(&mut self.filling.borrow_mut());
+        write(&mut self.batches.borrow_mut());
         self.has_answers.set();
     }
 
     /// Pads a payload of `bytes` bytes as the protocol wants.
     #[inline]
-    pub fn pad(batch: &mut SendBatch, bytes: u32) {
+    pub fn pad(batches: &mut Batches, bytes: u32) {
         let padding = padding(bytes);
         if padding > 0 {
-            batch.push_payload(Payload::Static(&ZEROS[..padding]));
+            batches.push_payload(Payload::Static(&ZEROS[..padding]));
         }
     }
 
@@ -200,7 +270,8 @@ impl Outbox {
         self.is_closed.get()
     }
 
-    /// Since when the present send has been under way.
+    /// Since when the present send has been under way: the client took nothing of the last bytes of
+    /// its batch since then.
     pub fn sending_since(&self) -> Option<Nanos> {
         self.sending_since.get()
     }
@@ -211,35 +282,36 @@ impl Outbox {
         stream: &S,
         now: impl Fn() -> Nanos,
     ) -> Result<(), corelane_io::IoError> {
-        let mut spare = Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS));
         loop {
             self.has_answers.wait().await;
-            if self.filling.borrow().is_empty() {
-                if self.is_closed.get() {
-                    return Ok(());
-                }
-                continue;
+            loop {
+                let next = self.batches.borrow_mut().take();
+                let Some((batch, owed)) = next else { break };
+                self.sending_since.set(Some(now()));
+                let (result, batch) = stream.send(batch).await;
+                self.sending_since.set(None);
+                self.batches.borrow_mut().recycle(batch);
+                self.give_back(owed);
+                result?;
             }
-            std::mem::swap(&mut *self.filling.borrow_mut(), &mut spare);
-            let owed = self.owed.take();
-            self.sending_since.set(Some(now()));
-            let (result, mut batch) = stream.send(spare).await;
-            self.sending_since.set(None);
-            batch.clear();
-            spare = batch;
-            self.requests.set(self.requests.get() - owed.requests);
-            self.bytes.set(self.bytes.get() - owed.bytes);
-            self.shared.give_back(owed.bytes);
-            self.room.wake_all();
-            if self.is_idle() && !self.shared.has_room() {
-                // This lane may be waiting there, and may go on alone.
-                self.shared.room.wake_all();
-            }
-            result?;
+            // What was appended just before the close has been sent.
             if self.is_closed.get() {
-                // An error frame may have been appended just before the close.
-                self.has_answers.set();
+                return Ok(());
             }
+        }
+    }
+
+    fn give_back(&self, owed: Owed) {
+        if owed.requests == 0 {
+            return;
+        }
+        self.requests.set(self.requests.get() - owed.requests);
+        self.bytes.set(self.bytes.get() - owed.bytes);
+        self.shared.give_back(owed.bytes);
+        self.room.wake_all();
+        if self.is_idle() && !self.shared.has_room() {
+            // This lane may be waiting there, and may go on alone.
+            self.shared.room.wake_all();
         }
     }
 }
@@ -254,6 +326,34 @@ impl Drop for Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_answer_leaves_in_bounded_batches_and_is_owed_until_the_last() {
+        static PIECE: [u8; 64 << 10] = [7; 64 << 10];
+        let outbox = Outbox::new(8, 8 << 20, Rc::new(SharedCredit::new(8 << 20)));
+        outbox.begin(4 << 20);
+        outbox.answer(4 << 20, |batches| {
+            batches.push_head_with(|out| out.extend_from_slice(b"head"));
+            (0..64).for_each(|_| batches.push_payload(Payload::Static(&PIECE)));
+        });
+        let mut sent = 0;
+        let take = || outbox.batches.borrow_mut().take();
+        while let Some((batch, owed)) = take() {
+            assert!(
+                batch.bytes() <= BATCH_BYTES + PIECE.len(),
+                "{}",
+                batch.bytes()
+            );
+            sent += batch.bytes();
+            let is_last = sent == (4 << 20) + 4;
+            assert_eq!(owed.requests, u32::from(is_last));
+            outbox.batches.borrow_mut().recycle(batch);
+            outbox.give_back(owed);
+            assert_eq!(outbox.is_idle(), is_last);
+        }
+        assert_eq!(sent, (4 << 20) + 4);
+        assert!(outbox.batches.borrow().spare.len() <= SPARE_BATCHES);
+    }
 
     #[test]
     fn lanes_share_a_bound_and_a_lane_that_ends_gives_its_part_back() {

@@ -60,10 +60,18 @@ const GAUGES: &[(&str, &str)] = &[
         "loop_poll_ns_longest",
         "Longest single poll of a task, in nanoseconds.",
     ),
-    ("index_blocks", "Blocks in the index."),
-    ("index_bytes", "Memory of the index."),
-    ("regions_free", "Free regions."),
-    ("bytes_pinned", "Bytes of pinned blocks."),
+    ("regions_free", "Regions of the shard that are free."),
+    ("bytes_live", "Bytes of the blocks on the devices."),
+    ("bytes_pinned", "Of them, those of pinned objects."),
+    (
+        "bytes_in_flight",
+        "Bytes of blocks that wait to be written.",
+    ),
+    (
+        "object_bytes",
+        "Memory of the records of objects on the devices, estimated; beyond the budget of `dram`.",
+    ),
+    ("objects", "Objects of which there is a record."),
     ("under_store_in_flight", "Requests in flight."),
     (
         "under_store_latency_p50_microseconds",
@@ -73,10 +81,9 @@ const GAUGES: &[(&str, &str)] = &[
         "under_store_latency_p99_microseconds",
         "99th percentile of the same.",
     ),
-    ("flush_bytes_pending", "Bytes that wait to be written."),
 ];
 
-/// Counters that are not a shard's, with what they mean.
+/// Counters beside those of [`ShardCounters`], with what they mean.
 const COUNTERS: &[(&str, &str)] = &[
     ("reads", "Reads by source."),
     (
@@ -95,6 +102,69 @@ const COUNTERS: &[(&str, &str)] = &[
     (
         "device_written_bytes",
         "Bytes written to the device since it was formatted.",
+    ),
+    (
+        "tier_evictions",
+        "Frames taken out of the DRAM tier to make room.",
+    ),
+    ("loop_turns", "Turns of the core's loop."),
+    ("loop_enters", "System calls to the ring."),
+    (
+        "loop_sleeps",
+        "Times that the core slept because it had nothing to do.",
+    ),
+    ("loop_completions", "Completions taken from the ring."),
+    ("loop_submissions", "Submissions given to the ring."),
+    (
+        "loop_stalls",
+        "Polls of a task that took more than a millisecond.",
+    ),
+    ("bytes_admitted", "Bytes of blocks taken to be written."),
+    (
+        "bytes_written_device",
+        "Bytes written to the devices: blocks and the records of them.",
+    ),
+    (
+        "bytes_rewritten",
+        "Of them, those of blocks that survived a reclaim.",
+    ),
+    ("bytes_read", "Bytes read from the devices for readers."),
+    (
+        "blocks_inserted",
+        "Blocks that became readable on a device.",
+    ),
+    (
+        "blocks_evicted",
+        "Blocks that reclaim let go: not asked for often enough, or no room for them.",
+    ),
+    ("blocks_survived", "Blocks that reclaim moved."),
+    ("blocks_freed", "Blocks let go because somebody said so."),
+    (
+        "blocks_healed",
+        "Blocks dropped because their bytes or records were wrong or unreadable.",
+    ),
+    ("corrupt_pages", "Pages that did not match their checksum."),
+    (
+        "corrupt_summaries",
+        "Records that did not check where they should have.",
+    ),
+    ("device_errors", "Operations that a device failed."),
+    ("devices_failed", "Devices taken out."),
+    ("not_kept_busy", "Blocks not kept: too much waited."),
+    ("not_kept_no_room", "Blocks not kept: no region."),
+    (
+        "not_kept_index_full",
+        "Blocks not kept: the index was full.",
+    ),
+    ("flushes", "Extents written."),
+    ("regions_reclaimed", "Regions reclaimed."),
+    (
+        "bytes_scrubbed",
+        "Bytes that the scrubber read and found right.",
+    ),
+    (
+        "scrub_rounds",
+        "Times that the scrubber went over everything.",
     ),
 ];
 
@@ -146,18 +216,13 @@ pub fn of_device(device: &DeviceStats) -> Vec<Sample> {
         .into()
 }
 
-/// What a metric means.
-fn help(name: &str, is_gauge: bool) -> String {
-    let tables = [GAUGES, COUNTERS, ShardCounters::help()];
-    let known = tables
-        .iter()
-        .flat_map(|table| table.iter())
-        .find(|(known, _)| *known == name);
-    match known {
-        Some((_, help)) => help.trim().to_owned(),
-        None if is_gauge => format!("{} now.", name.replace('_', " ")),
-        None => format!("{} so far.", name.replace('_', " ")),
-    }
+/// What a metric means; `None` for a name that no table has.
+fn help(name: &str) -> Option<&'static str> {
+    [GAUGES, COUNTERS, ShardCounters::help()]
+        .into_iter()
+        .flatten()
+        .find(|(known, _)| *known == name)
+        .map(|(_, help)| help.trim())
 }
 
 fn is_gauge(name: &str) -> bool {
@@ -191,8 +256,10 @@ fn write_group(text: &mut String, name: &str, samples: &[&Sample]) {
         "_total"
     };
     let kind = if is_gauge { "gauge" } else { "counter" };
-    let help = escaped(&help(name, is_gauge), false);
-    let _ = writeln!(text, "# HELP {PREFIX}{name}{suffix} {help}");
+    if let Some(help) = help(name) {
+        let help = escaped(help, false);
+        let _ = writeln!(text, "# HELP {PREFIX}{name}{suffix} {help}");
+    }
     let _ = writeln!(text, "# TYPE {PREFIX}{name}{suffix} {kind}");
     for sample in samples {
         let labels: Vec<String> = sample
@@ -221,6 +288,7 @@ fn escaped(text: &str, in_label: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreCounters;
 
     #[test]
     fn the_text_is_what_prometheus_reads() {
@@ -258,7 +326,43 @@ corelane_lanes_open{shard=\"0\"} 2
             text.contains(r#"corelane_x_total{mount="a\"} 1\nb\\"} 1"#),
             "{text}"
         );
-        assert_eq!(text.lines().count(), 3);
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn every_value_of_a_shard_is_explained_once_and_what_can_go_down_is_a_gauge() {
+        let store = StoreCounters::default();
+        let mut names: Vec<&str> = [ShardCounters::default().values(), store.values()]
+            .concat()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        for name in &names {
+            let tables = [GAUGES, COUNTERS, ShardCounters::help()];
+            let explained = tables
+                .iter()
+                .flat_map(|table| table.iter())
+                .filter(|(known, _)| known == name);
+            assert_eq!(explained.count(), 1, "{name}");
+        }
+        names.retain(|name| is_gauge(name));
+        let gauges = [
+            "regions_free",
+            "bytes_live",
+            "bytes_pinned",
+            "bytes_in_flight",
+            "object_bytes",
+            "objects",
+        ];
+        assert_eq!(names, gauges);
+        for name in gauges {
+            let text = exposition(&[Sample::new(name, Vec::new(), 1.0)]);
+            assert!(
+                text.contains(&format!("# TYPE corelane_{name} gauge")),
+                "{text}"
+            );
+            assert!(text.ends_with(&format!("corelane_{name} 1\n")), "{text}");
+        }
     }
 
     #[test]

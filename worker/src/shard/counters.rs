@@ -39,8 +39,10 @@ counters! {
     reads_forwarded,
     /// Reads and opens answered "busy".
     answers_busy,
-    /// Pages that failed their checksum on a read and were fetched again.
+    /// Reads from the device that met a wrong checksum; the block was fetched again.
     pages_corrupt_healed,
+    /// Reads from the device that the device failed; the block was fetched again.
+    device_reads_failed,
     /// Ranged requests sent to the under-store.
     fetches,
     /// Bytes that arrived from the under-store.
@@ -53,7 +55,8 @@ counters! {
     fills_joined,
     /// Blocks fetched ahead of a sequential reader.
     blocks_read_ahead,
-    /// Of them, those that were read before they left the DRAM tier.
+    /// Of them, those whose first 64 KiB were read before they left the DRAM tier, or any part while
+    /// they came; each counts once.
     blocks_read_ahead_used,
     /// Filled blocks that the admission policy kept off the device.
     blocks_not_admitted,

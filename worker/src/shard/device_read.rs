@@ -18,7 +18,7 @@ use super::read::{append_piece, checksum_mode};
 use super::slow::SlowRead;
 use crate::cache::frames::{FRAME_BYTES, FrameKey};
 use crate::data_plane::lane::LaneState;
-use crate::store::{BlockEntry, ReadError};
+use crate::store::BlockEntry;
 use crate::under_store::UnderStore;
 
 /// A read that only the device is still needed for.
@@ -107,9 +107,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             Ok(frame) => frame,
             Err(error) => {
                 // The general way sees only that the block is not there any more.
-                if !matches!(error, ReadError::Gone) {
-                    self.counters.pages_corrupt_healed.increase();
-                }
+                self.count_unreadable(&error);
                 let again = Rc::clone(&self).answer_slowly(lane, request);
                 self.io.spawn(Priority::Foreground, again);
                 return;

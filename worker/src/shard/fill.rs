@@ -99,6 +99,8 @@ pub struct Fill {
     is_wanted_on_device: Cell<bool>,
     /// Whether the device's store took it.
     was_kept: Cell<bool>,
+    /// Whether it was fetched ahead of a reader and no read has wanted it yet.
+    pub(super) is_ahead: Cell<bool>,
 }
 
 impl Fill {
@@ -113,6 +115,7 @@ impl Fill {
             waiters: WaitList::default(),
             is_wanted_on_device: Cell::new(false),
             was_kept: Cell::new(false),
+            is_ahead: Cell::new(false),
         }
     }
 
@@ -444,6 +447,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 },
                 mount: known.mount.get(),
                 length: (fill.length() - (number * FRAME_BYTES) as u32).min(FRAME_BYTES as u32),
+                is_ahead: Cell::new(number == 0 && fill.is_ahead.get()),
                 frame: frame.clone(),
                 checksums: [0; FRAME_PAGES],
             };
@@ -476,15 +480,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.counters.blocks_not_admitted.increase();
             return false;
         }
-        let kept = self.offer(fill);
+        let kept = self.offer(fill).is_ok();
         if !kept {
             self.counters.blocks_not_kept.increase();
         }
         kept
     }
 
-    /// Offers a complete fill to the device's store; false when that has no room or time for it.
-    pub(super) fn offer(&self, fill: &Fill) -> bool {
+    /// Offers a complete fill to the device's store, which may have no room or time for it.
+    pub(super) fn offer(&self, fill: &Fill) -> Result<(), NotKept> {
         let known = &fill.known;
         let frames = fill.frames.get().expect("a complete fill has frames");
         let kept = self.store.append(NewBlock {
@@ -495,6 +499,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             checksums: fill.checksums.borrow().as_slice().into(),
             pinned: self.store.is_pinned(known.meta.id),
         });
-        matches!(kept, Ok(()) | Err(NotKept::Present))
+        match kept {
+            Ok(()) | Err(NotKept::Present) => Ok(()),
+            not_kept => not_kept,
+        }
     }
 }

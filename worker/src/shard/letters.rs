@@ -5,36 +5,26 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use corelane_io::{Io, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, Stripe};
-use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 
 use super::Shard;
 use super::Topology;
-use super::fill::{Fill, FillFailure};
+use super::fill::FillFailure;
 use super::metadata::Known;
-use super::request::{
-    Cached, DescribeError, DeviceStats, Loaded, ShardRequest, ShardStats, Verified,
-};
+use super::request::{Cached, DescribeError, DeviceStats, ShardRequest, ShardStats, Verified};
 use crate::cache::frames::FRAME_PAGES;
-use crate::mount::{AccessSet, MountTable};
+use crate::mount::AccessSet;
 use crate::object::ObjectMeta;
 use crate::store::{Held, ReadError};
 use crate::under_store::UnderStore;
 
-/// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
-const LOAD_BLOCKS: usize = 16;
-
-/// How long a load waits for the device when it takes no more writes.
-const LOAD_RETRY: Duration = Duration::from_millis(5);
-
-/// Tries before a load says that a block found no room.
-const LOAD_TRIES: u32 = 100;
+/// Objects or frames whose mounts are looked up between two yields: some 200 µs with a few mounts.
+const REMAPPED_PER_TURN: usize = 2048;
 
 /// Answers a letter. Whoever asked may have given up waiting.
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {
@@ -61,7 +51,7 @@ fn describe_error(failure: ErrorMessage) -> DescribeError {
     }
 }
 
-fn fill_error(failure: FillFailure) -> DescribeError {
+pub(super) fn fill_error(failure: FillFailure) -> DescribeError {
     match failure {
         FillFailure::UnderStore(failure) => DescribeError::UnderStore(failure),
         FillFailure::Busy(what) => DescribeError::Busy(what.to_owned()),
@@ -154,9 +144,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     reply(answer, shard.read_plainly(&object, offset, length).await);
                 });
             }
-            ShardRequest::SetMounts { mounts } => self.in_background(async move |shard| {
-                shard.set_mounts(mounts).await;
-            }),
+            ShardRequest::SetMounts { mounts } => {
+                *self.mounts.borrow_mut() = mounts;
+                self.lanes.for_each(|lane| {
+                    let set = self.access_of(&lane.reader.borrow());
+                    *lane.access.borrow_mut() = Arc::new(set);
+                });
+                self.in_background(async move |shard| shard.remap_mounts().await);
+            }
             ShardRequest::SaveState { state, answer } => self.in_background(async move |shard| {
                 let saved = shard.store.save_state(state).await;
                 reply(answer, saved.map_err(|failure| failure.to_string()));
@@ -214,105 +209,54 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .collect()
     }
 
-    async fn set_mounts(self: &Rc<Self>, mounts: Arc<MountTable>) {
-        *self.mounts.borrow_mut() = Arc::clone(&mounts);
-        self.metadata
-            .borrow_mut()
-            .remap_mounts(|meta| self.mount_of(meta));
-        self.lanes.for_each(|lane| {
-            let set = self.access_of(&lane.reader.borrow());
-            *lane.access.borrow_mut() = Arc::new(set);
-        });
-        {
-            let metadata = self.metadata.borrow();
-            self.tier.borrow_mut().remap_mounts(|object| {
-                let meta = metadata
-                    .of_id(object)
-                    .or_else(|| self.store.object(object))?;
-                Some(self.mount_of(&meta))
-            });
+    /// Looks up again which mount each known object and each frame is below. Until then they name a
+    /// mount as it was, whose slot no other gets, and the long way of a read finds out.
+    async fn remap_mounts(self: &Rc<Self>) {
+        // One at a time: the last one must not be overtaken by one before it.
+        let _turn = self.remap_turn.take(1).await;
+        let ids = self.metadata.borrow().ids();
+        for some in ids.chunks(REMAPPED_PER_TURN) {
+            for id in some {
+                let known = self.metadata.borrow().known_by_id(*id);
+                if let Some(known) = known {
+                    known.mount.set(self.mount_of(&known.meta));
+                }
+            }
+            self.io.yield_now().await;
         }
+        let slots = self.tier.borrow().slots();
+        for start in (0..slots).step_by(REMAPPED_PER_TURN) {
+            {
+                let metadata = self.metadata.borrow();
+                let end = (start + REMAPPED_PER_TURN).min(slots);
+                self.tier.borrow_mut().remap_mounts(start..end, |object| {
+                    let meta = metadata
+                        .of_id(object)
+                        .or_else(|| self.store.object(object))?;
+                    Some(self.mount_of(&meta))
+                });
+            }
+            self.io.yield_now().await;
+        }
+        let mounts = Arc::clone(&self.mounts.borrow());
         self.store.remap_mounts(&mounts).await;
     }
 
-    fn known_for(&self, object: &Arc<ObjectMeta>) -> Rc<Known> {
+    pub(super) fn known_for(&self, object: &Arc<ObjectMeta>) -> Rc<Known> {
         let mount = self.mount_of(object);
         self.metadata.borrow_mut().know(Arc::clone(object), mount)
     }
 
     /// The blocks of `object` that this shard owns.
-    fn own_blocks(&self, object: &ObjectMeta) -> impl Iterator<Item = u32> + use<'_, I, U> {
+    pub(super) fn own_blocks(
+        &self,
+        object: &ObjectMeta,
+    ) -> impl Iterator<Item = u32> + use<'_, I, U> {
         let (home, meta) = (object.id.home, object.clone());
         (0..object.stripes())
             .map(Stripe)
             .filter(move |stripe| self.owner_of(home, *stripe) == self.id)
             .flat_map(move |stripe| meta.blocks_of(stripe))
-    }
-
-    async fn load(self: &Rc<Self>, object: &Arc<ObjectMeta>) -> Result<Loaded, DescribeError> {
-        let known = self.known_for(object);
-        let mut loaded = Loaded::default();
-        let mut blocks = self.own_blocks(object);
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            while under_way.len() < LOAD_BLOCKS
-                && let Some(index) = blocks.next()
-            {
-                under_way.push(self.load_block(&known, index));
-            }
-            let Some(of_block) = under_way.next().await else {
-                break;
-            };
-            let of_block = of_block?;
-            loaded.bytes_fetched += of_block.bytes_fetched;
-            loaded.bytes_skipped += of_block.bytes_skipped;
-            loaded.bytes_not_kept += of_block.bytes_not_kept;
-        }
-        self.store.flush().await;
-        Ok(loaded)
-    }
-
-    /// Brings one block in. What the device has no time for is offered to it again from memory:
-    /// fetching it again would multiply what the under-store is asked for.
-    async fn load_block(
-        self: &Rc<Self>,
-        known: &Rc<Known>,
-        index: u32,
-    ) -> Result<Loaded, DescribeError> {
-        let block = known.meta.block(index);
-        let bytes = u64::from(known.meta.block_length(index));
-        let mut loaded = Loaded::default();
-        let mut waiting: Option<Rc<Fill>> = None;
-        for _ in 0..LOAD_TRIES {
-            if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
-                if loaded.bytes_fetched == 0 {
-                    loaded.bytes_skipped = bytes;
-                }
-                return Ok(loaded);
-            }
-            if let Some(fill) = &waiting {
-                if self.offer(fill) {
-                    return Ok(loaded);
-                }
-            } else {
-                let fill = self.fill(known, index);
-                fill.want_on_device();
-                match fill.until_done().await {
-                    Ok(was_kept) => {
-                        loaded.bytes_fetched = bytes;
-                        if was_kept {
-                            return Ok(loaded);
-                        }
-                        waiting = Some(fill);
-                    }
-                    Err(FillFailure::Busy(_)) => {}
-                    Err(failure) => return Err(fill_error(failure)),
-                }
-            }
-            self.io.sleep(LOAD_RETRY).await;
-        }
-        loaded.bytes_not_kept = bytes;
-        Ok(loaded)
     }
 
     async fn free(self: &Rc<Self>, object: &ObjectMeta) -> Result<Cached, String> {

@@ -172,11 +172,9 @@ impl Metadata {
         self.by_id.get(&object).cloned()
     }
 
-    /// Looks the mount of every known object up again.
-    pub fn remap_mounts(&mut self, mount_of: impl Fn(&ObjectMeta) -> MountId) {
-        for known in self.by_id.values() {
-            known.mount.set(mount_of(&known.meta));
-        }
+    /// Ids of all objects that are remembered.
+    pub fn ids(&self) -> Vec<ObjectId> {
+        self.ids.iter().copied().collect()
     }
 }
 

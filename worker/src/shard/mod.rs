@@ -14,6 +14,7 @@
 //! | [`metadata`] | path to object, as fresh as the mount demands |
 //! | [`asking`] | questions to and from the other shards |
 //! | [`lanes`] | the open connections, and which of them are cut off |
+//! | `load` | bringing an object onto the devices because somebody said so |
 //! | [`letters`] | requests of the control plane |
 //! | [`slow`] | the slowest reads, for the operator |
 //! | [`turns`] | who may take the memory of several frames |
@@ -27,6 +28,7 @@ pub mod dispatch;
 pub mod fill;
 pub mod lanes;
 pub mod letters;
+mod load;
 pub mod message;
 pub mod metadata;
 pub mod read;
@@ -175,6 +177,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     tier_turn: Turns,
     /// The same for the buffers of device reads.
     buffer_turn: Turns,
+    /// Whoever looks the mounts of everything up again.
+    remap_turn: Turns,
     fills: Fills,
     read_ahead: RefCell<ReadAhead>,
     metadata: RefCell<Metadata>,
@@ -294,6 +298,7 @@ async fn start<I: Io, U: UnderStore>(
             long_reads: Turns::new(tuning.read_frames),
             tier_turn: Turns::new(1),
             buffer_turn: Turns::new(1),
+            remap_turn: Turns::new(1),
             fills: Fills::new(&tuning, tier_frames),
             read_ahead: RefCell::new(ReadAhead::new(tuning.read_ahead_objects)),
             metadata: RefCell::new(Metadata::new(tuning.metadata_objects)),

@@ -5,12 +5,11 @@
 //! of these that has it: the tier, blocks that wait for their flush, the device, a fill. A piece
 //! that the device has but cannot give rightly (checksum, I/O error) is fetched again like a miss.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use corelane_io::{
-    Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority, SendBatch,
-};
+use corelane_io::{Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority};
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
 };
@@ -23,7 +22,7 @@ use super::slow::SlowRead;
 use super::turns::{Turn, Turns};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::data_plane::lane::LaneState;
-use crate::data_plane::outbox::Outbox;
+use crate::data_plane::outbox::{Batches, Outbox};
 use crate::mount::AccessSet;
 use crate::store::ReadError;
 use crate::under_store::UnderStore;
@@ -149,10 +148,8 @@ pub(crate) fn error(code: ErrorCode, message: impl Into<String>) -> ErrorMessage
 enum OnDevice {
     /// It was read and is right.
     Read,
-    /// The block left meanwhile: it was freed or evicted.
+    /// The block left meanwhile (it was freed or evicted), or the device could not give it rightly.
     Gone,
-    /// The device could not give it, or not rightly.
-    Unreadable,
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
@@ -205,6 +202,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         if end > cached.length as usize || !cached.frame.is_sealed(&pages) {
             return false;
         }
+        self.count_ahead_used(&cached.is_ahead);
         let slice = cached.frame.slice(start..end);
         let mode = checksum_mode(request, end == cached.length as usize);
         let checksums = cached.checksums[pages].iter().copied();
@@ -242,6 +240,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut range_checksum = 0;
         for piece in pieces(request) {
             let cached = tier.hit(piece.key).expect("looked at above");
+            self.count_ahead_used(&cached.is_ahead);
             match mode {
                 ChecksumMode::Pages => {
                     let of_piece = &cached.checksums[piece.pages()];
@@ -405,12 +404,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             match found {
                 OnDevice::Read => return Ok(false),
                 OnDevice::Gone => {}
-                OnDevice::Unreadable => self.counters.pages_corrupt_healed.increase(),
             }
         }
         drop(turn);
         let began = self.io.now();
         let fill = self.fill(known, block.index);
+        self.count_ahead_used(&fill.is_ahead);
         let first_page = frame_in_block * FRAME_PAGES;
         let pages = piece.pages();
         fill.until_filled(first_page + pages.end)
@@ -428,6 +427,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         Ok(true)
     }
 
+    /// Counts a block that was fetched ahead, the first time that a read wants it.
+    #[inline]
+    fn count_ahead_used(&self, is_ahead: &Cell<bool>) {
+        if is_ahead.get() {
+            is_ahead.set(false);
+            self.counters.blocks_read_ahead_used.increase();
+        }
+    }
+
     fn take_from_tier(&self, piece: Piece, parts: &mut ReadParts) -> bool {
         let mut tier = self.tier.borrow_mut();
         let Some(cached) = tier.hit(piece.key) else {
@@ -436,6 +444,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         if !cached.frame.is_sealed(&piece.pages()) {
             return false;
         }
+        self.count_ahead_used(&cached.is_ahead);
         parts
             .pieces
             .push(Payload::Frame(cached.frame.slice(piece.start..piece.end)));
@@ -499,8 +508,20 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     return Ok(OnDevice::Read);
                 }
                 Err(ReadError::Gone) => continue,
-                Err(ReadError::Corrupt | ReadError::Device(_)) => return Ok(OnDevice::Unreadable),
+                Err(error) => {
+                    self.count_unreadable(&error);
+                    return Ok(OnDevice::Gone);
+                }
             }
+        }
+    }
+
+    /// Counts a read from the device that gave nothing.
+    pub(super) fn count_unreadable(&self, error: &ReadError) {
+        match error {
+            ReadError::Gone => {}
+            ReadError::Corrupt => self.counters.pages_corrupt_healed.increase(),
+            ReadError::Device(_) => self.counters.device_reads_failed.increase(),
         }
     }
 
@@ -559,6 +580,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             key: piece.key,
             mount: known.mount.get(),
             length,
+            is_ahead: Cell::new(false),
             frame,
             checksums: [0; FRAME_PAGES],
         });
@@ -611,7 +633,7 @@ fn denied() -> ErrorMessage {
 /// Appends the answer to a read of one piece. `checksums` are those of the pages that it touches.
 #[inline]
 pub(super) fn append_piece(
-    batch: &mut SendBatch,
+    batch: &mut Batches,
     request: &ReadRequest,
     source: ReadSource,
     mode: ChecksumMode,
@@ -637,7 +659,7 @@ pub(super) fn append_piece(
     Outbox::pad(batch, request.length);
 }
 
-fn append_answer(batch: &mut SendBatch, request: &ReadRequest, parts: ReadParts) {
+fn append_answer(batch: &mut Batches, request: &ReadRequest, parts: ReadParts) {
     let length: usize = parts.pieces.iter().map(|piece| piece.bytes().len()).sum();
     assert_eq!(
         length, request.length as usize,

@@ -58,10 +58,10 @@ impl ReadAhead {
         missed: bool,
         window_min: u64,
         window_max: u64,
-    ) -> (Range<u64>, bool) {
+    ) -> Range<u64> {
         if !self.sequences.contains_key(&object) {
             if !missed {
-                return (0..0, false);
+                return 0..0;
             }
             if self.sequences.len() >= self.objects_max
                 && let Some(oldest) = self.order.pop_front()
@@ -81,23 +81,22 @@ impl ReadAhead {
                 length: 1,
                 ..Sequence::default()
             };
-            return (0..0, false);
+            return 0..0;
         }
-        let used = range.start < sequence.ahead && !missed;
         sequence.end = sequence.end.max(range.end);
         sequence.length += 1;
         if sequence.length < SEQUENCE_MIN {
-            return (0..0, used);
+            return 0..0;
         }
         let is_far_ahead = sequence.ahead >= sequence.end + sequence.window_bytes / 2;
         if is_far_ahead && sequence.window_bytes > 0 {
-            return (0..0, used);
+            return 0..0;
         }
         sequence.window_bytes = (sequence.window_bytes * 2).clamp(window_min, window_max);
         let start = sequence.end.max(sequence.ahead);
         let end = sequence.end + sequence.window_bytes;
         sequence.ahead = sequence.ahead.max(end);
-        (start..end.max(start), used)
+        start..end.max(start)
     }
 }
 
@@ -107,16 +106,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let meta = &known.meta;
         let block_bytes = u64::from(meta.block_bytes);
         let stripe = Stripe::of_offset(range.start);
-        let (ahead, used) = self.read_ahead.borrow_mut().note(
+        let ahead = self.read_ahead.borrow_mut().note(
             meta.id,
             range,
             missed,
             block_bytes,
             self.tuning.read_ahead_bytes_max,
         );
-        if used {
-            self.counters.blocks_read_ahead_used.increase();
-        }
         if ahead.is_empty() || self.fills.is_crowded() {
             return;
         }
@@ -132,7 +128,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 || self.tier.borrow().peek(key).is_some();
             if !is_here {
                 self.counters.blocks_read_ahead.increase();
-                drop(self.fill(known, index));
+                self.fill(known, index).is_ahead.set(true);
             }
         }
     }
@@ -149,9 +145,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn note(ahead: &mut ReadAhead, start: u64, end: u64, missed: bool) -> Range<u64> {
-        ahead
-            .note(OBJECT, start * MIB..end * MIB, missed, MIB, 8 * MIB)
-            .0
+        ahead.note(OBJECT, start * MIB..end * MIB, missed, MIB, 8 * MIB)
     }
 
     #[test]

@@ -161,7 +161,7 @@ pub struct Cached {
 /// What a load did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// Bytes that were fetched.
+    /// Bytes that were fetched and kept.
     pub bytes_fetched: u64,
     /// Bytes that were on the device already.
     pub bytes_skipped: u64,

@@ -42,6 +42,7 @@ pub(super) struct Setup {
     pub access: Arc<Access>,
     pub catalogue: Arc<dyn Catalogue>,
     pub partitions: u32,
+    pub region_bytes: u32,
     pub inboxes: Vec<InboxSender<ShardRequest>>,
     pub ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>,
     pub ends: mpsc::UnboundedReceiver<EndOfShard>,
@@ -63,12 +64,20 @@ pub(super) fn spawn(setup: Setup) -> Result<JoinHandle<Result<(), WorkerError>>,
     };
     let thread = std::thread::Builder::new().name("control".to_owned());
     let body = move || {
+        let mut setup = setup;
+        let companions = std::mem::take(&mut setup.companions);
         pin_thread(&setup.config.control_cpus);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
         let runtime = runtime.map_err(environment)?;
-        LocalSet::new().block_on(&runtime, live(setup))
+        let local = LocalSet::new();
+        let ended = local.block_on(&runtime, live(setup));
+        // Whoever still asks the under-stores goes first, then the threads behind them, which may not
+        // be waited for inside a runtime.
+        drop(local);
+        drop(companions);
+        ended
     };
     thread.spawn(body).map_err(environment)
 }
@@ -81,7 +90,6 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
         mut commands,
         started,
         threads,
-        companions,
         ..
     } = setup;
     let shards = Shards::new(setup.inboxes, setup.partitions);
@@ -109,6 +117,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
             catalogue: setup.catalogue,
             config,
             state,
+            region_bytes: setup.region_bytes,
         });
         let control = control
             .await
@@ -137,7 +146,6 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
     .await;
     status.stop();
     let ended = stop_shards(&shards, threads).await;
-    drop(companions);
     served.and(ended)
 }
 

@@ -22,6 +22,7 @@ use crate::shard::{self, ShardReady, ShardSetup, Tuning};
 use crate::store::{
     DeviceIdentity, DeviceLock, FormatOptions, StoreError, format_paths, read_identity,
 };
+use crate::under_store::Event;
 use crate::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime, ShardUnderStore};
 
 /// Messages that wait between two cores: more than the credits of a busy lane.
@@ -33,8 +34,9 @@ const FETCH_EVENTS: usize = 4096;
 /// How long file reads may take to end when the fetch threads stop.
 const FETCH_GRACE: Duration = Duration::from_secs(5);
 
-/// Least blocks that the index of a shard has room for.
-const INDEX_BLOCKS_MIN: u64 = 1 << 14;
+/// What an entry of the ring takes: the submission, two completions, and what is known of the
+/// operation under way.
+const RING_ENTRY_BYTES: u64 = 512;
 
 /// Runs shards on io_uring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,36 +114,35 @@ impl Machine {
             .iter()
             .map(|device| u64::from(device.regions) * u64::from(device.region_bytes))
             .sum();
+        let region_bytes = devices.iter().map(|device| device.region_bytes).min();
         // The smallest block size in use decides how many blocks the devices can hold.
         let block_bytes = config.mounts.iter().map(|mount| mount.block_bytes).min();
-        let block_bytes = block_bytes.unwrap_or(corelane_rpc_schema::BLOCK_BYTES_DEFAULT);
-        let need = MemoryNeed::of_device(bytes.div_ceil(shards), block_bytes);
-        let split = need.split(config.dram_bytes / shards).map_err(|over| {
-            WorkerError::new(
-                FailureKind::Device,
-                format!("{} of devices and {over}", show_size(bytes)),
-            )
-        })?;
-        // Files shorter than a block take an entry each, too, so the index has room for twice as
-        // many; when it is full, reclaim makes room as on a full device.
-        let index_blocks = (need.blocks * 2).max(INDEX_BLOCKS_MIN) as usize;
-        let fixed = (self.tuning.page_frames as u64) * 4096
-            + ((self.tuning.read_frames + self.tuning.store_frames) as u64) * (64 << 10)
-            + need.index_bytes
-            // One fingerprint a block, for the admission by second touch.
-            + (index_blocks.next_power_of_two() as u64) * 4;
-        let tier_bytes = split
-            .tier_bytes
-            .saturating_sub(fixed)
-            .max((self.tuning.tier_frames_min as u64) * (64 << 10));
-        Ok((
-            Tuning {
-                index_blocks,
-                ..self.tuning
-            },
-            tier_bytes,
-        ))
+        let need = MemoryNeed::of_shard(
+            bytes,
+            region_bytes.expect("a worker has a device"),
+            shards,
+            block_bytes.unwrap_or(corelane_rpc_schema::BLOCK_BYTES_DEFAULT),
+            queue_bytes(shards),
+        );
+        let split = need
+            .split(config.dram_bytes / shards, shards, &self.tuning)
+            .map_err(|over| {
+                WorkerError::new(
+                    FailureKind::Device,
+                    format!("{} of devices and {over}", show_size(bytes)),
+                )
+            })?;
+        Ok((split.tuning, split.tier_bytes))
     }
+}
+
+/// What a shard's ring and its queues from the other threads take.
+fn queue_bytes(shards: u64) -> u64 {
+    let ring = uring::Options::default();
+    u64::from(ring.receive_buffers) * u64::from(ring.receive_buffer_bytes)
+        + u64::from(ring.entries) * RING_ENTRY_BYTES
+        + shards * (MESH_MESSAGES * size_of::<Message>()) as u64
+        + (FETCH_EVENTS * size_of::<Event>()) as u64
 }
 
 /// What a shard's thread takes along, the seat aside.
@@ -295,7 +296,8 @@ fn create_missing(config: &Config) -> Result<(), WorkerError> {
             FailureKind::Device,
             format!(
                 "{} does not exist, but other devices of the set do: a set is formatted as a whole; \
-                 correct the path, or move the others away to begin with an empty cache",
+                 correct the path, take it out of `devices` to go on without it (its part is fetched \
+                 again), or move the others away to begin with an empty cache",
                 names.join(", ")
             ),
         ));
@@ -355,6 +357,11 @@ fn check_set(identities: &[DeviceIdentity]) -> Result<DeviceSet, WorkerError> {
             .collect(),
         uuid: hex(&first.set_uuid),
         partitions: first.partitions,
+        region_bytes: identities
+            .iter()
+            .map(|identity| identity.region_bytes)
+            .min()
+            .expect("there is a first"),
     })
 }
 

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::Access;
 use crate::config::Config;
 use crate::config::kind::show_cpus;
+use crate::control_plane::mounts::check_block_size;
 use crate::inbox::inbox;
 use crate::mount::MountTable;
 pub use error::{FailureKind, WorkerError};
@@ -72,7 +73,11 @@ impl Worker {
         let mounts = MountTable::new(config.mounts.iter().cloned())
             .map_err(|message| WorkerError::new(FailureKind::Configuration, message))?;
         let access = Arc::new(Access::of_config(&config));
-        let partitions = devices.partitions;
+        let (partitions, region_bytes) = (devices.partitions, devices.region_bytes);
+        for mount in &config.mounts {
+            check_block_size(mount, region_bytes)
+                .map_err(|error| WorkerError::new(FailureKind::Configuration, error.to_string()))?;
+        }
         let table = Seating::of_config(&config);
         let plan = LaunchPlan {
             config: &config,
@@ -95,6 +100,7 @@ impl Worker {
             access,
             catalogue,
             partitions,
+            region_bytes,
             inboxes: table.inboxes,
             ready: table.ready,
             ends: table.ends,

@@ -29,6 +29,8 @@ pub struct DeviceSet {
     pub uuid: String,
     /// Partitions that the set was formatted with.
     pub partitions: u32,
+    /// Bytes in a region of the device with the smallest ones.
+    pub region_bytes: u32,
 }
 
 /// The place of one shard.

@@ -312,6 +312,7 @@ impl Launcher for Played {
             paths: config.devices.clone(),
             uuid: "the-set".to_owned(),
             partitions: 16,
+            region_bytes: 16 << 20,
         })
     }
 

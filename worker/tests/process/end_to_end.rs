@@ -1,5 +1,7 @@
 //! Every byte, by every way: cold, warm, after a restart, through either shard, at odd offsets.
 
+use std::sync::Arc;
+
 use corelane_rpc_schema::STRIPE_BYTES;
 use corelane_rpc_schema::frame::ReadSource;
 
@@ -226,14 +228,25 @@ fn answers_say_whether_they_came_from_the_under_store_dram_or_the_device() {
 #[test]
 fn reads_that_are_together_larger_than_the_dram_tier_are_all_answered() {
     let mut bed = Bed::on_disk();
-    // 8 MiB of tier a shard, and a client that keeps 32 MiB under way.
-    bed.dram = "96M";
-    let bytes = bed.write("object", 20, 48 << 20);
+    // 33 MiB of tier a shard, and four clients that keep 32 MiB each under way.
+    bed.dram = "132M".to_owned();
+    let bytes = Arc::new(bed.write("object", 20, 128 << 20));
     let process = bed.start();
-    let client = process.client();
-    let (_, found) = client.read_file("/data/object").expect("it can be read");
-    assert_same(&found, &bytes, "cold");
-    let (_, found) = client.read_file("/data/object").expect("it can be read");
-    assert_same(&found, &bytes, "again");
+    for when in ["cold", "again"] {
+        let readers: Vec<_> = (0..4u64)
+            .map(|number| {
+                let (client, bytes) = (process.client(), Arc::clone(&bytes));
+                std::thread::spawn(move || {
+                    let object = client.open("/data/object").expect("it can be opened");
+                    let (start, end) = (number * (32 << 20), (number + 1) * (32 << 20));
+                    let found = client.read(&object, start..end).expect("it can be read");
+                    assert_same(&found, &bytes[start as usize..end as usize], when);
+                })
+            })
+            .collect();
+        for reader in readers {
+            reader.join().expect("no reader failed");
+        }
+    }
     process.terminate();
 }

@@ -5,9 +5,11 @@
 
 mod crash;
 mod damage;
+mod devices;
 mod end_to_end;
 mod harness;
 mod hostile;
+mod memory;
 mod overwrites;
 mod restarts;
 mod room;

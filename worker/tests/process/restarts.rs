@@ -164,6 +164,7 @@ fn mounts_that_were_made_at_run_time_are_there_after_a_kill() {
     let mount = corelane_client::control::Mount {
         path: "/other".to_owned(),
         uri: format!("file://{}", bed.path("other").display()),
+        block_bytes: BLOCK as u32,
         ..Default::default()
     };
     process.control().mount(mount).expect("it can be mounted");

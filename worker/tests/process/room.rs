@@ -90,7 +90,7 @@ fn an_index_full_of_tiny_objects_makes_room_or_says_so() {
     // The index has room for 16384 blocks a shard at the least; a page an object, 64 MiB of device
     // hold as many, so that both ends are near.
     bed.cores = 1;
-    bed.dram = "80M";
+    bed.dram = "80M".to_owned();
     bed.device_size = "130M";
     let files = write_files(&bed, 18_000, 100);
     let process = bed.start();
@@ -101,5 +101,29 @@ fn an_index_full_of_tiny_objects_makes_room_or_says_so() {
     let made_room = counter(&stats, "regions_reclaimed") + counter(&stats, "not_kept_index_full");
     assert!(made_room > 0, "{stats:?}");
     assert_eq!(counter(&stats, "reads_failed"), 0);
+    process.terminate();
+}
+
+#[test]
+fn unpinning_ends_a_pin_of_which_nothing_is_cached_yet() {
+    let bed = Bed::in_memory();
+    bed.write("folder/one", 1, 2 * BLOCK);
+    bed.write("folder/two", 2, 2 * BLOCK);
+    bed.write("three", 3, 2 * BLOCK);
+    let process = bed.start();
+    let control = process.control();
+    assert_eq!(control.pin("/data/folder", true, true).expect("pinned"), 2);
+    assert_eq!(control.pin("/data/three", false, true).expect("pinned"), 1);
+    assert_eq!(
+        control.pin("/data/folder", true, false).expect("unpinned"),
+        2
+    );
+    assert_eq!(
+        control.pin("/data/three", false, false).expect("unpinned"),
+        1
+    );
+    process.load("/data");
+    assert!(process.counter("bytes_live") > 0);
+    assert_eq!(process.counter("bytes_pinned"), 0);
     process.terminate();
 }

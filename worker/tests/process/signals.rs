@@ -66,6 +66,33 @@ fn sigterm_under_load_answers_what_it_took_and_exits_with_zero() {
 }
 
 #[test]
+fn a_second_signal_ends_a_drain_at_once_and_the_log_says_so() {
+    for second in [libc::SIGTERM, libc::SIGINT] {
+        let bed = Bed::on_disk();
+        bed.write("object", 6, 256 * BLOCK);
+        let mut process = bed.start();
+        // A client that asks for more than sockets hold and reads nothing keeps the drain waiting.
+        let (mut lane, _) = Lane::connect(process.data[0]);
+        let object = lane.open("/data/object").object;
+        for id in 0..200u64 {
+            lane.ask(id + 1, object, (id % 16) * (1 << 20), 1 << 20);
+        }
+        eventually("answers are on their way", || {
+            process.counter("bytes_served") >= 4 << 20
+        });
+        process.signal(libc::SIGTERM);
+        eventually("it drains", || {
+            process.log().contains("finishing what is under way")
+        });
+        process.signal(second);
+        let status = process.wait();
+        let log = process.log();
+        assert_eq!(status.code(), Some(130), "{status}\n{log}");
+        assert!(log.contains("a second signal: ending at once"), "{log}");
+    }
+}
+
+#[test]
 fn requests_that_were_sent_before_sigterm_are_answered() {
     let bed = Bed::on_disk();
     let bytes = bed.write("object", 2, 16 * BLOCK);
@@ -106,15 +133,11 @@ fn requests_that_were_sent_before_sigterm_are_answered() {
 fn the_default_client_lives_through_a_restart_on_the_same_ports() {
     let mut bed = Bed::on_disk();
     let bytes = bed.write("object", 3, 8 * BLOCK);
-    let process = bed.start();
-    let port = process.data[0].port();
-    process.terminate();
-    // Two ports in a row that were free a moment ago: shard 1 has the next one.
+    // Below the ports that the kernel gives to clients, which are many while tests run: those of the
+    // stopped worker would be taken before it comes back. Shard 1 has the next one.
+    let port = 20_000 + std::process::id() % 6_000 * 2;
     bed.listen = format!("127.0.0.1:{port}");
-    let Ok(process) = Process::start(&bed.write_config()) else {
-        // Somebody else took one of them meanwhile, which says nothing about the worker.
-        return;
-    };
+    let process = bed.start();
     let client = process.client_with(
         "",
         Options {
@@ -273,4 +296,18 @@ fn mistakes_of_the_configuration_end_the_start_with_exit_code_two_and_their_plac
     assert!(refusal.log.contains("worker.toml"), "{}", refusal.log);
     assert!(refusal.log.contains("scrub_reads"), "{}", refusal.log);
     assert!(!bed.device.exists(), "nothing was created");
+}
+
+#[test]
+fn an_address_that_is_taken_ends_the_start_with_one_sentence() {
+    let mut bed = Bed::in_memory();
+    bed.cores = 1;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    bed.listen = taken.local_addr().expect("it has one").to_string();
+    let refusal = Process::start(&bed.write_config())
+        .err()
+        .expect("it is refused");
+    assert_eq!(refusal.code, Some(4), "{}", refusal.log);
+    assert!(refusal.log.contains(&bed.listen), "{}", refusal.log);
+    assert!(!refusal.log.contains("panicked"), "{}", refusal.log);
 }

@@ -80,6 +80,30 @@ fn a_flipped_bit_is_a_miss_and_is_fetched_again() {
 }
 
 #[test]
+fn a_read_that_the_device_fails_is_fetched_again_and_is_no_wrong_checksum() {
+    let scene = scene(1, 1);
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(1).await;
+        let path = &load_objects(&scene, &cast, 1).await[0];
+        cast.stop(&scene.world).await;
+
+        let cast = scene.start(1).await;
+        let opened = cast.open(path).await;
+        scene.world.set_faults(Faults {
+            read_error: 1.0,
+            ..Faults::none()
+        });
+        let source = cast.read(&opened, 0..4096).await;
+        scene.world.set_faults(Faults::none());
+        assert_eq!(source, ReadSource::UnderStore);
+        assert_eq!(cast.stat("device_reads_failed").await, 1);
+        assert_eq!(cast.stat("pages_corrupt_healed").await, 0);
+        assert_eq!(cast.stat("corrupt_pages").await, 0);
+    });
+    ended.expect("no crash is scheduled");
+}
+
+#[test]
 fn a_misdirected_write_never_serves_wrong_bytes() {
     let restarts = Cell::new(0);
     check_seeds("a_misdirected_write_never_serves_wrong_bytes", 12, |seed| {

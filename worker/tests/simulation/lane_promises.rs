@@ -206,6 +206,46 @@ fn who_does_not_say_hello_or_sends_half_of_it_is_closed() {
 }
 
 #[test]
+fn who_reads_slowly_gets_everything() {
+    let scene = scene(3);
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(1).await;
+        let opened = cast.open("/a/x").await;
+        cast.read_all(&opened, BLOCK).await;
+        let slow = Raw::connect(&cast).await;
+        slow.say_hello().await;
+        let mut reads = Vec::new();
+        for request_id in 1..=32 {
+            encode_read_request(
+                &mut reads,
+                &ReadRequest {
+                    request_id,
+                    object: opened.id,
+                    offset: request_id % 20 * BLOCK,
+                    length: BLOCK as u32,
+                    flags: ReadFlags::CHECKSUMS,
+                },
+            );
+        }
+        let reading = async {
+            let mut left = 32 * BLOCK;
+            while left > 0 {
+                let received = slow.stream.receive().await;
+                let received = received.expect("nothing breaks connections");
+                assert!(!received.is_empty(), "cut off with {left} bytes to come");
+                left = left.saturating_sub(received.len() as u64);
+                // 25 KB/s: all that a lane may have unanswered takes longer than the deadline.
+                let pause = Duration::from_micros(40 * received.len() as u64);
+                cast.io.sleep(pause).await;
+            }
+        };
+        futures::join!(slow.send(&reads), reading);
+        assert_eq!(cast.stat("lanes_timed_out").await, 0);
+    });
+    ended.expect("no crash is scheduled");
+}
+
+#[test]
 fn who_never_reads_is_cut_off_and_the_memory_comes_back() {
     check_seeds(
         "who_never_reads_is_cut_off_and_the_memory_comes_back",

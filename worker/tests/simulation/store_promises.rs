@@ -155,10 +155,23 @@ fn read_ahead_runs_before_a_reader_in_order_and_backs_off_from_one_that_jumps() 
             ahead >= 24,
             "{ahead} of 48 blocks came before they were asked for"
         );
+        let used = cast.stat("blocks_read_ahead_used").await;
+        assert!(
+            used >= ahead / 2 && used <= ahead,
+            "{used} of {ahead} blocks were used"
+        );
         assert!(
             scene.origin.fetches_of(opened.id) < 48,
             "neighbours are joined: {} requests",
             scene.origin.fetches_of(opened.id)
+        );
+        cast.read_all(&opened, 16 << 10).await;
+        cast.read_all(&opened, 16 << 10).await;
+        let ahead = cast.stat("blocks_read_ahead").await;
+        let used = cast.stat("blocks_read_ahead_used").await;
+        assert!(
+            used <= ahead,
+            "{used} uses of {ahead} blocks: each counts once"
         );
         let opened = cast.open("/a/at-random").await;
         let prng = Prng::new(5);

@@ -24,12 +24,14 @@ pub struct Bed {
     folder: tempfile::TempDir,
     /// The device file.
     pub device: PathBuf,
+    /// Further device files.
+    pub more_devices: Vec<PathBuf>,
     /// `device_size`, such as `66M`.
     pub device_size: &'static str,
     /// Cores that run shards: one or two.
     pub cores: usize,
     /// `dram`.
-    pub dram: &'static str,
+    pub dram: String,
     /// What is mounted.
     pub mounts: Vec<Mount>,
     /// Address of the data plane.
@@ -56,9 +58,10 @@ impl Bed {
             .expect("a folder for the test");
         let bed = Bed {
             device: folder.path().join("device"),
+            more_devices: Vec::new(),
             device_size: "66M",
             cores: 2,
-            dram: "160M",
+            dram: "160M".to_owned(),
             mounts: vec![Mount {
                 path: "/data",
                 uri: format!("file://{}", folder.path().join("source").display()),
@@ -114,12 +117,16 @@ impl Bed {
     /// Writes the configuration file as the bed is now.
     pub fn write_config(&self) -> PathBuf {
         let cores: Vec<String> = (0..self.cores).map(|core| core.to_string()).collect();
+        let devices: Vec<String> = std::iter::once(&self.device)
+            .chain(&self.more_devices)
+            .map(|device| format!("\"{}\"", device.display()))
+            .collect();
         let mut text = format!(
-            "cores = [{}]\ndevices = [\"{}\"]\ndevice_size = \"{}\"\nregion_size = \"1M\"\npartitions = 16\n\
+            "cores = [{}]\ndevices = [{}]\ndevice_size = \"{}\"\nregion_size = \"1M\"\npartitions = 16\n\
              dram = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
              operations = \"127.0.0.1:0\"\n",
             cores.join(","),
-            self.device.display(),
+            devices.join(","),
             self.device_size,
             self.dram,
             self.listen,

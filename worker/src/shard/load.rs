@@ -1,0 +1,227 @@
+//! Loads: bringing an object onto the devices because somebody said so.
+//!
+//! A reader's block that the device has no time for is dropped; a load's waits for as long as the
+//! device goes on. The invariant: a load ends, because its patience does.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelane_io::{Io, Nanos};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::Shard;
+use super::fill::{Fill, FillFailure};
+use super::letters::fill_error;
+use super::metadata::Known;
+use super::request::{DescribeError, Loaded};
+use crate::object::ObjectMeta;
+use crate::store::NotKept;
+use crate::under_store::UnderStore;
+
+/// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
+const LOAD_BLOCKS: usize = 16;
+
+/// Blocks looked up between two yields: some 100 µs.
+const LOOKUPS_PER_TURN: usize = 1024;
+
+/// How often a block is offered again to a device that takes no more.
+const LOAD_RETRY: Duration = Duration::from_millis(5);
+
+/// A device that has much to write and writes nothing for so long has failed, whether it says so
+/// or not.
+const STALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a load waits for room where nothing is written: reclaim makes some in less, if it can.
+const NO_ROOM_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How long it waits for room where others' blocks are written meanwhile.
+const ROOM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one block may take in all: less than the control plane waits for the object.
+const BLOCK_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// How long a load goes on with a block that the device does not take.
+struct Patience {
+    began: Nanos,
+    written: u64,
+    written_at: Nanos,
+}
+
+impl Patience {
+    /// From `now` on, with `written` bytes written so far.
+    fn new(now: Nanos, written: u64) -> Self {
+        Patience {
+            began: now,
+            written,
+            written_at: now,
+        }
+    }
+
+    /// Whether to go on, with `written` bytes written `now`, when the device refused with `why`.
+    fn lasts(&mut self, now: Nanos, written: u64, why: NotKept) -> bool {
+        if written != self.written {
+            (self.written, self.written_at) = (written, now);
+        }
+        let (stalled, all) = match why {
+            NotKept::Busy => (STALL_DEADLINE, BLOCK_DEADLINE),
+            NotKept::NoRoom | NotKept::Present => (NO_ROOM_DEADLINE, ROOM_DEADLINE),
+        };
+        now.since(self.written_at) < stalled && now.since(self.began) < all
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Brings all blocks of `object` that this shard owns onto the devices.
+    pub(super) async fn load(
+        self: &Rc<Self>,
+        object: &Arc<ObjectMeta>,
+    ) -> Result<Loaded, DescribeError> {
+        let known = self.known_for(object);
+        let mut loaded = Loaded::default();
+        let mut blocks = self.own_blocks(object);
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < LOAD_BLOCKS
+                && let Some(index) = blocks.next()
+            {
+                under_way.push(self.load_block(&known, index));
+            }
+            let Some(of_block) = under_way.next().await else {
+                break;
+            };
+            let of_block = of_block?;
+            loaded.bytes_fetched += of_block.bytes_fetched;
+            loaded.bytes_skipped += of_block.bytes_skipped;
+            loaded.bytes_not_kept += of_block.bytes_not_kept;
+        }
+        self.store.flush().await;
+        // What the store took may have found no room when it was written.
+        let gone = self.bytes_gone(object).await;
+        let more = gone.saturating_sub(loaded.bytes_not_kept);
+        let of_fetched = more.min(loaded.bytes_fetched);
+        loaded.bytes_fetched -= of_fetched;
+        loaded.bytes_not_kept += of_fetched;
+        Ok(loaded)
+    }
+
+    /// Bytes of the blocks of `object` that this shard owns and does not have on a device.
+    async fn bytes_gone(&self, object: &ObjectMeta) -> u64 {
+        let mut gone = 0;
+        for (number, index) in self.own_blocks(object).enumerate() {
+            if number % LOOKUPS_PER_TURN == LOOKUPS_PER_TURN - 1 {
+                self.io.yield_now().await;
+            }
+            let block = object.block(index);
+            if self.store.lookup(block).is_none() && self.store.pending(block).is_none() {
+                gone += u64::from(object.block_length(index));
+            }
+        }
+        gone
+    }
+
+    /// Brings one block in. It is not fetched before the device has time for it, and what the device
+    /// then has no time for is offered to it again from memory: fetching it again would multiply what
+    /// the under-store is asked for.
+    async fn load_block(
+        self: &Rc<Self>,
+        known: &Rc<Known>,
+        index: u32,
+    ) -> Result<Loaded, DescribeError> {
+        let block = known.meta.block(index);
+        let bytes = u64::from(known.meta.block_length(index));
+        let mut loaded = Loaded::default();
+        let mut waiting: Option<Rc<Fill>> = None;
+        let mut patience = Patience::new(self.io.now(), self.bytes_written());
+        loop {
+            if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
+                if loaded.bytes_fetched == 0 {
+                    loaded.bytes_skipped = bytes;
+                }
+                return Ok(loaded);
+            }
+            let why = if let Some(fill) = &waiting {
+                match self.offer(fill) {
+                    Ok(()) => return Ok(loaded),
+                    Err(why) => why,
+                }
+            } else if !self.has_time_for(bytes) {
+                NotKept::Busy
+            } else {
+                let fill = self.fill(known, index);
+                fill.want_on_device();
+                match fill.until_done().await {
+                    Ok(was_kept) => {
+                        loaded.bytes_fetched = bytes;
+                        if was_kept {
+                            return Ok(loaded);
+                        }
+                        waiting = Some(fill);
+                        // The next offer says why.
+                        continue;
+                    }
+                    Err(FillFailure::Busy(_)) => NotKept::Busy,
+                    Err(failure) => return Err(fill_error(failure)),
+                }
+            };
+            if !patience.lasts(self.io.now(), self.bytes_written(), why) {
+                loaded.bytes_not_kept = bytes;
+                // Each byte counts once.
+                loaded.bytes_fetched = 0;
+                return Ok(loaded);
+            }
+            self.io.sleep(LOAD_RETRY).await;
+        }
+    }
+
+    fn bytes_written(&self) -> u64 {
+        self.store.counters().bytes_written_device.get()
+    }
+
+    /// Whether the store takes `bytes` more now.
+    fn has_time_for(&self, bytes: u64) -> bool {
+        let config = self
+            .tuning
+            .store_config(self.id, self.shards, self.limits.get());
+        let waiting = self.store.counters().bytes_in_flight.get();
+        waiting == 0 || waiting + bytes <= config.flush_bytes_in_flight as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Nanos {
+        Nanos(0).plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn patience_lasts_while_the_device_writes_and_ends_when_it_does_not() {
+        let mut patience = Patience::new(at(0), 0);
+        for second in 1..1700 {
+            assert!(
+                patience.lasts(at(second), second * 1000, NotKept::Busy),
+                "{second}"
+            );
+        }
+        assert!(patience.lasts(at(1708), 1_699_000, NotKept::Busy));
+        assert!(
+            !patience.lasts(at(1709), 1_699_000, NotKept::Busy),
+            "it stalls"
+        );
+        assert!(
+            !patience.lasts(at(1801), 1_700_000, NotKept::Busy),
+            "too long in all"
+        );
+    }
+
+    #[test]
+    fn without_room_patience_ends_soon_whatever_others_write() {
+        let mut patience = Patience::new(at(0), 0);
+        assert!(!patience.lasts(at(1), 0, NotKept::NoRoom));
+        let mut patience = Patience::new(at(0), 0);
+        assert!(patience.lasts(at(9), 9, NotKept::NoRoom));
+        assert!(!patience.lasts(at(10), 10, NotKept::NoRoom));
+    }
+}

@@ -1,0 +1,50 @@
+//! The memory budget: what is refused, and what a worker then takes.
+
+use crate::harness::{BLOCK, Bed, Process, assert_same};
+
+/// What a process may hold beyond its budget (memory_over_budget_mib of the gate).
+const OVER_BUDGET_BYTES: u64 = 64 << 20;
+
+#[test]
+fn a_budget_that_is_too_small_is_refused_with_one_that_is_kept_to() {
+    let mut bed = Bed::in_memory();
+    bed.dram = "64M".to_owned();
+    let refusal = Process::start(&bed.write_config())
+        .err()
+        .expect("32 MiB a shard are too few");
+    assert_eq!(refusal.code, Some(4), "{}", refusal.log);
+    let (_, named) = refusal
+        .log
+        .split_once("set `dram` to ")
+        .unwrap_or_else(|| panic!("no number: {}", refusal.log));
+    let number = named.split(' ').next().expect("a word");
+    bed.dram = number.trim_end_matches("iB").to_owned();
+    let bytes = bed.write("object", 1, 300 * BLOCK);
+    let process = bed.start();
+    let budget = bed.dram.trim_end_matches('M').parse::<u64>();
+    let budget = budget.expect("whole MiB") << 20;
+    let client = process.client();
+    let most = budget + OVER_BUDGET_BYTES;
+    let idle = process.resident_bytes();
+    assert!(idle <= most, "{idle} bytes idle of {budget}");
+    for _ in 0..3 {
+        let (_, found) = client.read_file("/data/object").expect("it can be read");
+        assert_same(&found, &bytes, "within the budget");
+    }
+    let loaded = process.resident_bytes();
+    assert!(loaded <= most, "{loaded} bytes under load of {budget}");
+    process.terminate();
+}
+
+#[test]
+fn a_mount_whose_blocks_the_devices_would_never_keep_is_refused_at_the_start() {
+    let mut bed = Bed::in_memory();
+    bed.mounts[0].keys.push_str("\nblock_size = \"512K\"");
+    let refusal = Process::start(&bed.write_config())
+        .err()
+        .expect("a quarter of a region is 256 KiB");
+    assert_eq!(refusal.code, Some(2), "{}", refusal.log);
+    for part in ["/data", "512K", "1M", "256K", "block_size"] {
+        assert!(refusal.log.contains(part), "{part}: {}", refusal.log);
+    }
+}
