@@ -168,7 +168,11 @@ fn a_mount_made_by_hand_serves_until_it_is_removed() {
     std::fs::create_dir(&other).expect("a folder");
     std::fs::write(other.join("file"), "hello").expect("a file");
     let mount = format!("/other=file://{}", other.display());
-    let made = worker.ask(&["mount", &mount, "--freshness", "immutable"]);
+    let refused = worker.ask(&["mount", &mount, "--freshness", "immutable"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("512KiB"), "{}", refused.stderr);
+    let fitting = ["--freshness", "immutable", "--block-size", "512KiB"];
+    let made = worker.ask(&[["mount", mount.as_str()].as_slice(), &fitting].concat());
     assert_eq!(made.code, 0, "{}", made.stderr);
     let mounts = worker.ask(&["mount", "--json"]).json();
     assert_eq!(mounts.as_array().map(Vec::len), Some(2), "{mounts}");

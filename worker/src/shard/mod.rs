@@ -268,7 +268,7 @@ async fn start<I: Io, U: UnderStore>(
         .await?;
         let tier_frames = (setup.dram_bytes as usize / FRAME_BYTES).max(tuning.tier_frames_min);
         let tier_pool = io.allocate_pool(tier_frames, FRAME_PAGES)?;
-        let listener = io.listen(setup.listen).await?;
+        let listener = listen(&io, setup.listen).await?;
         let report = ShardReady {
             address: listener.local_address(),
             epoch: recovered.epoch,
@@ -454,5 +454,26 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// The mounts that `reader` may read.
     pub fn access_of(&self, reader: &str) -> AccessSet {
         self.access.set_of(&self.mounts.borrow(), reader)
+    }
+}
+
+/// How long a port in use is tried again.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(3);
+const LISTEN_RETRY: Duration = Duration::from_millis(50);
+
+/// Listens on `address`. The kernel takes a killed worker's ring apart a little after the process is
+/// gone, and the ring holds the port until then, so a port in use is tried again for a while.
+async fn listen<I: Io>(io: &I, address: SocketAddr) -> Result<I::Listener, IoError> {
+    let began = io.now();
+    loop {
+        match io.listen(address).await {
+            Err(error)
+                if error.os_error() == Some(libc::EADDRINUSE)
+                    && io.now().since(began) < LISTEN_PATIENCE =>
+            {
+                io.sleep(LISTEN_RETRY).await;
+            }
+            listened => return listened,
+        }
     }
 }

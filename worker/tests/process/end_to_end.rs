@@ -5,7 +5,7 @@ use std::sync::Arc;
 use corelane_rpc_schema::STRIPE_BYTES;
 use corelane_rpc_schema::frame::ReadSource;
 
-use crate::harness::{BLOCK, Bed, Lane, Process, assert_same, counter, owner};
+use crate::harness::{BLOCK, Bed, Lane, Process, assert_same, counter, eventually, owner};
 
 /// A file and what is in it.
 struct File {
@@ -201,6 +201,10 @@ fn answers_say_whether_they_came_from_the_under_store_dram_or_the_device() {
         head.source
     };
     assert_eq!(read(&process), ReadSource::UnderStore);
+    // It is answered from the pages that came first, while the rest of the block is on its way.
+    eventually("the block is filled", || {
+        process.counter("fills_under_way") == 0
+    });
     assert_eq!(read(&process), ReadSource::Dram);
     let stats = process.control().stats().expect("stats");
     assert_eq!(counter(&stats, "reads_under_store"), 1);
