@@ -15,7 +15,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::bench::Bench;
 use super::measure::{Bar, Measure, median};
 use super::store::{on_core, open};
-use crate::process;
+use crate::process::{self, ThreadUsage};
 
 /// Bytes of a region of the device.
 const REGION: u64 = 64 << 20;
@@ -39,30 +39,18 @@ pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
     };
     let (seconds, last) = recoveries(bench, blocks, ONE_PAGE_OBJECTS)?;
     let (usual, usual_last) = recoveries(bench, blocks, MEBIBYTE_OBJECTS)?;
-    let describe = |last: &Recovery| {
-        format!(
-            "{} of {blocks} blocks of {} objects came back from {} regions ({} without a footer), {} MiB of metadata read",
-            last.blocks,
-            last.objects,
-            last.regions,
-            last.regions_walked,
-            last.bytes_read >> 20
-        )
-    };
     let mut measure = Measure::of_values("recovery_seconds", "s", &seconds, Bar::AtMost(1.0))
         .with_note(format!(
             "one block of one page an object, on tmpfs: {}",
-            describe(&last)
+            last.describe(blocks)
         ))
         .with_note(format!(
             "sixteen blocks of 64 KiB an object, on tmpfs: {:.3} s; {}",
             median(&usual),
-            describe(&usual_last)
+            usual_last.describe(blocks)
         ));
-    if last.blocks < blocks || usual_last.blocks < blocks {
-        measure = measure.without_verdict(format!(
-            "not all blocks came back: {last:?}, {usual_last:?}"
-        ));
+    if last.found.blocks < blocks || usual_last.found.blocks < blocks {
+        measure = measure.without_verdict("not all blocks came back");
     }
     if bench.options.quick {
         measure = measure.without_verdict("a hundredth of the blocks only");
@@ -70,22 +58,23 @@ pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
     Ok(measure)
 }
 
-/// The times of as many recoveries as there are rounds, and what the last one found.
+/// The times of as many recoveries as there are rounds, and the last one.
 fn recoveries(
     bench: &Bench,
     blocks: u64,
     object_bytes: u64,
-) -> Result<(Vec<f64>, Recovery), String> {
+) -> Result<(Vec<f64>, Recovered), String> {
     let path = bench.fast_directory().join("recovery");
     describe_blocks(&path, blocks, object_bytes)?;
     let mut seconds = Vec::new();
-    let mut last = Recovery::default();
+    let mut last = None;
     for _ in 0..bench.options.rounds {
-        let (taken, recovery) = recover(&path, bench.options.server_core, blocks)?;
-        seconds.push(taken);
-        last = recovery;
+        let recovered = recover(&path, bench.options.server_core, blocks)?;
+        seconds.push(recovered.seconds);
+        last = Some(recovered);
     }
     std::fs::remove_file(&path).map_err(|error| error.to_string())?;
+    let last = last.ok_or("at least one round is needed")?;
     Ok((seconds, last))
 }
 
@@ -125,16 +114,45 @@ fn describe_blocks(path: &Path, blocks: u64, object_bytes: u64) -> Result<Vec<(u
     }
 }
 
-fn recover(path: &Path, core: usize, blocks: u64) -> Result<(f64, Recovery), String> {
+/// One recovery.
+struct Recovered {
+    seconds: f64,
+    usage: ThreadUsage,
+    found: Recovery,
+}
+
+impl Recovered {
+    /// What it found and what the core did meanwhile, in a sentence.
+    fn describe(&self, blocks: u64) -> String {
+        let (found, usage) = (&self.found, &self.usage);
+        format!(
+            "{} of {blocks} blocks of {} objects came back from {} regions ({} without a footer), {} MiB of metadata \
+             read; {:.3} s in user code, {:.3} s in the kernel, {} pages first touched",
+            found.blocks,
+            found.objects,
+            found.regions,
+            found.regions_walked,
+            found.bytes_read >> 20,
+            usage.user_seconds,
+            usage.system_seconds,
+            usage.page_faults
+        )
+    }
+}
+
+fn recover(path: &Path, core: usize, blocks: u64) -> Result<Recovered, String> {
     let path: PathBuf = path.to_owned();
     on_core(core, move |io| async move {
         let (begin, before) = (Instant::now(), process::thread_usage());
         let (store, recovery) = open(&io, &path, blocks as usize + 1).await?;
         let taken = begin.elapsed().as_secs_f64();
         let usage = process::thread_usage().since(before);
-        eprintln!("{taken} {usage:?}");
         store.close().await;
-        Ok((taken, recovery))
+        Ok(Recovered {
+            seconds: taken,
+            usage,
+            found: recovery,
+        })
     })
 }
 
@@ -149,19 +167,20 @@ pub(super) fn recovery_on_drive(bench: &mut Bench) -> Result<Measure, String> {
     let path = bench.directory().join("recovery");
     let needed = describe_blocks(&path, blocks, MEBIBYTE_OBJECTS)?;
     let bytes: u64 = needed.iter().map(|(_, bytes)| bytes).sum();
-    let mut pairs = Vec::new();
+    let (mut pairs, mut last) = (Vec::new(), String::new());
     for _ in 0..bench.options.rounds {
         let bare = read_bare(&path, bench.options.server_core, &needed)?;
-        let (recovered, found) = recover(&path, bench.options.server_core, blocks)?;
-        if found.blocks < blocks {
-            return Err(format!("not all blocks came back: {found:?}"));
+        let recovered = recover(&path, bench.options.server_core, blocks)?;
+        last = recovered.describe(blocks);
+        if recovered.found.blocks < blocks {
+            return Err(format!("not all blocks came back: {last}"));
         }
-        pairs.push((recovered, bare));
+        pairs.push((recovered.seconds, bare));
     }
     std::fs::remove_file(&path).map_err(|error| error.to_string())?;
     let measure = Measure::of_pairs("recovery_on_drive", "s", &pairs, Bar::RatioAtMost(1.3))
         .with_note(format!(
-            "{blocks} blocks of 64 KiB, sixteen an object; {} MiB of first pages and footers",
+            "{blocks} blocks of 64 KiB, sixteen an object; {} MiB of first pages and footers; {last}",
             bytes >> 20
         ));
     Ok(if bench.options.quick {

@@ -385,7 +385,7 @@ impl Worker {
                 answer,
             })
             .await?;
-        Ok(answers.into_iter().map(|freed| freed.map(drop)).collect())
+        Ok(answers.into_iter().try_for_each(|freed| freed.map(drop)))
     }
 
     /// Pins or unpins an object; the first error.
