@@ -12,8 +12,8 @@ use corelane_worker::cache::index::{Entry, Index};
 use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::{
-    FormatOptions, LocalBoxFuture, NewBlock, NotKept, Recovery, Siblings, Store, StoreConfig,
-    format_paths,
+    FormatOptions, LocalBoxFuture, NewBlock, NotKept, Recovery, Release, Siblings, Store,
+    StoreConfig, format_paths,
 };
 
 use super::bench::Bench;
@@ -62,7 +62,7 @@ struct PolicyRun {
 struct Alone;
 
 impl Siblings for Alone {
-    fn release(&self, _: ShardId, _: u16, _: u32, _: u64) -> LocalBoxFuture<bool> {
+    fn release(&self, _: ShardId, _: Release) -> LocalBoxFuture<bool> {
         Box::pin(std::future::ready(true))
     }
 }

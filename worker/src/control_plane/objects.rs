@@ -193,7 +193,13 @@ pub async fn pin(
     let count = objects.len() as u64;
     stream::iter(objects)
         .map(|object| async move {
-            for owner in owners(control, &object) {
+            // The end of a pin goes to all: after changes of the number of shards others have copies of it.
+            let shards = if pinned {
+                owners(control, &object)
+            } else {
+                control.shards.ids().collect()
+            };
+            for owner in shards {
                 let object = Arc::clone(&object);
                 let answer =
                     control

@@ -19,7 +19,7 @@ use super::Shard;
 use super::message::{Answer, Message, Question, RemoteRead};
 use super::read::{ReadParts, error};
 use crate::mount::AccessSet;
-use crate::store::{LocalBoxFuture, Siblings};
+use crate::store::{LocalBoxFuture, Release, Siblings};
 use crate::under_store::UnderStore;
 
 /// Most questions that may be unanswered: bounds the memory that other shards pin for this one.
@@ -84,22 +84,12 @@ impl<I: Io, U: UnderStore> ShardSiblings<I, U> {
 }
 
 impl<I: Io, U: UnderStore> Siblings for ShardSiblings<I, U> {
-    fn release(
-        &self,
-        to: ShardId,
-        device: u16,
-        region: u32,
-        sequence: u64,
-    ) -> LocalBoxFuture<bool> {
+    fn release(&self, to: ShardId, release: Release) -> LocalBoxFuture<bool> {
         let (weak, io) = (Rc::clone(&self.shard), self.io.clone());
         Box::pin(async move {
             loop {
                 let connected = weak.borrow().upgrade();
-                let question = Question::Release {
-                    device,
-                    region,
-                    sequence,
-                };
+                let question = Question::Release(release);
                 if let Some(shard) = connected
                     && let Ok(Answer::Released(is_released)) = shard.ask(to, question).await
                 {
@@ -204,7 +194,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             Message::Ask { ticket, question } => {
                 let shard = Rc::clone(self);
                 let priority = match question {
-                    Question::Release { .. } => Priority::Background,
+                    Question::Release(_) => Priority::Background,
                     _ => Priority::Foreground,
                 };
                 self.io.spawn(priority, async move {
@@ -248,13 +238,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 }
                 Answer::Done
             }
-            Question::Release {
-                device,
-                region,
-                sequence,
-            } => {
-                let released = self.store.release_region(device, region, sequence).await;
-                Answer::Released(released)
+            Question::Release(release) => {
+                Answer::Released(self.store.release_region(release).await)
             }
         }
     }

@@ -12,6 +12,7 @@ use corelane_rpc_schema::messages::ErrorMessage;
 
 use crate::mount::AccessSet;
 use crate::object::ObjectMeta;
+use crate::store::Release;
 
 /// One message.
 #[derive(Debug)]
@@ -67,14 +68,7 @@ pub enum Question {
         object: ObjectId,
     },
     /// Let go of a region that is about to be reused.
-    Release {
-        /// Ordinal of the device.
-        device: u16,
-        /// Number of the region on it.
-        region: u32,
-        /// The region's sequence number when it was sealed.
-        sequence: u64,
-    },
+    Release(Release),
 }
 
 /// What it answers.

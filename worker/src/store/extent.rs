@@ -339,8 +339,10 @@ impl<I: Io> Inner<I> {
             let fits = match device.log(log).queue.borrow().front() {
                 None => false,
                 Some((_, Queued::Mark(_))) => {
-                    let pages = draft.bytes_with(0, 0, 0).div_ceil(PAGE_SIZE) as u32;
-                    2 * (pages + 1) + draft.data_pages() <= room || draft.is_empty()
+                    let bytes = draft.bytes_with_marks(1, 1);
+                    let pages = bytes.div_ceil(PAGE_SIZE) as u32;
+                    bytes <= SUMMARY_BYTES_MAX && 2 * pages + draft.data_pages() <= room
+                        || draft.is_empty()
                 }
                 Some((_, Queued::Block(block))) => {
                     let bytes =

@@ -92,6 +92,9 @@ pub(super) enum HeaderError {
     Crc,
 }
 
+/// Largest sequence and stamp.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
 impl Header {
     /// Reads the fields of the header at the start of `bytes`, without the CRC.
     pub(super) fn decode(bytes: &[u8]) -> Result<Header, HeaderError> {
@@ -115,13 +118,18 @@ impl Header {
             1 => Log::Main,
             _ => return Err(HeaderError::Fields),
         };
+        let (sequence, stamp) = (u64_at(bytes, 24), u64_at(bytes, 32));
+        // Numbers are counted up: larger ones leave no room for the next.
+        if sequence.max(stamp) > NUMBER_MAX {
+            return Err(HeaderError::Fields);
+        }
         Ok(Header {
             kind,
             body: u32_at(bytes, 16),
             shard: u16_at(bytes, 20),
             shards: u16_at(bytes, 22),
-            sequence: u64_at(bytes, 24),
-            stamp: u64_at(bytes, 32),
+            sequence,
+            stamp,
             region: u32_at(bytes, 40),
             first_page: u32_at(bytes, 44),
             pages: u32_at(bytes, 48),

@@ -66,10 +66,21 @@ impl<I: Io> Inner<I> {
                 self.pin_entry(meta.block(index), pinned);
             }
         }
-        if pinned == was_pinned {
+        // Not what memory said before: writing it may have failed, or be under way.
+        if self.is_pin_durable(object, pinned) {
             return Ok(());
         }
         self.write_marks(object, Some(pinned)).await
+    }
+
+    /// Whether every device that takes I/O says whether the object is pinned.
+    fn is_pin_durable(&self, object: ObjectId, pinned: bool) -> bool {
+        let mut devices = self.devices.iter().flatten();
+        devices.all(|device| {
+            let marks = device.marks.borrow();
+            let latest = marks.get(&object).and_then(|mark| mark.pin);
+            !device.healthy.get() || latest.is_some_and(|pin| pin.pinned) == pinned
+        })
     }
 
     /// Lets reclaim try again on devices where everything was pinned.

@@ -81,17 +81,25 @@ pub const STATE_BYTES_MAX: usize = 512 << 10;
 /// A future of this core.
 pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// What an owner asks of the other shards before it writes a region again that was written under
+/// another number of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// Ordinal of the device.
+    pub device: u16,
+    /// Number of the region on it.
+    pub region: u32,
+    /// The region's sequence number.
+    pub sequence: u64,
+    /// Nobody has room: records that find none are given up.
+    pub at_any_price: bool,
+}
+
 /// The other shards of the worker, as far as the store has to ask them.
 pub trait Siblings {
     /// Resolves with what shard `shard` answered to [`Store::release_region`] with these arguments.
     /// A shard that is still opening answers later.
-    fn release(
-        &self,
-        shard: ShardId,
-        device: u16,
-        region: u32,
-        sequence: u64,
-    ) -> LocalBoxFuture<bool>;
+    fn release(&self, shard: ShardId, release: Release) -> LocalBoxFuture<bool>;
 }
 
 /// What recovery found and how long it took.
@@ -348,11 +356,10 @@ impl<I: Io> Store<I> {
             .collect()
     }
 
-    /// Lets go of region `region` of the device with ordinal `device`, which a sibling is about
-    /// to write again: drops or moves what this shard has there, and waits for its reads. False when
+    /// Lets go of a region that a sibling is about to write again: drops or moves what this shard has there, and waits for its reads. False when
     /// there was no room for a record that still means something: the region must stay as it is.
-    pub async fn release_region(&self, device: u16, region: u32, sequence: u64) -> bool {
-        self.0.release(device, region, sequence).await
+    pub async fn release_region(&self, release: Release) -> bool {
+        self.0.release(release).await
     }
 
     /// Number of partitions of the worker, from the superblocks.

@@ -13,6 +13,7 @@ use corelane_rpc_schema::{BlockId, ObjectId};
 use futures::future::join_all;
 
 use super::Inner;
+use super::Release;
 use super::block::BlockEntry;
 use super::counters::Counter;
 use super::device::{DeviceState, Place, REGIONS_RESERVED};
@@ -173,17 +174,10 @@ impl<I: Io> Inner<I> {
             "region {number} was in the queue of sealed ones"
         );
         region.state.set(RegionState::Reclaiming);
-        let mut may_go = self.evacuate(device, number).await.has_all_records;
-        if !may_go && at_any_price && device.healthy.get() {
-            tracing::error!(
-                device = %device.path, region = region.local,
-                "no region is free, and all hold records of freed or pinned objects: those of one are given up. \
-                 Objects that were freed may come back with the next restart: free them again, or format the device"
-            );
-            may_go = true;
-        }
+        let evacuated = self.evacuate(device, number, at_any_price).await;
+        let mut may_go = evacuated.has_all_records;
         if region.sequence.get() != 0 && region.shards.get() != self.config.shards {
-            may_go &= self.ask_siblings(region).await;
+            may_go &= self.ask_siblings(region, at_any_price).await;
         }
         self.signal.wait_until(|| region.readers.get() == 0).await;
         // What survived must outlive a power cut before its source goes.
@@ -198,6 +192,7 @@ impl<I: Io> Inner<I> {
             .is_err()
         {
             region.state.set(RegionState::Unusable);
+            region.is_unread.set(true);
             return true;
         }
         if self.config.discard {
@@ -226,15 +221,18 @@ impl<I: Io> Inner<I> {
 
     /// Asks all other shards to let go of a region that was written under another number of shards.
     /// True when all have.
-    async fn ask_siblings(&self, region: &Region) -> bool {
+    async fn ask_siblings(&self, region: &Region, at_any_price: bool) -> bool {
         let others = (0..self.config.shards).filter(|shard| *shard != self.config.shard.0);
         let sequence = region.sequence.get();
         let answers = others.map(|shard| {
             self.siblings.release(
                 corelane_rpc_schema::ShardId(shard),
-                region.device,
-                region.local,
-                sequence,
+                Release {
+                    device: region.device,
+                    region: region.local,
+                    sequence,
+                    at_any_price,
+                },
             )
         });
         join_all(answers)
@@ -244,10 +242,16 @@ impl<I: Io> Inner<I> {
     }
 
     /// See [`Store::release_region`](super::Store::release_region).
-    pub(super) async fn release(self: &Rc<Self>, ordinal: u16, local: u32, sequence: u64) -> bool {
+    pub(super) async fn release(self: &Rc<Self>, release: Release) -> bool {
+        let Release {
+            device,
+            region: local,
+            sequence,
+            at_any_price,
+        } = release;
         let Some(device) = self
             .devices
-            .get(usize::from(ordinal))
+            .get(usize::from(device))
             .and_then(Option::as_ref)
         else {
             return true;
@@ -259,6 +263,10 @@ impl<I: Io> Inner<I> {
             RegionState::Sibling,
             "region {number} is asked for by its owner"
         );
+        if region.is_unread.get() {
+            // What of ours is in it is not known: it may be read at the next start.
+            return at_any_price;
+        }
         if region.sequence.get() != sequence {
             // Never seen, or released before: nothing of it is in the index.
             assert_eq!(
@@ -268,7 +276,7 @@ impl<I: Io> Inner<I> {
             );
             return true;
         }
-        let evacuated = self.evacuate(device, number).await;
+        let evacuated = self.evacuate(device, number, at_any_price).await;
         let is_durable = !evacuated.has_written || self.flush_device(device).await.is_ok();
         self.signal.wait_until(|| region.readers.get() == 0).await;
         // A device that was taken out keeps nothing anyway.
@@ -279,11 +287,35 @@ impl<I: Io> Inner<I> {
         is_released
     }
 
-    /// Takes everything of ours out of a region: into the main log what survives.
+    /// Forgets the records in a region that found no room elsewhere.
+    fn give_up_records(&self, device: &DeviceState<I::Device>, number: u32) {
+        tracing::error!(
+            device = %device.path, region = self.regions[number as usize].local,
+            "no region is free, and all hold records of freed or pinned objects: those of one are given up. \
+             Objects that were freed may come back with the next restart: free them again, or format the device"
+        );
+        let Some(region) = self.place_in(number) else {
+            return;
+        };
+        let ordinal = device.superblock.ordinal;
+        let mut objects = self.objects.borrow_mut();
+        for id in objects.recorded_in(ordinal, Some(region)) {
+            objects.clear_record(id, ordinal, Some(region));
+        }
+        device.marks.borrow_mut().retain(|_, mark| {
+            mark.freed.retain(|freed| freed.place != Some(region));
+            mark.pin = mark.pin.filter(|pin| pin.place != Some(region));
+            !mark.freed.is_empty() || mark.pin.is_some()
+        });
+    }
+
+    /// Takes everything of ours out of a region: into the main log what survives. `at_any_price`
+    /// records that find no room there are given up.
     pub(super) async fn evacuate(
         self: &Rc<Self>,
         device: &DeviceState<I::Device>,
         number: u32,
+        at_any_price: bool,
     ) -> Evacuated {
         let region = &self.regions[number as usize];
         let records = match self.read_head(device, region.local).await {
@@ -297,18 +329,29 @@ impl<I: Io> Inner<I> {
         if let Some(records) = &records {
             self.judge_records(number, records, &mut rescue);
         }
-        if records.is_none() || region.live_blocks.get() as usize != rescue.blocks.len() {
-            // Records that were there are not readable any more; the index knows the blocks still.
-            if region.sequence.get() != 0 {
-                self.counters.corrupt_summaries.add(1);
-            }
+        let is_unreadable =
+            records.is_none() || region.live_blocks.get() as usize != rescue.blocks.len();
+        if is_unreadable && region.sequence.get() != 0 {
+            self.counters.corrupt_summaries.add(1);
+        }
+        // A walk ends at the first summary that does not check, wherever that is.
+        let all_records = records
+            .as_ref()
+            .filter(|records| !is_unreadable && !records.walked);
+        if all_records.is_none() {
+            // Memory knows still what was there.
             self.judge_index(number, &mut rescue).await;
         }
-        self.find_marks(device, number, records.as_ref(), &mut rescue);
+        self.find_marks(device, number, all_records, &mut rescue);
         let has_written = !rescue.is_empty();
-        let has_all_records = self.rescue(device, number, rescue).await;
+        let mut has_all_records = self.rescue(device, number, rescue).await;
+        if !has_all_records && at_any_price && device.healthy.get() {
+            self.give_up_records(device, number);
+            has_all_records = true;
+        }
         // What a block was freed or found wrong meanwhile is out already; nothing may be left.
-        while region.live_blocks.get() > 0 {
+        // Pinned blocks stay where they are if their region does.
+        while region.live_blocks.get() > 0 && (has_all_records || region.pinned_bytes.get() == 0) {
             self.drop_region(number).await;
         }
         Evacuated {
@@ -450,7 +493,7 @@ impl<I: Io> Inner<I> {
             others.filter_map(
                 |(_, region)| match (region.state.get(), region.first_stamp.get()) {
                     // What it holds is not known, and may be readable at the next start.
-                    (RegionState::Unusable, _) => Some(0),
+                    _ if region.is_unread.get() => Some(0),
                     (_, 0) => None,
                     (_, stamp) => Some(stamp),
                 },

@@ -20,6 +20,9 @@ use crate::mount::MountId;
 /// Entries looked at between two yields.
 const ENTRIES_PER_YIELD: usize = 4096;
 
+/// Numbers that are left out when a region cannot be read: more than one start uses.
+const NUMBERS_UNREAD: u64 = 1 << 32;
+
 /// Objects listed between two yields: about 100 µs.
 const OBJECTS_PER_YIELD: usize = 64;
 
@@ -27,6 +30,8 @@ const OBJECTS_PER_YIELD: usize = 64;
 #[derive(Default)]
 struct Gathered {
     recovery: Recovery,
+    /// How many numbers regions that could not be read may have used.
+    numbers_unread: u64,
     /// Stamps of the extents of each region, by first page, to order records of one block.
     extents: IdMap<u32, Vec<(u32, u64)>>,
 }
@@ -68,6 +73,7 @@ impl<I: Io> Inner<I> {
             };
             self.take_region(number, found, &mut gathered);
         }
+        self.leave_numbers_out(gathered.numbers_unread);
         self.collect_pins();
         self.settle_entries(&mut gathered).await;
         self.queue_regions();
@@ -110,7 +116,12 @@ impl<I: Io> Inner<I> {
         gathered.recovery.bytes_read += PAGE_SIZE as u64;
         match found {
             // Its bytes may be there and readable next time: it is left alone.
-            Found::Failed => region.state.set(state(RegionState::Unusable)),
+            // What was numbered in it counts as later than all that could be read.
+            Found::Failed => {
+                region.state.set(state(RegionState::Unusable));
+                region.is_unread.set(true);
+                gathered.numbers_unread = NUMBERS_UNREAD;
+            }
             // A region of ours is never written by another shard of the same number of shards:
             // such a header is of an earlier life of the device.
             Found::Vacant | Found::Torn | Found::NotOurs => {
@@ -121,6 +132,25 @@ impl<I: Io> Inner<I> {
                 self.take_records(number, &records, gathered);
             }
         }
+    }
+
+    /// Leaves numbers out that may be on the device and were not seen. A region whose first extent
+    /// was lost by a power cut looks free, though later extents of it may be there: a new opening
+    /// must not have their sequence, so it is drawn from a range that hits none again.
+    fn leave_numbers_out(&self, unread: u64) {
+        let skipped = unread + (self.io.random() >> 32);
+        self.next_sequence.set(self.next_sequence.get() + skipped);
+        self.next_stamp.set(self.next_stamp.get() + unread);
+    }
+
+    /// Whether blocks of ours may be among those that a tombstone of `writer` freed.
+    fn concerns_us(&self, writer: Writer) -> bool {
+        (0..self.partitions).any(|number| {
+            let partition = number as u16;
+            let shards = writer.shards.max(1);
+            let owner = corelane_placement::shard_of(partition, self.partitions, shards);
+            owner == writer.shard && self.is_ours(partition)
+        })
     }
 
     /// Later sequences and stamps of ours are larger than all that were seen.
@@ -152,6 +182,7 @@ impl<I: Io> Inner<I> {
             let (first_page, checksums) = summary.checksums();
             region.set_checksums(self.region_pages, first_page, checksums);
             let place = self.place_in(number);
+            let mut concerned: Option<(Writer, bool)> = None;
             let mut marks = device.marks.borrow_mut();
             for FoundMark {
                 object,
@@ -160,6 +191,13 @@ impl<I: Io> Inner<I> {
                 ..
             } in summary.tombstones()
             {
+                let (_, is_concerned) = match concerned {
+                    Some(known) if known.0 == writer => known,
+                    _ => *concerned.insert((writer, self.concerns_us(writer))),
+                };
+                if !is_concerned {
+                    continue;
+                }
                 marks.entry(object).or_default().note_freed(Freed {
                     stamp,
                     writer,

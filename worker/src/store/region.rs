@@ -38,6 +38,9 @@ pub(super) struct Region {
     pub(super) sequence: Cell<u64>,
     /// Stamp of the first extent that is still on the device; 0: none.
     pub(super) first_stamp: Cell<u64>,
+    /// What it holds is not known: the device failed when it was looked at, or when it was to be
+    /// overwritten.
+    pub(super) is_unread: Cell<bool>,
     /// Number of shards under which it was written.
     pub(super) shards: Cell<u16>,
     /// Blocks of ours in it, by the index.
@@ -57,6 +60,7 @@ impl Region {
             log: Cell::new(Log::Small),
             sequence: Cell::new(0),
             first_stamp: Cell::new(0),
+            is_unread: Cell::new(false),
             shards: Cell::new(0),
             live_blocks: Cell::new(0),
             live_bytes: Cell::new(0),

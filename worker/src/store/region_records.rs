@@ -68,6 +68,10 @@ impl RegionRecords {
             return None;
         }
         let pages = summary.summary_pages;
+        if self.starts.is_empty() {
+            // What the caller saw of it was not checked.
+            self.head = header;
+        }
         self.starts.push(start);
         self.last_stamp = header.stamp;
         Some((pages, header.first_page + header.pages))

@@ -74,13 +74,15 @@ impl<I: Io> Inner<I> {
                     device = %device.path, blocks = blocks.len(), objects = objects.len(), marks = marks.len(),
                     "no region is free for what should survive a reclaim: its blocks are dropped"
                 );
-                return objects.is_empty() && marks.is_empty();
+                let has_pinned = blocks.iter().any(|block| block.entry.pinned);
+                return objects.is_empty() && marks.is_empty() && (gives_back || !has_pinned);
             }
             let room = open
                 .as_ref()
                 .expect("room was made")
                 .pages_left(self.region_pages);
             let stamp = self.take_stamp();
+            let left_before = blocks.len() + objects.len() + marks.len();
             let batch = self.fill(
                 device,
                 number,
@@ -88,6 +90,10 @@ impl<I: Io> Inner<I> {
                 (&mut blocks, &mut objects, &mut marks),
             );
             if batch.draft.is_empty() {
+                assert!(
+                    left_before > blocks.len() + objects.len() + marks.len(),
+                    "an extent takes at least one record"
+                );
                 continue;
             }
             let left = self
@@ -158,7 +164,10 @@ impl<I: Io> Inner<I> {
         while batch.marks.len() < RECORDS_PER_EXTENT_MAX
             && let Some(id) = marks.front().copied()
         {
-            if !summary_fits(&batch.draft, 0, 0, 0) {
+            let (tombstones, pins) = self.count_marks_of(device, place, id);
+            let bytes = batch.draft.bytes_with_marks(tombstones, pins);
+            let pages = 2 * bytes.div_ceil(PAGE_SIZE) as u32 + batch.draft.data_pages();
+            if bytes > SUMMARY_BYTES_MAX || pages > room {
                 return batch;
             }
             self.push_marks_of(device, place, id, &mut batch.draft);
@@ -188,6 +197,21 @@ impl<I: Io> Inner<I> {
         let objects = self.objects.borrow();
         let needed = objects.record_of(id, ordinal) == place && objects.needs_record(id, ordinal);
         needed.then(|| objects.get(id).cloned()).flatten()
+    }
+
+    /// Tombstones and pins of an object in `place`.
+    fn count_marks_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        place: Place,
+        id: ObjectId,
+    ) -> (usize, usize) {
+        let marks = device.marks.borrow();
+        marks.get(&id).map_or((0, 0), |mark| {
+            let freed = mark.freed.iter().filter(|freed| freed.place == place);
+            let pin = mark.pin.iter().filter(|pin| pin.place == place);
+            (freed.count(), pin.count())
+        })
     }
 
     fn push_marks_of(
@@ -249,26 +273,27 @@ impl<I: Io> Inner<I> {
             .wait(&self.io, placed.summary.len() + data_bytes)
             .await;
         let to_local = self.regions[placed.region as usize].local;
-        let summary = self.write_bytes(
-            device,
-            device.offset(to_local, placed.first_page),
-            &placed.summary,
-        );
         let pieces = pieces_of(
             &batch.blocks,
             placed.data_page,
             self.scratch.frame_pages() as u32,
         );
-        let copies = stream::iter(pieces)
+        let mut written: Result<(), IoError> = stream::iter(pieces)
             .map(|piece| self.copy(device, to_local, piece))
             .buffer_unordered(self.config.reads_in_flight)
-            .fold(Ok(()), |result, copied| async move {
-                Result::and(result, copied)
-            });
-        let (summary, copies): (Result<(), IoError>, Result<(), IoError>) =
-            futures::join!(summary, copies);
+            .fold(Ok(()), |result, copied| async move { result.and(copied) })
+            .await;
+        // The pages first, and durably: the summary makes this copy the one that counts, while a good
+        // one is still in the region that is being emptied.
+        if written.is_ok() && !batch.blocks.is_empty() {
+            written = self.flush_device(device).await;
+        }
+        if written.is_ok() {
+            let offset = device.offset(to_local, placed.first_page);
+            written = self.write_bytes(device, offset, &placed.summary).await;
+        }
         self.counters.flushes.add(1);
-        if summary.and(copies).is_err() {
+        if written.is_err() {
             // Entries still point at the region that is being emptied.
             self.abandon(device, Log::Main, open);
             return Some(batch);

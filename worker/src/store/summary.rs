@@ -138,6 +138,21 @@ impl Draft {
     /// An upper bound of the summary's bytes with one more block of `length` bytes and `text`
     /// bytes of text for an object (zero: none).
     pub(super) fn bytes_with(&self, blocks: usize, length: u32, text: usize) -> usize {
+        self.bound(blocks, length, text, (0, 0))
+    }
+
+    /// The same with so many more tombstones and pins.
+    pub(super) fn bytes_with_marks(&self, tombstones: usize, pins: usize) -> usize {
+        self.bound(0, 0, 0, (tombstones, pins))
+    }
+
+    fn bound(
+        &self,
+        blocks: usize,
+        length: u32,
+        text: usize,
+        (tombstones, pins): (usize, usize),
+    ) -> usize {
         let more_checksums = length.div_ceil(PAGE_SIZE as u32) as usize * 4;
         HEADER_BYTES
             + section_bytes(self.blocks.len() + blocks, size_of::<ArchivedBlockRecord>())
@@ -147,8 +162,11 @@ impl Draft {
             )
             + section_bytes(self.text.len() + text, 1)
             + section_bytes(self.checksums.len() + more_checksums, 1)
-            + section_bytes(self.tombstones.len() + 1, size_of::<ArchivedMarkRecord>())
-            + section_bytes(self.pins.len() + 1, size_of::<ArchivedMarkRecord>())
+            + section_bytes(
+                self.tombstones.len() + tombstones,
+                size_of::<ArchivedMarkRecord>(),
+            )
+            + section_bytes(self.pins.len() + pins, size_of::<ArchivedMarkRecord>())
     }
 
     /// Bytes of text that a record of `object` takes; at least one.
@@ -170,6 +188,10 @@ impl Draft {
     /// Fields of `header` that follow from the content are set here.
     pub(super) fn encode(mut self, mut header: Header, seed: u32) -> Vec<u8> {
         let pages = self.summary_pages();
+        assert!(
+            pages as usize * PAGE_SIZE <= SUMMARY_BYTES_MAX,
+            "a summary of {pages} pages could not be read back"
+        );
         for block in &mut self.blocks {
             block.first_page += header.first_page + pages;
         }

@@ -13,8 +13,8 @@ use corelane_rpc_schema::{BlockId, ObjectId, ShardId, Stripe};
 use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::{
-    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Siblings, Store,
-    StoreConfig, StoreError, format_devices,
+    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Release, Siblings,
+    Store, StoreConfig, StoreError, format_devices,
 };
 
 pub const REGION_BYTES: u32 = 1 << 20;
@@ -32,13 +32,7 @@ pub struct Family(Rc<RefCell<Vec<Member>>>);
 type Member = (ShardId, Store<SimIo>);
 
 impl Siblings for Family {
-    fn release(
-        &self,
-        shard: ShardId,
-        device: u16,
-        region: u32,
-        sequence: u64,
-    ) -> LocalBoxFuture<bool> {
+    fn release(&self, shard: ShardId, release: Release) -> LocalBoxFuture<bool> {
         let found = self
             .0
             .borrow()
@@ -47,7 +41,7 @@ impl Siblings for Family {
             .map(|(_, store)| store.clone());
         Box::pin(async move {
             match found {
-                Some(store) => store.release_region(device, region, sequence).await,
+                Some(store) => store.release_region(release).await,
                 // A shard that is not open reads nothing.
                 None => true,
             }
