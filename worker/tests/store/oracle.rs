@@ -29,8 +29,10 @@ enum Block {
 struct Model {
     blocks: HashMap<(u32, u32), Block>,
     pinned: HashSet<u32>,
-    /// Faults, a full device or a full index may have taken blocks.
+    /// Faults may have taken blocks.
     may_lose: bool,
+    /// Durable blocks that left since the stores were opened: no more than the stores let go.
+    left: u64,
     /// Faults may have taken tombstones.
     may_return: bool,
 }
@@ -59,12 +61,17 @@ async fn check(bed: &Bed, shards: &[Shard], model: &mut Model, number: u32) {
         note_faults(bed, model);
         let waiting = shard.store.pending(meta.block(block)).is_some();
         match model.blocks.get(&(number, block)) {
-            Some(Block::Durable) if !model.may_lose => {
+            Some(Block::Durable) if !model.may_lose && !readable => {
+                model.left += 1;
+                let is_gone = shard.store.lookup(meta.block(block)).is_none();
                 assert!(
-                    readable,
-                    "{} block {block} must be readable: {found:?}",
-                    meta.uri
+                    is_gone && model.left <= let_go(shards),
+                    "{} block {block} must be readable: {found:?}, {} left, {} were let go",
+                    meta.uri,
+                    model.left,
+                    let_go(shards)
                 );
+                model.blocks.insert((number, block), Block::Uncertain);
             }
             Some(Block::Freed) if !model.may_return => {
                 assert!(
@@ -81,6 +88,14 @@ async fn check(bed: &Bed, shards: &[Shard], model: &mut Model, number: u32) {
             _ => {}
         }
     }
+}
+
+/// Blocks that the stores let go since they were opened, or found no room for.
+fn let_go(shards: &[Shard]) -> u64 {
+    let counters = shards.iter().map(|shard| shard.store.counters());
+    counters
+        .map(|counters| counters.blocks_evicted.get() + counters.not_kept_no_room.get())
+        .sum()
 }
 
 /// One random operation.
@@ -164,6 +179,7 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
         blocks: HashMap::new(),
         pinned: HashSet::new(),
         may_lose: false,
+        left: 0,
         may_return: false,
     };
     let lives = random.between(2, 6);
@@ -220,15 +236,16 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
             });
         }
         note_faults(&bed, &mut model);
-        for shard in &shards {
-            let counters = shard.store.counters();
-            model.may_lose |= counters.blocks_evicted.get() + counters.not_kept_no_room.get() > 0;
-        }
-        model.blocks.values_mut().for_each(|state| {
-            if *state == Block::Written {
+        // What the index held when the end came must come back, whatever reclaim was doing.
+        model.left = 0;
+        for ((number, block), state) in &mut model.blocks {
+            let meta = meta_of(*number);
+            let store = &owner(&shards, &meta, *block).store;
+            let was_held = store.lookup(meta.block(*block)).is_some();
+            if *state == Block::Written || *state == Block::Durable && !was_held {
                 *state = Block::Uncertain;
             }
-        });
+        }
     }
 }
 
