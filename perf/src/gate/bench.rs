@@ -80,9 +80,13 @@ impl Bench {
             }
         }
         let temporary = |path: &Path| {
+            // Names with `.` in them are no names of objects.
+            let path = path
+                .canonicalize()
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             tempfile::Builder::new()
                 .prefix("corelane-gate-")
-                .tempdir_in(path)
+                .tempdir_in(&path)
                 .map_err(|error| format!("cannot make a directory in {}: {error}", path.display()))
         };
         let machine = describe(&options);

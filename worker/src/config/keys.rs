@@ -224,7 +224,7 @@ pub const LIMITS: &Section = &Section {
             default: "0",
             is_reloadable: true,
             doc: "Bytes a second that all shards together write to devices, to spare drives. Above it, \
-                  fetched blocks are served but not kept.",
+                  what readers fetch is served but not kept, and loads wait.",
         },
         Key {
             name: "scrub_reads",
@@ -407,7 +407,7 @@ pub const MOUNT: &Section = &Section {
             kind: Kind::Texts,
             default: "",
             is_reloadable: true,
-            doc: "Names of the tokens that may read; empty: everyone who may connect.",
+            doc: "Names of the tokens that may read; empty: everyone who may connect. An object that several mounts show is readable by the readers of any of them: a stricter mount inside a wider one of the same folder hides nothing.",
         },
         Key {
             name: "options",

@@ -205,7 +205,8 @@ fn sized(tuning: &Tuning, budget_bytes: u64, index_blocks: u64) -> Tuning {
     let share = |parts: u64, unit_bytes: u64, most: usize| {
         most.min((budget_bytes / parts / unit_bytes) as usize)
     };
-    let longest_read = READ_BYTES_MAX as usize / FRAME_BYTES;
+    // One that does not begin with a frame touches one more.
+    let longest_read = READ_BYTES_MAX as usize / FRAME_BYTES + 1;
     Tuning {
         index_blocks: index_blocks as usize,
         page_frames: share(PAGE_FRAMES_SHARE, u64::from(PAGE_BYTES), tuning.page_frames).max(1),

@@ -3,11 +3,13 @@
 //! A reader's block that the device has no time for is dropped; a load's waits for as long as the
 //! device goes on. The invariant: a load ends, because its patience does.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Nanos};
+use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Shard;
@@ -38,6 +40,9 @@ const NO_ROOM_DEADLINE: Duration = Duration::from_millis(500);
 /// How long it waits for room where others' blocks are written meanwhile.
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often a flush is looked at.
+const FLUSH_LOOK: Duration = Duration::from_millis(500);
+
 /// How long one block may take in all: less than the control plane waits for the object.
 const BLOCK_DEADLINE: Duration = Duration::from_secs(1800);
 
@@ -46,15 +51,18 @@ struct Patience {
     began: Nanos,
     written: u64,
     written_at: Nanos,
+    stall: Duration,
 }
 
 impl Patience {
-    /// From `now` on, with `written` bytes written so far.
-    fn new(now: Nanos, written: u64) -> Self {
+    /// From `now` on, with `written` bytes written so far. A device that writes nothing for `stall`
+    /// is not waited for.
+    fn new(now: Nanos, written: u64, stall: Duration) -> Self {
         Patience {
             began: now,
             written,
             written_at: now,
+            stall,
         }
     }
 
@@ -64,7 +72,7 @@ impl Patience {
             (self.written, self.written_at) = (written, now);
         }
         let (stalled, all) = match why {
-            NotKept::Busy => (STALL_DEADLINE, BLOCK_DEADLINE),
+            NotKept::Busy => (self.stall, BLOCK_DEADLINE),
             NotKept::NoRoom | NotKept::Present => (NO_ROOM_DEADLINE, ROOM_DEADLINE),
         };
         now.since(self.written_at) < stalled && now.since(self.began) < all
@@ -81,8 +89,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut loaded = Loaded::default();
         let mut blocks = self.own_blocks(object);
         let mut under_way = FuturesUnordered::new();
+        let mut is_stalled = false;
         loop {
-            while under_way.len() < LOAD_BLOCKS
+            while !is_stalled
+                && under_way.len() < LOAD_BLOCKS
                 && let Some(index) = blocks.next()
             {
                 under_way.push(self.load_block(&known, index));
@@ -94,8 +104,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             loaded.bytes_fetched += of_block.bytes_fetched;
             loaded.bytes_skipped += of_block.bytes_skipped;
             loaded.bytes_not_kept += of_block.bytes_not_kept;
+            // One block's patience is enough: the device is not waited for again for each.
+            is_stalled |=
+                of_block.bytes_not_kept > 0 && !self.has_time_for(of_block.bytes_not_kept);
         }
-        self.store.flush().await;
+        for index in blocks {
+            let (block, bytes) = (object.block(index), object.block_length(index));
+            if self.store.lookup(block).is_some() {
+                loaded.bytes_skipped += u64::from(bytes);
+            } else {
+                loaded.bytes_not_kept += u64::from(bytes);
+            }
+        }
+        let is_written = !is_stalled && self.flush_patiently(object.block_bytes).await;
+        if !is_written {
+            // What the store took is not on the device yet, and may never be.
+            loaded.bytes_not_kept += loaded.bytes_fetched;
+            loaded.bytes_fetched = 0;
+            return Ok(loaded);
+        }
         // What the store took may have found no room when it was written.
         let gone = self.bytes_gone(object).await;
         let more = gone.saturating_sub(loaded.bytes_not_kept);
@@ -103,6 +130,37 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         loaded.bytes_fetched -= of_fetched;
         loaded.bytes_not_kept += of_fetched;
         Ok(loaded)
+    }
+
+    /// Flushes the store, for as long as its devices write. False when they do not.
+    async fn flush_patiently(&self, block_bytes: u32) -> bool {
+        let mut patience = self.patience_for(block_bytes);
+        let mut flush = pin!(self.store.flush());
+        loop {
+            let pause = pin!(self.io.sleep(FLUSH_LOOK));
+            if let Either::Left(_) = select(flush.as_mut(), pause).await {
+                return true;
+            }
+            if !patience.lasts(self.io.now(), self.bytes_written(), NotKept::Busy) {
+                return false;
+            }
+        }
+    }
+
+    fn patience_for(&self, block_bytes: u32) -> Patience {
+        let limits = self.limits.get();
+        let config = self.tuning.store_config(self.id, self.shards, limits);
+        // With a limit on writes, a device writes nothing while an extent waits for its turn.
+        let extent = config.flush_bytes.max(block_bytes as usize) as u64;
+        let turn = match limits.device_write_bytes_per_second {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs((4 * extent).div_ceil(rate)),
+        };
+        Patience::new(
+            self.io.now(),
+            self.bytes_written(),
+            STALL_DEADLINE.max(turn),
+        )
     }
 
     /// Bytes of the blocks of `object` that this shard owns and does not have on a device.
@@ -132,7 +190,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let bytes = u64::from(known.meta.block_length(index));
         let mut loaded = Loaded::default();
         let mut waiting: Option<Rc<Fill>> = None;
-        let mut patience = Patience::new(self.io.now(), self.bytes_written());
+        let mut patience = self.patience_for(known.meta.block_bytes);
         loop {
             if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
                 if loaded.bytes_fetched == 0 {
@@ -145,6 +203,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     Ok(()) => return Ok(loaded),
                     Err(why) => why,
                 }
+            } else if !self.store.device_healthy(block, known.meta.block_bytes) {
+                // It was taken out: what is fetched for it could not be kept.
+                loaded.bytes_not_kept = bytes;
+                return Ok(loaded);
             } else if !self.has_time_for(bytes) {
                 NotKept::Busy
             } else {
@@ -198,7 +260,7 @@ mod tests {
 
     #[test]
     fn patience_lasts_while_the_device_writes_and_ends_when_it_does_not() {
-        let mut patience = Patience::new(at(0), 0);
+        let mut patience = Patience::new(at(0), 0, STALL_DEADLINE);
         for second in 1..1700 {
             assert!(
                 patience.lasts(at(second), second * 1000, NotKept::Busy),
@@ -218,9 +280,9 @@ mod tests {
 
     #[test]
     fn without_room_patience_ends_soon_whatever_others_write() {
-        let mut patience = Patience::new(at(0), 0);
+        let mut patience = Patience::new(at(0), 0, STALL_DEADLINE);
         assert!(!patience.lasts(at(1), 0, NotKept::NoRoom));
-        let mut patience = Patience::new(at(0), 0);
+        let mut patience = Patience::new(at(0), 0, STALL_DEADLINE);
         assert!(patience.lasts(at(9), 9, NotKept::NoRoom));
         assert!(!patience.lasts(at(10), 10, NotKept::NoRoom));
     }
