@@ -215,41 +215,6 @@ pub fn pin(core: usize) -> Result<(), String> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
-        let line = "42 (a) b (c) S 1 1 1 0 -1 0 0 0 0 0 250 50 0 0 20 0 1 0 5";
-        let time = parse_stat(line).expect("a stat line");
-        assert_eq!(
-            time,
-            CpuTime {
-                user: ticks(250),
-                system: ticks(50)
-            }
-        );
-        assert_eq!(time.total(), ticks(300));
-    }
-
-    #[test]
-    fn steal_is_a_share_of_all_time() {
-        let earlier = parse_machine("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1\n").expect("a line");
-        let later = parse_machine("cpu  150 0 100 840 0 0 0 10 0 0\n").expect("a line");
-        assert!((later.steal_percent_since(earlier) - 10.0).abs() < 1e-9);
-        assert_eq!(earlier.steal_percent_since(earlier), 0.0);
-    }
-
-    #[test]
-    fn this_process_has_threads_memory_and_time() {
-        let pid = std::process::id();
-        assert!(resident_bytes(pid).expect("our own status") > 1 << 20);
-        assert!(!threads(pid).expect("our own threads").is_empty());
-        CpuTime::of(pid).expect("our own time");
-    }
-}
-
 /// What the calling thread has used of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ThreadUsage {
@@ -285,5 +250,40 @@ pub fn thread_usage() -> ThreadUsage {
         user_seconds: seconds(usage.ru_utime),
         system_seconds: seconds(usage.ru_stime),
         page_faults: usage.ru_minflt as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
+        let line = "42 (a) b (c) S 1 1 1 0 -1 0 0 0 0 0 250 50 0 0 20 0 1 0 5";
+        let time = parse_stat(line).expect("a stat line");
+        assert_eq!(
+            time,
+            CpuTime {
+                user: ticks(250),
+                system: ticks(50)
+            }
+        );
+        assert_eq!(time.total(), ticks(300));
+    }
+
+    #[test]
+    fn steal_is_a_share_of_all_time() {
+        let earlier = parse_machine("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1\n").expect("a line");
+        let later = parse_machine("cpu  150 0 100 840 0 0 0 10 0 0\n").expect("a line");
+        assert!((later.steal_percent_since(earlier) - 10.0).abs() < 1e-9);
+        assert_eq!(earlier.steal_percent_since(earlier), 0.0);
+    }
+
+    #[test]
+    fn this_process_has_threads_memory_and_time() {
+        let pid = std::process::id();
+        assert!(resident_bytes(pid).expect("our own status") > 1 << 20);
+        assert!(!threads(pid).expect("our own threads").is_empty());
+        CpuTime::of(pid).expect("our own time");
     }
 }

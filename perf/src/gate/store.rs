@@ -1,4 +1,5 @@
-//! Hit rate, write amplification and index memory of the storage engine alone: the real store on a ring, its device a file on tmpfs.
+//! Hit rate, write amplification and index memory of the storage engine alone: the real store on a
+//! ring, its device a file on tmpfs.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

@@ -85,8 +85,7 @@ pub struct Batches {
     filling: Box<SendBatch>,
     owed: Owed,
     full: VecDeque<(Box<SendBatch>, Owed)>,
-    // Boxes, because that is what a send takes and gives back.
-    #[allow(clippy::vec_box)]
+    #[expect(clippy::vec_box, reason = "a send takes and gives back boxes")]
     spare: Vec<Box<SendBatch>>,
 }
 

@@ -231,6 +231,32 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_leave_no_room_for_the_next_are_not_believed() {
+        let most = Header {
+            sequence: NUMBER_MAX,
+            stamp: NUMBER_MAX,
+            ..header()
+        };
+        let beyond = [
+            Header {
+                sequence: NUMBER_MAX + 1,
+                ..header()
+            },
+            Header {
+                stamp: u64::MAX,
+                ..header()
+            },
+        ];
+        let mut bytes = [0u8; 72];
+        most.seal(&mut bytes, 9);
+        assert!(Header::open(&bytes, 9).is_ok());
+        for header in beyond {
+            header.seal(&mut bytes, 9);
+            assert_eq!(Header::open(&bytes, 9), Err(HeaderError::Fields));
+        }
+    }
+
+    #[test]
     fn no_flipped_bit_and_no_other_seed_is_believed() {
         let mut bytes = [0u8; 72];
         header().seal(&mut bytes, 9);

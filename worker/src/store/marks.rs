@@ -67,14 +67,29 @@ impl<I: Io> Inner<I> {
             }
         }
         // Not what memory said before: writing it may have failed, or be under way.
-        if self.is_pin_durable(object, pinned) {
-            return Ok(());
+        if self.is_pin_recorded(object, pinned) {
+            return self.flush_pin(object).await;
         }
         self.write_marks(object, Some(pinned)).await
     }
 
+    /// Makes the records of a pin durable that were written before: their flush may have failed, or
+    /// not have come yet.
+    async fn flush_pin(&self, object: ObjectId) -> Result<(), MarkError> {
+        for device in self.devices.iter().flatten() {
+            let is_recorded = device.marks.borrow().contains_key(&object);
+            if !is_recorded || !device.healthy.get() {
+                continue;
+            }
+            if let Err(error) = self.flush_device(device).await {
+                return Err(MarkError::NotDurable(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether every device that takes I/O says whether the object is pinned.
-    fn is_pin_durable(&self, object: ObjectId, pinned: bool) -> bool {
+    fn is_pin_recorded(&self, object: ObjectId, pinned: bool) -> bool {
         let mut devices = self.devices.iter().flatten();
         devices.all(|device| {
             let marks = device.marks.borrow();

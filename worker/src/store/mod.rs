@@ -356,8 +356,9 @@ impl<I: Io> Store<I> {
             .collect()
     }
 
-    /// Lets go of a region that a sibling is about to write again: drops or moves what this shard has there, and waits for its reads. False when
-    /// there was no room for a record that still means something: the region must stay as it is.
+    /// Lets go of a region that a sibling is about to write again: drops or moves what this shard has
+    /// there, and waits for its reads. False when there was no room for a record that still means
+    /// something: the region must stay as it is.
     pub async fn release_region(&self, release: Release) -> bool {
         self.0.release(release).await
     }

@@ -147,22 +147,21 @@ impl Objects {
         }
     }
 
-    /// Counts a block that recovery found, if it fits an object of which its device has a record.
-    /// Gives the object.
-    pub(super) fn add_found_block(
-        &mut self,
-        id: BlockId,
-        device: u16,
-        length: u32,
-    ) -> Option<&Arc<ObjectMeta>> {
-        let known = self.by_id.get_mut(&id.object)?;
+    /// Counts a block that recovery found. False when it fits no object of which its device has a
+    /// record.
+    pub(super) fn add_found_block(&mut self, id: BlockId, device: u16, length: u32) -> bool {
+        let Some(known) = self.by_id.get_mut(&id.object) else {
+            return false;
+        };
         let fits = id.index < known.meta.blocks() && known.meta.block_length(id.index) == length;
         // A device that fails must not take the names of another's blocks with it.
         let mut parts = known.parts.iter_mut();
-        let part = parts.find(|part| fits && part.device == device)?;
+        let Some(part) = parts.find(|part| fits && part.device == device) else {
+            return false;
+        };
         part.blocks += 1;
         part.bytes += u64::from(length);
-        Some(&known.meta)
+        true
     }
 
     /// Forgets the objects that recovery found no blocks of.
@@ -331,7 +330,7 @@ impl Objects {
         }
     }
 
-    /// Objects with blocks on `device` whose record is in `place`. Walks all objects.
+    /// Objects with a part on `device` whose record is in `place`. Walks all objects.
     pub(super) fn recorded_in(&self, device: u16, place: Place) -> Vec<ObjectId> {
         let record = place.unwrap_or(NOT_RECORDED);
         let recorded = |known: &&Known| {
@@ -428,7 +427,12 @@ mod tests {
         let (mut objects, counters) = (Objects::default(), StoreCounters::default());
         let a = meta("a", "1");
         objects.ensure(&a, &counters);
+        assert!(!objects.needs_record(a.id, 0));
         objects.add_pending(a.id);
+        assert!(
+            objects.needs_record(a.id, 0),
+            "an extent that is being written relies on it"
+        );
         assert!(objects.add_block(a.id, 0, 10) && objects.add_block(a.id, 1, 20));
         objects.remove_pending(a.id, &counters);
         assert_eq!(

@@ -351,7 +351,8 @@ impl<I: Io> Inner<I> {
         }
         // What a block was freed or found wrong meanwhile is out already; nothing may be left.
         // Pinned blocks stay where they are if their region does.
-        while region.live_blocks.get() > 0 && (has_all_records || region.pinned_bytes.get() == 0) {
+        let is_kept = || !has_all_records && device.healthy.get() && region.pinned_bytes.get() > 0;
+        while region.live_blocks.get() > 0 && !is_kept() {
             self.drop_region(number).await;
         }
         Evacuated {

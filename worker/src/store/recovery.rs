@@ -298,7 +298,7 @@ impl<I: Io> Inner<I> {
             }
             let device = self.regions[entry.region as usize].device;
             let mut objects = self.objects.borrow_mut();
-            if objects.add_found_block(id, device, entry.length).is_none() {
+            if !objects.add_found_block(id, device, entry.length) {
                 gathered.recovery.blocks_orphaned += 1;
                 dropped.push(id);
                 continue;

@@ -11,6 +11,7 @@ use corelane_rpc_schema::frame::{
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, Hello, Message};
 use corelane_worker::mount::Freshness;
 
+use crate::oracle::Opened;
 use crate::scene::{Cast, Scene};
 use crate::worker::{mount, side_by_side};
 
@@ -205,6 +206,24 @@ fn who_does_not_say_hello_or_sends_half_of_it_is_closed() {
     ended.expect("no crash is scheduled");
 }
 
+/// So many requests for whole blocks of an object, over and over.
+fn block_reads(opened: &Opened, count: u64) -> Vec<u8> {
+    let mut reads = Vec::new();
+    for request_id in 1..=count {
+        encode_read_request(
+            &mut reads,
+            &ReadRequest {
+                request_id,
+                object: opened.id,
+                offset: request_id % 20 * BLOCK,
+                length: BLOCK as u32,
+                flags: ReadFlags::CHECKSUMS,
+            },
+        );
+    }
+    reads
+}
+
 #[test]
 fn who_reads_slowly_gets_everything() {
     let scene = scene(3);
@@ -214,19 +233,7 @@ fn who_reads_slowly_gets_everything() {
         cast.read_all(&opened, BLOCK).await;
         let slow = Raw::connect(&cast).await;
         slow.say_hello().await;
-        let mut reads = Vec::new();
-        for request_id in 1..=32 {
-            encode_read_request(
-                &mut reads,
-                &ReadRequest {
-                    request_id,
-                    object: opened.id,
-                    offset: request_id % 20 * BLOCK,
-                    length: BLOCK as u32,
-                    flags: ReadFlags::CHECKSUMS,
-                },
-            );
-        }
+        let reads = block_reads(&opened, 32);
         let reading = async {
             let mut left = 32 * BLOCK;
             while left > 0 {
@@ -258,19 +265,7 @@ fn who_never_reads_is_cut_off_and_the_memory_comes_back() {
                 cast.read_all(&opened, BLOCK).await;
                 let deaf = Raw::connect(&cast).await;
                 deaf.say_hello().await;
-                let mut reads = Vec::new();
-                for request_id in 1..=200 {
-                    encode_read_request(
-                        &mut reads,
-                        &ReadRequest {
-                            request_id,
-                            object: opened.id,
-                            offset: request_id % 20 * BLOCK,
-                            length: BLOCK as u32,
-                            flags: ReadFlags::CHECKSUMS,
-                        },
-                    );
-                }
+                let reads = block_reads(&opened, 200);
                 let rounds = read_steadily(&cast, &scene, 200);
                 futures::join!(deaf.send(&reads), rounds);
                 let began = cast.now();
