@@ -258,6 +258,8 @@ impl<I: Io> Inner<I> {
             .pages_left(self.region_pages);
         let (draft, items, logged) = self.gather(device, log, room);
         if draft.is_empty() {
+            // All that waited was freed meanwhile, and is done with.
+            self.signal.raise();
             return Written::Extent;
         }
         let placed = self.place(

@@ -1,6 +1,7 @@
 //! Random operations, faults, crashes and restarts against a model that knows what must, may and
 //! must not be readable. Wrong bytes fail a test wherever they are read.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use corelane_worker::store::NotKept;
 use crate::bed::{Bed, Shard, object};
 
 const OBJECTS: u32 = 24;
+
+/// Room for all blocks of them on any shard.
+const INDEX_BLOCKS: usize = 4096;
 
 /// What the model knows of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +96,14 @@ async fn check(bed: &Bed, shards: &[Shard], model: &mut Model, number: u32) {
 
 /// Blocks that the stores let go since they were opened, or found no room for.
 fn let_go(shards: &[Shard]) -> u64 {
-    let counters = shards.iter().map(|shard| shard.store.counters());
-    counters
-        .map(|counters| counters.blocks_evicted.get() + counters.not_kept_no_room.get())
-        .sum()
+    let of_shard = |shard: &Shard| {
+        let counters = shard.store.counters();
+        counters.blocks_evicted.get()
+            + counters.not_kept_no_room.get()
+            + counters.not_kept_index_full.get()
+            + shard.recovery.blocks_not_fitting
+    };
+    shards.iter().map(of_shard).sum()
 }
 
 /// One random operation.
@@ -171,8 +179,24 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
     }
 }
 
-/// A run of operations with crashes in between, on `devices` devices.
-fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
+/// What a run has to do with.
+struct Bounds {
+    /// Regions of a device.
+    regions: u64,
+    /// Most operations between two crashes.
+    steps: u64,
+    /// Blocks that a shard has room for in its index.
+    index_blocks: usize,
+}
+
+/// A run of operations with crashes in between. Returns how many blocks reclaim moved.
+fn run(seed: u64, faults: Faults, bounds: Bounds) -> u64 {
+    let Bounds {
+        regions,
+        steps,
+        index_blocks,
+    } = bounds;
+    let mut survived = 0;
     let random = Prng::new(seed ^ 0x73_746f_7265);
     let bed = Bed::new(seed, faults, 1 + random.below(2) as usize, regions);
     let mut model = Model {
@@ -198,12 +222,13 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
         let shards = bed.open_all(count, |config| {
             config.flush_bytes = 64 << 10;
             config.flush_delay = Duration::from_millis(5);
+            config.index_capacity = index_blocks;
             config.scrub_bytes_per_second = if random.coin() { 1 << 20 } else { 0 };
         });
         bed.world.set_faults(faults);
         if random.coin() {
             bed.world
-                .crash_at(CrashPoint::AtWrite(random.between(1, 60)));
+                .crash_at(CrashPoint::AtWrite(random.between(1, steps / 2)));
         }
         let ended = bed.world.block_on(async {
             for number in 0..OBJECTS {
@@ -236,6 +261,9 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
             });
         }
         note_faults(&bed, &mut model);
+        for shard in &shards {
+            survived += shard.store.counters().blocks_survived.get();
+        }
         // What the index held when the end came must come back, whatever reclaim was doing.
         model.left = 0;
         for ((number, block), state) in &mut model.blocks {
@@ -247,6 +275,7 @@ fn run(seed: u64, faults: Faults, regions: u64, steps: u64) {
             }
         }
     }
+    survived
 }
 
 /// Faults that no store can see through loosen what the model demands.
@@ -280,14 +309,50 @@ fn without_device_faults_nothing_durable_is_lost_and_nothing_freed_returns() {
             faults.power_loss = 0.5;
             faults.unflushed_loss = 0.5;
             faults.torn_write = [0.0, 0.5, 1.0][random.below(3) as usize];
-            run(seed, faults, 64, 120);
+            let bounds = Bounds {
+                regions: 64,
+                steps: 120,
+                index_blocks: INDEX_BLOCKS,
+            };
+            run(seed, faults, bounds);
         },
+    );
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_reclaim_loses_nothing_that_was_held() {
+    let survived = Cell::new(0);
+    check_seeds(
+        "a_crash_in_the_middle_of_a_reclaim_loses_nothing_that_was_held",
+        24,
+        |seed| {
+            let mut faults = Faults::none();
+            faults.power_loss = 0.5;
+            faults.unflushed_loss = 0.5;
+            // Regions are reclaimed because the index is full.
+            let bounds = Bounds {
+                regions: 64,
+                steps: 500,
+                index_blocks: 24,
+            };
+            survived.set(survived.get() + run(seed, faults, bounds));
+        },
+    );
+    let survived = survived.get();
+    assert!(
+        survived > 100,
+        "only {survived} blocks were moved by a reclaim"
     );
 }
 
 #[test]
 fn with_any_faults_no_wrong_byte_is_served() {
     check_seeds("with_any_faults_no_wrong_byte_is_served", 24, |seed| {
-        run(seed, Faults::from_seed(seed), 32, 120);
+        let bounds = Bounds {
+            regions: 32,
+            steps: 120,
+            index_blocks: INDEX_BLOCKS,
+        };
+        run(seed, Faults::from_seed(seed), bounds);
     });
 }
