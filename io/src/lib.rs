@@ -14,6 +14,7 @@
 //! | [`error`] | the errors of the world, with context |
 //! | [`executor`] | the per-core task executor and its priorities |
 //! | [`mesh`] | bounded queues between cores |
+//! | [`hint`] | hints about memory: prefetching, huge pages |
 //! | [`cores`] | pinning, NUMA, which core does what |
 //! | [`uring`] | the default backend: one io_uring per core |
 //! | [`sim`] | the deterministic backend: seeded faults, crashes, virtual time |
@@ -22,6 +23,7 @@ pub mod buffer;
 pub mod cores;
 pub mod error;
 pub mod executor;
+pub mod hint;
 mod mapping;
 pub mod mesh;
 pub mod sim;

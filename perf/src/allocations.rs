@@ -3,9 +3,11 @@
 //! A program installs [`CountingAllocator`] as its global allocator. Each thread writes a counter
 //! of its own; the cost is one load and store an allocation.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use mimalloc::MiMalloc;
 
 /// Threads that are told apart; later ones share the last counter, under id 0.
 const THREADS_MAX: usize = 256;
@@ -27,7 +29,7 @@ thread_local! {
     static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// The system's allocator, counted.
+/// The worker's allocator, counted.
 #[derive(Debug)]
 pub struct CountingAllocator;
 
@@ -51,30 +53,30 @@ fn count() {
     });
 }
 
-// SAFETY: everything is the system allocator's; counting touches no memory of the caller and does
+// SAFETY: everything is mimalloc's; counting touches no memory of the caller and does
 // not allocate (the thread-local is constant-initialised and has no destructor).
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { MiMalloc.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, new_size) }
+        unsafe { MiMalloc.realloc(pointer, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
 }
 

@@ -20,6 +20,10 @@ use clap::Parser;
 use commands::Command;
 use output::Output;
 
+/// Opening a store makes some objects for each one that is cached: see `docs/decisions/0005-mimalloc.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A cache of object storage on local drives: runs a worker and speaks to running ones.
 #[derive(Parser, Debug)]
 #[command(name = "corelane", version, after_help = failure::EXIT_CODES, propagate_version = true)]

@@ -7,6 +7,10 @@ use clap::Parser;
 use corelane_worker::config::WorkerFlags;
 use corelane_worker::start::process;
 
+/// Opening a store makes some objects for each one that is cached: see `docs/decisions/0005-mimalloc.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Storage worker: caches objects of external storage on local drives.
 #[derive(Parser)]
 #[command(name = "corelane-worker", version)]

@@ -7,6 +7,7 @@
 //! The invariant: every occupied slot is reachable from its ideal slot over occupied slots only.
 //! The table knows nothing of regions or devices; it keeps the numbers that it is given.
 
+use corelane_io::hint::{advise_huge_pages, prefetch};
 use corelane_rpc_schema::{BlockId, ObjectId};
 
 use crate::mount::MountId;
@@ -140,9 +141,11 @@ impl Index {
             (1..=1 << 31).contains(&capacity),
             "index capacity {capacity}"
         );
-        let slots = Self::slots_for(capacity);
+        let mut slots = Vec::with_capacity(Self::slots_for(capacity));
+        advise_huge_pages(slots.spare_capacity_mut());
+        slots.resize(Self::slots_for(capacity), Slot::default());
         Index {
-            slots: vec![Slot::default(); slots].into_boxed_slice(),
+            slots: slots.into_boxed_slice(),
             length: 0,
             capacity,
         }
@@ -207,6 +210,12 @@ impl Index {
             }
             at = self.next(at);
         }
+    }
+
+    /// Brings what a look at `id` needs closer to the processor.
+    #[inline]
+    pub fn prefetch(&self, id: BlockId) {
+        prefetch(&self.slots[self.ideal(id)]);
     }
 
     /// What is known of `id`.
