@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use corelane_io::hint::prefetch;
 use corelane_io::{Frame, FramePool, PAGE_SIZE};
 use corelane_rpc_schema::ObjectId;
 
@@ -140,6 +141,15 @@ impl FrameTier {
                 return Some((place, slot));
             }
             place = (place + 1) & mask;
+        }
+    }
+
+    /// Brings what a look at `key` needs closer to the processor.
+    #[inline]
+    pub fn prefetch(&self, key: FrameKey) {
+        let place = key.hash() as usize & (self.table.len() - 1);
+        if let Some(slot) = self.slots.get(self.table[place] as usize) {
+            prefetch(slot);
         }
     }
 

@@ -21,7 +21,7 @@ use corelane_rpc_schema::frame::{
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
 };
-use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES};
+use corelane_rpc_schema::{ObjectId, READ_BYTES_MAX, STRIPE_BYTES};
 
 use super::outbox::Outbox;
 use crate::mount::AccessSet;
@@ -58,6 +58,8 @@ impl Broken {
 pub struct LaneState {
     /// Answers on their way out.
     pub outbox: Outbox,
+    /// Object and block size of the last read that took the short way to the device.
+    pub last_from_device: Cell<Option<(ObjectId, u32)>>,
     /// Mounts that the client may read; set by hello, renewed when mounts change.
     pub access: RefCell<Arc<AccessSet>>,
     /// Name of the token, empty without one.
@@ -153,6 +155,7 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
             tuning.lane_bytes_max,
             Rc::clone(&shard.shared_credit),
         ),
+        last_from_device: Cell::new(None),
         access: RefCell::new(Arc::new(AccessSet::none())),
         reader: RefCell::default(),
         client_name: RefCell::new(Rc::from("")),
@@ -233,12 +236,17 @@ async fn read<I: Io, U: UnderStore>(
                 held.clear();
             }
         }
+        let mut ahead = None;
         while !input.is_empty() {
-            // The usual case stays out of the state machine below.
-            if lane.may_read()
-                && let Some(request) = decode_read_request(input)
-            {
+            // The usual case stays out of the state machine below. Each request is decoded while
+            // the one before is served, so that what it will look at is in the processor's cache.
+            let request = ahead.take().or_else(|| decode_read_request(input));
+            if let Some(request) = request.filter(|_| lane.may_read()) {
                 input = &input[READ_REQUEST_BYTES..];
+                ahead = decode_read_request(input);
+                if let Some(ahead) = &ahead {
+                    shard.expect_read(lane, ahead);
+                }
                 lane.outbox.begin(request.length);
                 shard.read(lane, request);
                 continue;

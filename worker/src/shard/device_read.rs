@@ -52,6 +52,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             return None;
         }
         let block_bytes = u64::from(known.meta.block_bytes);
+        lane.last_from_device
+            .set(Some((request.object, known.meta.block_bytes)));
         let block = known.meta.block((request.offset / block_bytes) as u32);
         let entry = self.store.lookup(block)?;
         let in_block = (request.offset % block_bytes) as usize;

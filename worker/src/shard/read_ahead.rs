@@ -50,6 +50,17 @@ impl ReadAhead {
         }
     }
 
+    /// Begins to watch `object`, in place of the one that has been watched the longest.
+    fn watch(&mut self, object: ObjectId) -> &mut Sequence {
+        if self.sequences.len() >= self.objects_max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.sequences.remove(&oldest);
+        }
+        self.order.push_back(object);
+        self.sequences.entry(object).or_default()
+    }
+
     /// Notes a read of `range` and says which bytes to fetch ahead. `window_min` is the block size.
     fn note(
         &mut self,
@@ -59,18 +70,11 @@ impl ReadAhead {
         window_min: u64,
         window_max: u64,
     ) -> Range<u64> {
-        if !self.sequences.contains_key(&object) {
-            if !missed {
-                return 0..0;
-            }
-            if self.sequences.len() >= self.objects_max
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.sequences.remove(&oldest);
-            }
-            self.order.push_back(object);
-        }
-        let sequence = self.sequences.entry(object).or_default();
+        let sequence = match self.sequences.get_mut(&object) {
+            Some(sequence) => sequence,
+            None if missed => self.watch(object),
+            None => return 0..0,
+        };
         // Reads of what was fetched ahead are hits in DRAM, which are not noted here: the next read
         // that is may start at the end of the window.
         let continues = range.start <= sequence.end.max(sequence.ahead)

@@ -34,6 +34,8 @@ pub struct SlowRead<'a, C: FnOnce() -> u64> {
 /// The slowest reads and the latencies.
 pub struct SlowLog {
     kept: Vec<SlowRequest>,
+    /// A read is kept if it took longer than this: the least of those kept, once there are enough.
+    kept_above_us: Option<u64>,
     latencies: [Histogram<u64>; 3],
 }
 
@@ -43,6 +45,7 @@ impl Default for SlowLog {
             || Histogram::new_with_max(LATENCY_US_MAX, 2).expect("the bounds are valid constants");
         SlowLog {
             kept: Vec::with_capacity(KEPT_MAX),
+            kept_above_us: None,
             latencies: [histogram(), histogram(), histogram()],
         }
     }
@@ -61,20 +64,9 @@ impl SlowLog {
     pub fn note<C: FnOnce() -> u64>(&mut self, read: SlowRead<'_, C>) {
         let total_us = read.total_ns / 1000;
         self.latencies[read.source as usize].saturating_record(total_us);
-        let fastest = self
-            .kept
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, kept)| kept.total_us);
-        let place = match fastest {
-            Some((place, kept)) if self.kept.len() == KEPT_MAX => {
-                if kept.total_us >= total_us {
-                    return;
-                }
-                Some(place)
-            }
-            _ => None,
-        };
+        if self.kept_above_us.is_some_and(|least| total_us <= least) {
+            return;
+        }
         let request = SlowRequest {
             at_ms: (read.wall_clock_ms)(),
             client: read.client.to_owned(),
@@ -86,15 +78,24 @@ impl SlowLog {
             device_us: read.device_ns / 1000,
             under_store_us: read.under_store_ns / 1000,
         };
-        match place {
+        match self.kept_above_us.and_then(|least| self.place_of(least)) {
             Some(place) => self.kept[place] = request,
             None => self.kept.push(request),
         }
+        self.kept_above_us = (self.kept.len() == KEPT_MAX)
+            .then(|| self.kept.iter().map(|kept| kept.total_us).min())
+            .flatten();
+    }
+
+    fn place_of(&self, total_us: u64) -> Option<usize> {
+        let mut kept = self.kept.iter();
+        kept.position(|kept| kept.total_us == total_us)
     }
 
     /// The slowest reads since the last call, slowest first.
     pub fn take(&mut self) -> Vec<SlowRequest> {
         let mut kept = std::mem::take(&mut self.kept);
+        self.kept_above_us = None;
         kept.sort_by_key(|read| std::cmp::Reverse(read.total_us));
         kept
     }
@@ -123,7 +124,7 @@ mod tests {
     fn the_slowest_are_kept_and_given_once() {
         let mut log = SlowLog::default();
         let request = ReadRequest::default();
-        for microseconds in 0..200 {
+        let note = |log: &mut SlowLog, microseconds: u64| {
             log.note(SlowRead {
                 source: ReadSource::Device,
                 total_ns: microseconds * 1000,
@@ -133,11 +134,17 @@ mod tests {
                 client: "test",
                 wall_clock_ms: || 1,
             });
-        }
+        };
+        (0..100).for_each(|microseconds| note(&mut log, 2 * microseconds + 1));
+        (0..100)
+            .rev()
+            .for_each(|microseconds| note(&mut log, 2 * microseconds));
         let kept = log.take();
         assert_eq!(kept.len(), KEPT_MAX);
         assert_eq!((kept[0].total_us, kept[KEPT_MAX - 1].total_us), (199, 168));
         assert!(log.take().is_empty());
         assert_eq!(log.latencies()[1].1[3], 200);
+        note(&mut log, 1);
+        assert_eq!(log.take().len(), 1, "what was slow before does not count");
     }
 }

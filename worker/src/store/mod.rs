@@ -216,6 +216,12 @@ impl<I: Io> Store<I> {
         self.0.index.borrow().get(id)
     }
 
+    /// Brings what [`Store::lookup`] of `id` needs closer to the processor.
+    #[inline]
+    pub fn prefetch(&self, id: BlockId) {
+        self.0.index.borrow().prefetch(id);
+    }
+
     /// Counts a use of `id`, so that reclaim keeps it longer.
     #[inline]
     pub fn touch(&self, id: BlockId) {

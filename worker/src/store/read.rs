@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use corelane_io::hint::prefetch;
 use corelane_io::{Frame, FrameLease, Io, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 use corelane_rpc_schema::frame::page_checksum;
@@ -34,6 +35,8 @@ impl<I: Io> Inner<I> {
             .device(region.device)
             .expect("entries point at devices that are there");
         let page = u32::from(entry.first_page) + first_page;
+        // They are needed when the device has answered.
+        prefetch(&region.checksums()[page as usize..(page + pages) as usize]);
         // Held until the bytes are checked: the region is not written again before.
         let _guard = ReadGuard::new(region, &self.signal);
         let lease = match self
