@@ -1,5 +1,5 @@
-//! Instructions per DRAM hit: callgrind counts a script of two lengths, and the difference is
-//! what the further hits cost.
+//! Instructions per hit, from DRAM and from the device: callgrind counts a script of two lengths,
+//! and the difference is what the further hits cost.
 //!
 //! Costs are told apart by source file, which callgrind names also for inlined code: what stands
 //! in the worker, the frame codec and the buffers is the worker's; the simulator, the client of
@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
+use super::script::Place;
 
 /// Hits of the shorter run, and of the longer one.
 const HITS: [u64; 2] = [4096, 36_864];
@@ -43,45 +44,76 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
     } else {
         HITS
     };
-    let mut costs = Vec::new();
-    let mut functions = Vec::new();
-    for hits in lengths {
-        let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
-        count(hits, &out)?;
-        let text =
-            std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        let profile = Profile::read(&text)?;
-        costs.push(profile.cost());
-        functions.push(profile.by_function());
-    }
-    let hits = (lengths[1] - lengths[0]) as f64;
-    let ours = (costs[1].ours as f64 - costs[0].ours as f64) / hits;
-    let all = (costs[1].all as f64 - costs[0].all as f64) / hits;
-    let mut dearest: Vec<(f64, &str)> = functions[1]
-        .iter()
-        .map(|(name, cost)| {
-            let before = functions[0].get(name).copied().unwrap_or(0.0);
-            ((cost - before) / hits, name.as_str())
-        })
-        .collect();
-    dearest.sort_by(|left, right| right.0.total_cmp(&left.0));
+    let from_dram = Difference::count(bench, Place::Dram, lengths)?;
+    let from_device = Difference::count(bench, Place::Device, lengths)?;
     let measure = Measure::of_value(
         "instructions_per_hit",
         "instructions",
-        ours,
+        from_dram.ours,
         Bar::AtMost(900.0),
-    )
-    .with_note(format!(
-        "worker on sim, pipelined 32 deep, {hits} hits counted; {all:.0} with simulator and client"
-    ));
-    let shown = dearest.iter().take(FUNCTIONS_SHOWN);
-    Ok(shown.fold(measure, |measure, (cost, name)| {
-        measure.with_note(format!("{cost:.0} in {name}"))
-    }))
+    );
+    let measure = from_dram
+        .notes("a DRAM hit")
+        .fold(measure, Measure::with_note);
+    Ok(from_device
+        .notes("a device hit")
+        .fold(measure, Measure::with_note))
+}
+
+/// Instructions of one hit.
+struct Difference {
+    ours: f64,
+    all: f64,
+    hits: f64,
+    /// By function, dearest first.
+    functions: Vec<(f64, String)>,
+}
+
+impl Difference {
+    fn count(bench: &Bench, place: Place, lengths: [u64; 2]) -> Result<Difference, String> {
+        let mut costs = Vec::new();
+        let mut functions = Vec::new();
+        for hits in lengths {
+            let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
+            count(place, hits, &out)?;
+            let text = std::fs::read_to_string(&out)
+                .map_err(|error| format!("{}: {error}", out.display()))?;
+            let profile = Profile::read(&text)?;
+            costs.push(profile.cost());
+            functions.push(profile.by_function());
+        }
+        let hits = (lengths[1] - lengths[0]) as f64;
+        let mut functions: Vec<(f64, String)> = functions[1]
+            .iter()
+            .map(|(name, cost)| {
+                let before = functions[0].get(name).copied().unwrap_or(0.0);
+                ((cost - before) / hits, name.clone())
+            })
+            .collect();
+        functions.sort_by(|left, right| right.0.total_cmp(&left.0));
+        Ok(Difference {
+            ours: (costs[1].ours as f64 - costs[0].ours as f64) / hits,
+            all: (costs[1].all as f64 - costs[0].all as f64) / hits,
+            hits,
+            functions,
+        })
+    }
+
+    fn notes(&self, what: &str) -> impl Iterator<Item = String> {
+        let Difference {
+            ours, all, hits, ..
+        } = self;
+        let summary = format!(
+            "{what}: {ours:.0}; worker on sim, pipelined 32 deep, {hits} hits counted; {all:.0} with simulator and client"
+        );
+        let shown = self.functions.iter().take(FUNCTIONS_SHOWN);
+        let functions = shown.map(move |(cost, name)| format!("{what}: {cost:.0} in {name}"));
+        std::iter::once(summary).chain(functions)
+    }
 }
 
 /// Runs the script under callgrind.
-fn count(hits: u64, out: &Path) -> Result<(), String> {
+fn count(place: Place, hits: u64, out: &Path) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
         .args([
@@ -91,7 +123,8 @@ fn count(hits: u64, out: &Path) -> Result<(), String> {
         ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
-        .args(["cost", "--hits", &hits.to_string()])
+        .args(["cost", "--hits", &hits.to_string(), "--from"])
+        .arg(place.name())
         .output()
         .map_err(|error| format!("cannot start valgrind: {error}"))?;
     if output.status.success() {

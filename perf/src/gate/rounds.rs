@@ -21,33 +21,36 @@ pub struct Pair {
 }
 
 /// `rounds` pairs. Which of the two goes first alternates, so that a drift of the machine favours
-/// neither; a pair with too much steal is measured again.
+/// neither; a pair with too much steal is measured again. Both are given the number of the pair,
+/// repeated ones counted: a load that reads other places each time does not find them cached.
 ///
 /// # Errors
 /// The first error of either.
 pub fn interleave(
     rounds: usize,
-    mut worker: impl FnMut() -> Result<Sample, String>,
-    mut ceiling: impl FnMut() -> Result<Sample, String>,
+    mut worker: impl FnMut(u64) -> Result<Sample, String>,
+    mut ceiling: impl FnMut(u64) -> Result<Sample, String>,
 ) -> Result<Vec<Pair>, String> {
     let mut pairs = Vec::with_capacity(rounds);
+    let mut number = 0;
     for round in 0..rounds {
         let mut attempt = 0;
         loop {
             let pair = if round % 2 == 0 {
-                let worker = worker()?;
+                let worker = worker(number)?;
                 Pair {
                     worker,
-                    ceiling: ceiling()?,
+                    ceiling: ceiling(number)?,
                 }
             } else {
-                let ceiling = ceiling()?;
+                let ceiling = ceiling(number)?;
                 Pair {
-                    worker: worker()?,
+                    worker: worker(number)?,
                     ceiling,
                 }
             };
             attempt += 1;
+            number += 1;
             if pair.steal_percent() <= STEAL_PERCENT_MAX || attempt > REPEATS_MAX {
                 pairs.push(pair);
                 break;
@@ -152,12 +155,12 @@ mod tests {
     fn rounds_take_turns_and_a_stolen_one_is_repeated() {
         let order = std::cell::RefCell::new(String::new());
         let calls = Cell::new(0);
-        let worker = || {
+        let worker = |_| {
             order.borrow_mut().push('w');
             calls.set(calls.get() + 1);
             Ok(sample(10, if calls.get() == 2 { 3.0 } else { 0.0 }))
         };
-        let ceiling = || {
+        let ceiling = |_| {
             order.borrow_mut().push('c');
             Ok(sample(20, 0.0))
         };
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn a_machine_that_always_steals_ends_all_the_same() {
         let pairs =
-            interleave(1, || Ok(sample(1, 50.0)), || Ok(sample(1, 0.0))).expect("no errors");
+            interleave(1, |_| Ok(sample(1, 50.0)), |_| Ok(sample(1, 0.0))).expect("no errors");
         assert_eq!(pairs[0].steal_percent(), 50.0);
     }
 }

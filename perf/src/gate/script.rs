@@ -1,4 +1,5 @@
-//! A fixed script of DRAM hits: the worker's shard on a simulated core, for a profiler to count.
+//! Fixed scripts of DRAM hits and device hits: the worker's shard on a simulated core, for a
+//! profiler to count.
 //!
 //! Everything is decided by a seed, so two runs execute the same instructions. Requests are
 //! encoded beforehand and answers only counted, so that what the client costs is small; what it
@@ -9,8 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use corelane_io::sim::{Faults, SimIo, World};
 use corelane_io::{Doorbell, FramePool, Io, PAGE_SIZE, Priority, SendBatch, Stream, mesh};
 use corelane_rpc_schema::frame::{
@@ -20,6 +22,7 @@ use corelane_rpc_schema::frame::{
 use corelane_rpc_schema::messages::{Hello, Message, Open, OpenAnswer};
 use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, ShardId};
 use corelane_worker::access::Access;
+use corelane_worker::cache::policy::PolicyKind;
 use corelane_worker::inbox::inbox;
 use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
 use corelane_worker::object::ObjectMeta;
@@ -32,8 +35,12 @@ use tokio::sync::oneshot;
 use crate::ceiling::page;
 use crate::random::Random;
 
-/// Bytes of the one object: a stripe.
-const OBJECT_BYTES: u64 = 16 << 20;
+/// Bytes of the device, and of a region: the object fits it several times.
+const DEVICE_BYTES: u64 = 320 << 20;
+const REGION_BYTES: u32 = 8 << 20;
+
+/// Between two rounds of the fill, so that the store keeps up with it.
+const FILL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Requests in flight: sent together, answered together.
 const DEPTH: u64 = 32;
@@ -51,41 +58,85 @@ const SOURCE_AT: usize = PREFIX_BYTES + 8;
 /// Different batches of requests, sent in turn.
 const BATCHES: usize = 64;
 
-/// Runs the script.
+/// Where the script's reads are served from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// The DRAM tier, which holds the whole object.
+    Dram,
+    /// The device; the tier holds an eighth of the object and takes nothing of what is asked for.
+    Device,
+}
+
+impl Place {
+    /// Its name on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Place::Dram => "dram",
+            Place::Device => "device",
+        }
+    }
+
+    fn source(self) -> ReadSource {
+        match self {
+            Place::Dram => ReadSource::Dram,
+            Place::Device => ReadSource::Device,
+        }
+    }
+
+    /// Bytes of the one object.
+    fn object_bytes(self) -> u64 {
+        match self {
+            Place::Dram => 16 << 20,
+            Place::Device => 64 << 20,
+        }
+    }
+
+    fn tier_bytes(self) -> u64 {
+        match self {
+            Place::Dram => 4 * self.object_bytes(),
+            Place::Device => self.object_bytes() / 8,
+        }
+    }
+}
+
+/// Runs a script.
 #[derive(Debug, Args)]
 pub struct Cost {
-    /// DRAM hits to serve
+    /// Reads to serve
     #[arg(long, default_value_t = 4096)]
     hits: u64,
+    /// Where they are served from
+    #[arg(long, value_enum, default_value_t = Place::Dram)]
+    from: Place,
 }
 
 impl Cost {
     /// Serves the hits and says how many were served.
     ///
     /// # Errors
-    /// When the shard does not start, or an answer is not a DRAM hit.
+    /// When the shard does not start, or an answer comes from another place.
     pub fn run(self) -> Result<(), String> {
-        let served = serve_hits(self.hits.next_multiple_of(DEPTH))?;
+        let served = serve_hits(self.from, self.hits.next_multiple_of(DEPTH))?;
         println!("{served}");
         Ok(())
     }
 }
 
-/// Serves `hits` DRAM hits, after one pass that fills; a multiple of the depth.
+/// Serves `hits` hits from `place`, after one pass that fills; a multiple of the depth.
 ///
 /// # Errors
 /// As [`Cost::run`].
-pub fn serve_hits(hits: u64) -> Result<u64, String> {
+pub fn serve_hits(place: Place, hits: u64) -> Result<u64, String> {
     let world = World::new(1, Faults::none());
     world.set_turns_max(u64::MAX);
     let device = PathBuf::from("/dev/sim0");
-    world.add_device(&device, 128 << 20);
-    let finished = world.block_on(script(&world, device, hits));
+    world.add_device(&device, DEVICE_BYTES);
+    let finished = world.block_on(script(&world, device, place, hits));
     finished.map_err(|crash| format!("{crash:?} without a crash scheduled"))?
 }
 
-async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String> {
-    let address = start_shard(world, device).await?;
+async fn script(world: &World, device: PathBuf, place: Place, hits: u64) -> Result<u64, String> {
+    let address = start_shard(world, device, place).await?;
     let io = world.core();
     let stream = io
         .connect(address)
@@ -106,33 +157,35 @@ async fn script(world: &World, device: PathBuf, hits: u64) -> Result<u64, String
         Message::OpenAnswer(opened) => opened,
         other => return Err(format!("{other:?} does not answer an open")),
     };
-    let batches = batches(&opened);
-    // Once over the whole object, so that all of it is in DRAM, and a round of every batch.
-    for first in (0..OBJECT_BYTES / PAGE_SIZE as u64).step_by(DEPTH as usize) {
+    let batches = batches(&opened, place);
+    // Once over the whole object, so that all of it is held, and a round of every batch.
+    for first in (0..place.object_bytes() / PAGE_SIZE as u64).step_by(DEPTH as usize) {
         let requests: Vec<u64> = (first..first + DEPTH).collect();
         client.round(&encode(&opened, &requests), None).await?;
+        io.sleep(FILL_PAUSE).await;
     }
     for batch in &batches {
-        client.round(batch, Some(ReadSource::Dram)).await?;
+        client.round(batch, None).await?;
     }
+    let source = Some(place.source());
     for round in 0..hits / DEPTH {
         client
-            .round(&batches[round as usize % BATCHES], Some(ReadSource::Dram))
+            .round(&batches[round as usize % batches.len()], source)
             .await?;
     }
     Ok(hits)
 }
 
-fn batches(opened: &OpenAnswer) -> Vec<Vec<u8>> {
+fn batches(opened: &OpenAnswer, place: Place) -> Vec<Vec<u8>> {
     let mut random = Random::new(6);
-    let pages = OBJECT_BYTES / PAGE_SIZE as u64;
+    // The fill leaves the object's end in the tier.
+    let pages = match place {
+        Place::Dram => place.object_bytes(),
+        Place::Device => place.object_bytes() - 2 * place.tier_bytes(),
+    } / PAGE_SIZE as u64;
     let batch = |_| {
-        encode(
-            opened,
-            &(0..DEPTH)
-                .map(|_| random.below(pages))
-                .collect::<Vec<u64>>(),
-        )
+        let pages: Vec<u64> = (0..DEPTH).map(|_| random.below(pages)).collect();
+        encode(opened, &pages)
     };
     (0..BATCHES).map(batch).collect()
 }
@@ -219,7 +272,7 @@ impl Client {
                 }
                 if expected.is_some_and(|source| answer[SOURCE_AT] != source as u8) {
                     return Err(format!(
-                        "an answer from source {} where a DRAM hit was scripted",
+                        "an answer from source {} where the script has {expected:?}",
                         answer[SOURCE_AT]
                     ));
                 }
@@ -233,7 +286,7 @@ impl Client {
     }
 }
 
-async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, String> {
+async fn start_shard(world: &World, device: PathBuf, place: Place) -> Result<SocketAddr, String> {
     let io = world.core();
     let opened = io
         .open_device(&device)
@@ -241,7 +294,7 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         .map_err(|error| error.to_string())?;
     let scratch = FramePool::map(8, 16).map_err(|error| error.to_string())?;
     let options = FormatOptions {
-        region_bytes: 1 << 20,
+        region_bytes: REGION_BYTES,
         ..FormatOptions::new([3; 16])
     };
     format_devices(&[opened], options, &scratch)
@@ -259,7 +312,12 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         options: BTreeMap::new(),
         is_runtime: false,
     };
+    let policy = match place {
+        Place::Dram => PolicyKind::S3Fifo,
+        Place::Device => PolicyKind::Noop,
+    };
     let tuning = Tuning {
+        policy,
         index_blocks: 4096,
         page_frames: 256,
         read_frames: 64,
@@ -274,7 +332,7 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         worker_id: "script".to_owned(),
         device_paths: vec![device],
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        dram_bytes: 4 * OBJECT_BYTES,
+        dram_bytes: place.tier_bytes(),
         mounts: Arc::new(MountTable::new([mount])?),
         access: Arc::new(Access::open()),
         limits: ShardLimits {
@@ -283,6 +341,7 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
         },
         tuning,
         under_store: PageStore {
+            object_bytes: place.object_bytes(),
             events: RefCell::default(),
             doorbell: io.doorbell(),
         },
@@ -313,6 +372,7 @@ async fn start_shard(world: &World, device: PathBuf) -> Result<SocketAddr, Strin
 
 /// An under-store whose one object is full of the same page.
 struct PageStore {
+    object_bytes: u64,
     events: RefCell<VecDeque<Event>>,
     doorbell: Arc<dyn Doorbell>,
 }
@@ -328,7 +388,7 @@ impl UnderStore for PageStore {
                     path_key: uri.clone(),
                     uri,
                     version: "1".to_owned(),
-                    length: OBJECT_BYTES,
+                    length: self.object_bytes,
                     last_modified_ms: 0,
                     block_bytes: job.mount.block_bytes,
                     content_type: String::new(),
@@ -370,7 +430,7 @@ impl UnderStore for PageStore {
     }
 
     fn fetch_bytes_max(&self) -> u64 {
-        OBJECT_BYTES
+        self.object_bytes
     }
 }
 
@@ -379,8 +439,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_is_served_from_dram() {
-        assert_eq!(serve_hits(2 * DEPTH), Ok(2 * DEPTH));
+    fn the_scripts_are_served_from_where_they_say() {
+        assert_eq!(serve_hits(Place::Dram, 2 * DEPTH), Ok(2 * DEPTH));
+        // Twice over the object.
+        let hits = 2 * Place::Device.object_bytes() / PAGE_SIZE as u64;
+        assert_eq!(serve_hits(Place::Device, hits), Ok(hits));
     }
 
     #[test]

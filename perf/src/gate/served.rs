@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::rounds::{self, BUSY_PERCENT_MIN, Pair, STEAL_PERCENT_MAX};
-use super::worker::{GateWorker, WorkerSpec};
+use super::worker::{DramPolicy, GateWorker, WorkerSpec};
 use crate::ceiling::{Source, prepare_file};
 use crate::commands::start_server;
 use crate::load::LoadSpec;
@@ -85,7 +85,22 @@ struct Contest {
 }
 
 impl Contest {
+    /// Starts both. What is to come from a device is not kept in DRAM.
     fn start(bench: &Bench, from: From, shape: Shape, spin: Duration) -> Result<Contest, String> {
+        let dram_policy = match from {
+            From::Dram => DramPolicy::S3Fifo,
+            From::Drive | From::FastDevice => DramPolicy::Noop,
+        };
+        Self::start_with(bench, from, shape, spin, dram_policy)
+    }
+
+    fn start_with(
+        bench: &Bench,
+        from: From,
+        shape: Shape,
+        spin: Duration,
+        dram_policy: DramPolicy,
+    ) -> Result<Contest, String> {
         let directory = match from {
             From::Drive => bench.directory(),
             From::Dram | From::FastDevice => bench.fast_directory(),
@@ -108,6 +123,7 @@ impl Contest {
             object_bytes,
             dram_bytes,
             spin,
+            dram_policy,
         };
         let source = source(directory, from, object_bytes)?;
         let ceiling = start_server(&source, shape.read_bytes, spin, bench.options.server_core)
@@ -135,15 +151,19 @@ impl Contest {
                 shape.read_bytes,
             )
         };
-        let take = |spec: &LoadSpec, server: &ServerProcess| {
-            sample::take(spec, server.pid()).map_err(|error| error.to_string())
+        let take = |spec: &LoadSpec, server: &ServerProcess, number: u64| {
+            let spec = LoadSpec {
+                seed: spec.seed + number,
+                ..spec.clone()
+            };
+            sample::take(&spec, server.pid()).map_err(|error| error.to_string())
         };
         let worker_load = load(&self.worker.process);
         let ceiling_load = load(&self.ceiling);
         let pairs = rounds::interleave(
             rounds,
-            || take(&worker_load, &self.worker.process),
-            || take(&ceiling_load, &self.ceiling),
+            |number| take(&worker_load, &self.worker.process, number),
+            |number| take(&ceiling_load, &self.ceiling, number),
         )?;
         if let Some(last) = pairs.last() {
             bench.note_affinity(&format!("worker, {name}"), &last.worker);
@@ -258,7 +278,23 @@ pub(super) fn dram_1m(bench: &mut Bench) -> Result<Measure, String> {
 }
 
 pub(super) fn fast_device_4k(bench: &mut Bench) -> Result<Measure, String> {
-    rate_measure(bench, "fast_device_4k", From::FastDevice, DEVICE, 0.75)
+    let measure = rate_measure(bench, "fast_device_4k", From::FastDevice, DEVICE, 0.75)?;
+    let policy = DramPolicy::S3Fifo;
+    let contest = Contest::start_with(bench, From::FastDevice, DEVICE, Duration::ZERO, policy)?;
+    let rounds = bench.options.rounds;
+    let pairs = contest.run(bench, "fast_device_4k, s3-fifo", DEVICE, rounds)?;
+    let caching = Measure::of_pairs("", "1/s", &rates(&pairs), Bar::RatioAtLeast(0.75));
+    let (value, ratio) = (caching.value.unwrap_or(0.0), caching.ratio.unwrap_or(0.0));
+    let [least, greatest] = caching.spread.unwrap_or_default();
+    let elsewhere = pairs
+        .iter()
+        .map(|pair| share_elsewhere(&pair.worker, From::FastDevice.source()))
+        .fold(0.0, f64::max);
+    Ok(measure.with_note(format!(
+        "`dram_policy` is noop, as in all measures of devices; with s3-fifo: {value:.0} reads/s, ratio \
+         {ratio:.2} ({least:.2} to {greatest:.2}), up to {:.1} % of them from DRAM",
+        elsewhere * 100.0
+    )))
 }
 
 pub(super) fn device_4k_cpu(bench: &mut Bench) -> Result<Measure, String> {
@@ -328,6 +364,7 @@ pub(super) fn dram_worker(bench: &Bench, spin: Duration) -> Result<GateWorker, S
             object_bytes,
             dram_bytes,
             spin,
+            dram_policy: DramPolicy::S3Fifo,
         },
     )
 }

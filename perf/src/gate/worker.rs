@@ -1,6 +1,7 @@
 //! The worker of a measure: a child process with one shard, one mount and one device file.
 
 use std::io::BufRead;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,25 @@ use crate::server_process::{Ready, ServerProcess, answer};
 /// The object that measures read, as mounted.
 pub const OBJECT_PATH: &str = "/gate/object";
 
+/// Values of the key `dram_policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DramPolicy {
+    /// The default.
+    S3Fifo,
+    /// Nothing that the device holds.
+    Noop,
+}
+
+impl DramPolicy {
+    /// The key's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            DramPolicy::S3Fifo => "s3-fifo",
+            DramPolicy::Noop => "noop",
+        }
+    }
+}
+
 /// What a worker is to be.
 #[derive(Clone, Debug)]
 pub struct WorkerSpec {
@@ -30,6 +50,8 @@ pub struct WorkerSpec {
     pub dram_bytes: u64,
     /// How long it polls before it sleeps.
     pub spin: Duration,
+    /// Which frames its DRAM tier keeps.
+    pub dram_policy: DramPolicy,
 }
 
 /// A running worker whose cache holds the object.
@@ -53,31 +75,38 @@ impl GateWorker {
         prepare_file(&objects.join("object"), spec.object_bytes).map_err(fail)?;
         let config = spec.directory.join("worker.toml");
         std::fs::write(&config, configuration(bench, spec)).map_err(fail)?;
-        let process = ServerProcess::start([
-            "serve-for-gate".as_ref(),
-            "--config".as_ref(),
-            config.as_os_str(),
-        ])
-        .map_err(fail)?;
-        let worker = GateWorker {
+        let start = || {
+            ServerProcess::start([
+                "serve-for-gate".as_ref(),
+                "--config".as_ref(),
+                config.as_os_str(),
+            ])
+            .map_err(fail)
+        };
+        let mut process = start()?;
+        fill(process.address()).map_err(fail)?;
+        if spec.dram_policy == DramPolicy::Noop {
+            // The fill leaves the object's end in DRAM, which a restart empties.
+            drop(process);
+            process = start()?;
+        }
+        Ok(GateWorker {
             process,
             dram_bytes: spec.dram_bytes,
-        };
-        worker.fill().map_err(fail)?;
-        Ok(worker)
+        })
     }
+}
 
-    /// Reads the whole object twice: the first time fetches, the second shows that it is held.
-    fn fill(&self) -> std::io::Result<()> {
-        let (stream, hello) = greeting::connect(self.process.address(), "")?;
-        for _ in 0..2 {
-            let opened = greeting::open(&stream, OBJECT_PATH)?;
-            greeting::read_all(&stream, &opened, hello.read_bytes_max)?;
-        }
-        // What was admitted last waits for others to share its flush.
-        std::thread::sleep(Duration::from_millis(500));
-        Ok(())
+/// Reads the whole object twice: the first time fetches, the second shows that it is held.
+fn fill(address: SocketAddr) -> std::io::Result<()> {
+    let (stream, hello) = greeting::connect(address, "")?;
+    for _ in 0..2 {
+        let opened = greeting::open(&stream, OBJECT_PATH)?;
+        greeting::read_all(&stream, &opened, hello.read_bytes_max)?;
     }
+    // What was admitted last waits for others to share its flush.
+    std::thread::sleep(Duration::from_millis(500));
+    Ok(())
 }
 
 fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
@@ -92,6 +121,7 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
     format!(
         "cores = \"{server}\"\ncontrol_cpus = \"{load}\"\nfetch_cpus = \"{load}\"\n\
          devices = [\"{device_path}\"]\ndevice_size = {device}\nregion_size = \"16M\"\ndram = {dram}\n\
+         dram_policy = \"{policy}\"\n\
          listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
          spin = \"{spin}us\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
          [[mount]]\npath = \"/gate\"\nuri = \"file://{objects}\"\nfreshness = \"immutable\"\n",
@@ -99,6 +129,7 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
         load = options.load_core,
         device_path = quoted(&spec.directory.join("device")),
         dram = spec.dram_bytes,
+        policy = spec.dram_policy.name(),
         spin = spec.spin.as_micros(),
         objects = quoted(&spec.directory.join("objects")),
     )

@@ -9,6 +9,7 @@ use super::fields::{Document, Fields};
 use super::kind::{Value, show_cpus};
 use super::mistake::Mistakes;
 use super::{Config, Limits, LogFormat, Token};
+use crate::cache::policy::PolicyKind;
 use crate::mount::{MOUNTS_MAX, Mount, MountId};
 
 /// Shortest token: 16 bytes of randomness cannot be guessed over a network.
@@ -56,6 +57,10 @@ pub(super) fn config(
         region_bytes: number(top, "region_size"),
         partitions: number(top, "partitions") as u32,
         dram_bytes: number(top, "dram"),
+        dram_policy: match top.text("dram_policy").as_deref() {
+            Some("noop") => PolicyKind::Noop,
+            _ => PolicyKind::S3Fifo,
+        },
         listen: address(top, "listen"),
         control: address(top, "control"),
         operations: address(top, "operations"),

@@ -160,6 +160,14 @@ pub const TOP: &Section = &Section {
                   the records of the objects on the devices (`corelane_object_bytes`).",
         },
         Key {
+            name: "dram_policy",
+            kind: Kind::Word(&["s3-fifo", "noop"]),
+            default: "s3-fifo",
+            is_reloadable: false,
+            doc: "Which frames the DRAM tier keeps. `s3-fifo` keeps what is asked for again. `noop` keeps \
+                  only what was fetched last, and nothing that a device holds: for measuring devices.",
+        },
+        Key {
             name: "listen",
             kind: Kind::Address,
             default: "127.0.0.1:7410",

@@ -37,6 +37,7 @@ pub use flags::WorkerFlags;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use reload::Changes;
 
+use crate::cache::policy::PolicyKind;
 use crate::shard::request::ShardLimits;
 
 /// Longest file that is read: a thousand mounts fit a tenth of it.
@@ -65,6 +66,8 @@ pub struct Config {
     pub partitions: u32,
     /// Memory of all shards.
     pub dram_bytes: u64,
+    /// Which frames the DRAM tier keeps.
+    pub dram_policy: PolicyKind,
     /// Data plane: the address of shard 0.
     pub listen: SocketAddr,
     /// Control plane.

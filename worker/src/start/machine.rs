@@ -132,7 +132,11 @@ impl Machine {
                     format!("{} of devices and {over}", show_size(bytes)),
                 )
             })?;
-        Ok((split.tuning, split.tier_bytes))
+        let tuning = Tuning {
+            policy: config.dram_policy,
+            ..split.tuning
+        };
+        Ok((tuning, split.tier_bytes))
     }
 }
 

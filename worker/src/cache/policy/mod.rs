@@ -31,7 +31,7 @@ pub trait Policy {
     fn admits(&mut self, key: u64) -> bool;
 }
 
-/// Which policy, by the name that the configuration uses.
+/// Which policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyKind {
     /// [`S3Fifo`].
@@ -47,18 +47,6 @@ impl PolicyKind {
         match self {
             PolicyKind::S3Fifo => Box::new(S3Fifo::new(slots)),
             PolicyKind::Noop => Box::new(Noop::new(slots)),
-        }
-    }
-}
-
-impl std::str::FromStr for PolicyKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "s3-fifo" => Ok(PolicyKind::S3Fifo),
-            "noop" => Ok(PolicyKind::Noop),
-            _ => Err(format!("policy `{text}` is not s3-fifo or noop")),
         }
     }
 }
