@@ -177,7 +177,8 @@ pub async fn free(
 /// Pins or unpins the object at `path`, or all below it. Returns how many.
 ///
 /// # Errors
-/// When nothing is there, or pins would take more of a device than allowed.
+/// When nothing is there, or pins would take more of a device than allowed. Where the under-store
+/// cannot say what is there, pins of what is cached are ended all the same.
 pub async fn pin(
     control: &Control,
     rights: &Rights,
@@ -185,11 +186,33 @@ pub async fn pin(
     recursive: bool,
     pinned: bool,
 ) -> Result<u64, CallError> {
-    let objects = if pinned {
-        objects_in(control, rights, path, recursive).await?
-    } else {
-        pinned_in(control, rights, path, recursive).await?
-    };
+    if pinned {
+        let objects = objects_in(control, rights, path, recursive).await?;
+        return pin_all(control, objects, true).await;
+    }
+    // What is cached is known without the under-store, versions that it has no more included; what is
+    // pinned and has no block yet only it can name.
+    let cached = cached_in(control, rights, path, recursive).await?;
+    let known: HashSet<ObjectId> = cached.iter().map(|object| object.meta.id).collect();
+    let pinned = cached.into_iter().filter(|object| object.cached.pinned);
+    let ended = pin_all(control, pinned.map(|object| object.meta).collect(), false).await?;
+    match pinned_beside(control, rights, path, recursive, &known).await {
+        Ok(others) => Ok(ended + pin_all(control, others, false).await?),
+        // It was removed or renamed since it was pinned.
+        Err(CallError::NotFound(_)) if ended > 0 => Ok(ended),
+        Err(error) if ended > 0 => Err(CallError::Unavailable(format!(
+            "pins of {ended} cached objects were ended; whether others at {path} are pinned is not known: {error}"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Pins or unpins `objects` on all their shards. Returns how many.
+async fn pin_all(
+    control: &Control,
+    objects: Vec<Arc<ObjectMeta>>,
+    pinned: bool,
+) -> Result<u64, CallError> {
     let count = objects.len() as u64;
     stream::iter(objects)
         .map(|object| async move {
@@ -219,28 +242,15 @@ pub async fn pin(
     Ok(count)
 }
 
-/// Pinned objects at `path`. What is cached is known without the under-store, versions that it has no
-/// more included; what is pinned and has no block yet only it can name.
-async fn pinned_in(
+/// Pinned objects at `path`, by the under-store's listing, that are not in `known`.
+async fn pinned_beside(
     control: &Control,
     rights: &Rights,
     path: &str,
     recursive: bool,
+    known: &HashSet<ObjectId>,
 ) -> Result<Vec<Arc<ObjectMeta>>, CallError> {
-    let cached = cached_in(control, rights, path, recursive).await?;
-    let known: HashSet<ObjectId> = cached.iter().map(|object| object.meta.id).collect();
-    let mut pinned: Vec<Arc<ObjectMeta>> = cached
-        .into_iter()
-        .filter(|object| object.cached.pinned)
-        .map(|object| object.meta)
-        .collect();
-    let listed = match objects_in(control, rights, path, recursive).await {
-        Ok(listed) => listed,
-        Err(error) => {
-            tracing::info!(path, %error, "only pins of what is cached are ended");
-            return Ok(pinned);
-        }
-    };
+    let listed = objects_in(control, rights, path, recursive).await?;
     let unknown = listed.into_iter().filter(|meta| !known.contains(&meta.id));
     let held: Vec<(Arc<ObjectMeta>, Cached)> = stream::iter(unknown)
         .map(|meta| async move {
@@ -250,12 +260,8 @@ async fn pinned_in(
         .buffer_unordered(OBJECTS_AT_ONCE)
         .try_collect()
         .await?;
-    pinned.extend(
-        held.into_iter()
-            .filter(|(_, held)| held.pinned)
-            .map(|(meta, _)| meta),
-    );
-    Ok(pinned)
+    let pinned = held.into_iter().filter(|(_, held)| held.pinned);
+    Ok(pinned.map(|(meta, _)| meta).collect())
 }
 
 async fn objects_in(

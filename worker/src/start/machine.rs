@@ -10,6 +10,7 @@ use corelane_io::uring::{self, UringIo, probe};
 use corelane_io::{Io, IoError, IoErrorKind};
 use tokio::sync::oneshot;
 
+use super::check_block_sizes;
 use super::error::{FailureKind, WorkerError};
 use super::seats::{DeviceSet, LaunchPlan, Launched, Launcher, Seat, SeatReady};
 use super::under_stores::UnderStores;
@@ -306,6 +307,8 @@ fn create_missing(config: &Config) -> Result<(), WorkerError> {
             ),
         ));
     }
+    // Before anything is written: corrected, the configuration finds nothing in its way.
+    check_block_sizes(config, config.region_bytes as u32)?;
     let options = FormatOptions {
         region_bytes: config.region_bytes as u32,
         partitions: config.partitions,

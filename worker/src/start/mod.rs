@@ -74,10 +74,7 @@ impl Worker {
             .map_err(|message| WorkerError::new(FailureKind::Configuration, message))?;
         let access = Arc::new(Access::of_config(&config));
         let (partitions, region_bytes) = (devices.partitions, devices.region_bytes);
-        for mount in &config.mounts {
-            check_block_size(mount, region_bytes)
-                .map_err(|error| WorkerError::new(FailureKind::Configuration, error.to_string()))?;
-        }
+        check_block_sizes(&config, region_bytes)?;
         let table = Seating::of_config(&config);
         let plan = LaunchPlan {
             config: &config,
@@ -179,6 +176,14 @@ impl Seating {
 }
 
 /// Binds a listener of the control thread.
+/// Whether devices with regions of `region_bytes` keep the blocks of all mounts.
+fn check_block_sizes(config: &Config, region_bytes: u32) -> Result<(), WorkerError> {
+    config.mounts.iter().try_for_each(|mount| {
+        check_block_size(mount, region_bytes)
+            .map_err(|error| WorkerError::new(FailureKind::Configuration, error.to_string()))
+    })
+}
+
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;

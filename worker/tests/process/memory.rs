@@ -47,4 +47,8 @@ fn a_mount_whose_blocks_the_devices_would_never_keep_is_refused_at_the_start() {
     for part in ["/data", "512K", "1M", "256K", "block_size"] {
         assert!(refusal.log.contains(part), "{part}: {}", refusal.log);
     }
+    assert!(!bed.device.exists(), "nothing was formatted");
+    let key = bed.mounts[0].keys.replace("512K", "256K");
+    bed.mounts[0].keys = key;
+    bed.start().terminate();
 }

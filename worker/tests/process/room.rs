@@ -127,3 +127,37 @@ fn unpinning_ends_a_pin_of_which_nothing_is_cached_yet() {
     assert_eq!(process.counter("bytes_pinned"), 0);
     process.terminate();
 }
+
+#[test]
+fn pins_of_what_is_cached_end_also_where_the_under_store_has_it_no_more() {
+    let bed = Bed::in_memory();
+    bed.write("folder/one", 1, 2 * BLOCK);
+    bed.write("folder/two", 2, 2 * BLOCK);
+    bed.write("three", 3, 2 * BLOCK);
+    let process = bed.start();
+    process.load("/data");
+    let control = process.control();
+    assert_eq!(control.pin("/data", true, true).expect("pinned"), 3);
+    assert!(process.counter("bytes_pinned") > 0);
+    std::fs::remove_dir_all(bed.path("source/folder")).expect("removed");
+    std::fs::remove_file(bed.path("source/three")).expect("removed");
+    assert_eq!(
+        control.pin("/data/three", false, false).expect("unpinned"),
+        1
+    );
+    assert_eq!(
+        control.pin("/data/folder", true, false).expect("unpinned"),
+        2
+    );
+    assert_eq!(process.counter("bytes_pinned"), 0);
+    assert_eq!(
+        control.pin("/data/three", false, false).expect("cached"),
+        0,
+        "it is pinned no more"
+    );
+    let error = control
+        .pin("/data/four", false, false)
+        .expect_err("nothing is there");
+    assert!(error.to_string().contains("four"), "{error}");
+    process.terminate();
+}
