@@ -28,7 +28,7 @@ use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::shard::request::{ShardLimits, ShardRequest};
 use corelane_worker::shard::{self, ShardSetup, Tuning};
-use corelane_worker::store::{FormatOptions, format_devices};
+use corelane_worker::store::{FormatOptions, Wear, format_devices};
 use corelane_worker::under_store::{Event, Job, Request, UnderStore};
 use tokio::sync::oneshot;
 
@@ -340,6 +340,7 @@ async fn start_shard(world: &World, device: PathBuf, place: Place) -> Result<Soc
             scrub_bytes_per_second: 0,
         },
         tuning,
+        wear: Wear::default(),
         under_store: PageStore {
             object_bytes: place.object_bytes(),
             events: RefCell::default(),

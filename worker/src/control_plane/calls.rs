@@ -353,7 +353,6 @@ pub async fn devices(control: &Control) -> Result<Vec<DeviceStats>, CallError> {
             Some(device) => {
                 device.healthy &= part.healthy;
                 device.bytes_used += part.bytes_used;
-                device.bytes_written += part.bytes_written;
                 device.regions += part.regions;
                 device.regions_free += part.regions_free;
             }

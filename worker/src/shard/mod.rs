@@ -59,7 +59,7 @@ use crate::data_plane::lane;
 use crate::data_plane::outbox::SharedCredit;
 use crate::inbox::Inbox;
 use crate::mount::{AccessSet, MountTable};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreConfig, StoreError, Wear};
 use crate::under_store::UnderStore;
 use asking::{Asking, ShardSiblings};
 use counters::ShardCounters;
@@ -100,6 +100,8 @@ pub struct ShardSetup<U> {
     pub limits: ShardLimits,
     /// Sizes and deadlines.
     pub tuning: Tuning,
+    /// What all shards write.
+    pub wear: Wear,
     /// Where misses go.
     pub under_store: U,
     /// Letters from the control plane.
@@ -256,7 +258,10 @@ async fn start<I: Io, U: UnderStore>(
         {
             return Err(error.into());
         }
-        let config = tuning.store_config(setup.shard, setup.shards, setup.limits);
+        let config = StoreConfig {
+            wear: setup.wear,
+            ..tuning.store_config(setup.shard, setup.shards, setup.limits)
+        };
         let siblings = Rc::new(ShardSiblings::new(io.clone()));
         let (store, recovered) = Store::open(
             io.clone(),

@@ -193,7 +193,7 @@ pub struct DeviceStats {
     pub bytes: u64,
     /// Live bytes of this shard's blocks.
     pub bytes_used: u64,
-    /// Bytes that this shard wrote since format, as far as known.
+    /// Bytes that all shards wrote to it since format.
     pub bytes_written: u64,
     /// Regions that this shard owns.
     pub regions: u32,

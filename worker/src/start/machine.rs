@@ -21,7 +21,7 @@ use crate::shard::message::Message;
 use crate::shard::request::ShardLimits;
 use crate::shard::{self, ShardReady, ShardSetup, Tuning};
 use crate::store::{
-    DeviceIdentity, DeviceLock, FormatOptions, StoreError, format_paths, read_identity,
+    DeviceIdentity, DeviceLock, FormatOptions, StoreError, Wear, format_paths, read_identity,
 };
 use crate::under_store::Event;
 use crate::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime, ShardUnderStore};
@@ -72,6 +72,7 @@ impl Launcher for Machine {
         let (tuning, tier_bytes) = self.budget(config, &identities)?;
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
         let shards = plan.seats.len();
+        let wear = Wear::default();
         let mut threads = Vec::with_capacity(shards);
         for (seat, mesh) in plan
             .seats
@@ -87,6 +88,7 @@ impl Launcher for Machine {
                 access: Arc::clone(&plan.access),
                 limits: config.shard_limits(),
                 tuning,
+                wear: wear.clone(),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
             };
@@ -160,6 +162,7 @@ struct Place {
     access: Arc<crate::access::Access>,
     limits: ShardLimits,
     tuning: Tuning,
+    wear: Wear,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
 }
@@ -202,6 +205,7 @@ fn start_shard(
                 access: place.access,
                 limits: place.limits,
                 tuning: place.tuning,
+                wear: place.wear,
                 under_store: place.under_store,
                 inbox,
                 mesh: place.mesh,

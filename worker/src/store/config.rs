@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use corelane_rpc_schema::ShardId;
 
+use super::wear::Wear;
+
 /// Settings of one shard's store. The defaults suit one NVMe drive a core.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StoreConfig {
     /// This shard.
     pub shard: ShardId,
@@ -35,6 +37,8 @@ pub struct StoreConfig {
     /// Whether regions are discarded (TRIM) when they become free. Off until a measurement on the
     /// drive at hand shows a gain.
     pub discard: bool,
+    /// What all shards of the worker write.
+    pub wear: Wear,
 }
 
 impl StoreConfig {
@@ -54,6 +58,7 @@ impl StoreConfig {
             device_errors_max: 16,
             reads_in_flight: 16,
             discard: false,
+            wear: Wear::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::block::NewBlock;
 use super::header::Log;
 use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
+use super::wear::Wear;
 use crate::cache::hashing::IdMap;
 
 /// Regions that only reclaim may open: one that survivors fill up, and one for what then remains
@@ -175,7 +176,6 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) marks: RefCell<IdMap<ObjectId, Mark>>,
     pub(super) bytes_live: Cell<u64>,
     pub(super) bytes_pinned: Cell<u64>,
-    pub(super) bytes_written: Cell<u64>,
     /// Reclaim went round without making room: everything is pinned.
     pub(super) is_full: Cell<bool>,
 }
@@ -194,7 +194,7 @@ impl<D: Device> DeviceState<D> {
     }
 
     /// What an operator wants to know of it.
-    pub(super) fn status(&self) -> DeviceStatus {
+    pub(super) fn status(&self, wear: &Wear) -> DeviceStatus {
         let region_bytes = u64::from(self.superblock.region_bytes);
         DeviceStatus {
             path: self.path.clone(),
@@ -208,7 +208,7 @@ impl<D: Device> DeviceState<D> {
             bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
             bytes_used: self.bytes_live.get(),
             bytes_pinned: self.bytes_pinned.get(),
-            bytes_written: self.superblock.bytes_written + self.bytes_written.get(),
+            bytes_written: self.superblock.bytes_written + wear.bytes(self.superblock.ordinal),
             regions: self.regions_ours,
             regions_free: self.free.borrow().len() as u32,
         }

@@ -42,6 +42,7 @@ pub mod synthetic;
 mod transfer;
 mod untrusted;
 mod verify;
+mod wear;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -52,6 +53,7 @@ use std::sync::Arc;
 
 use corelane_io::{Frame, FrameLease, FramePool, Io};
 use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
+use futures::lock::Mutex;
 
 pub use block::{BlockEntry, Held, NewBlock, PendingBlock};
 pub use config::{FormatOptions, StoreConfig};
@@ -63,6 +65,7 @@ pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
 pub use untrusted::hold_for_device_bytes;
 pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
+pub use wear::Wear;
 
 use device::DeviceState;
 use objects::Objects;
@@ -143,8 +146,7 @@ pub struct DeviceStatus {
     pub bytes_used: u64,
     /// Of them, pinned.
     pub bytes_pinned: u64,
-    /// Bytes written to it since format by all shards, as of the last superblock, and by this
-    /// shard since then.
+    /// Bytes written to it since format by all shards.
     pub bytes_written: u64,
     /// Regions that this shard owns.
     pub regions: u32,
@@ -182,6 +184,8 @@ struct Inner<I: Io> {
     next_stamp: Cell<u64>,
     next_sequence: Cell<u64>,
     epoch: Cell<u64>,
+    /// Held while they are written.
+    superblocks: Mutex<()>,
     write_pace: Pace,
     scrub_pace: Pace,
     /// Background tasks end when they see it.
@@ -358,7 +362,7 @@ impl<I: Io> Store<I> {
             .devices
             .iter()
             .flatten()
-            .map(DeviceState::status)
+            .map(|device| device.status(&self.0.config.wear))
             .collect()
     }
 

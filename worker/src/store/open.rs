@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corelane_io::{Device, FramePool, Io, IoError, Priority};
+use futures::lock::Mutex;
 use rkyv::util::AlignedVec;
 
 use super::config::StoreConfig;
@@ -202,6 +203,7 @@ fn assemble<I: Io>(
         scrub_pace: pace(config.scrub_bytes_per_second),
         stopping: Cell::new(false),
         epoch: Cell::new(0),
+        superblocks: Mutex::new(()),
         config,
         io,
     }
@@ -238,7 +240,6 @@ fn device_state<D: Device>(
         marks: RefCell::default(),
         bytes_live: Cell::new(0),
         bytes_pinned: Cell::new(0),
-        bytes_written: Cell::new(0),
         is_full: Cell::new(false),
     }
 }
@@ -262,10 +263,13 @@ impl<I: Io> Inner<I> {
     /// # Errors
     /// When no device took it.
     pub(super) async fn write_superblocks(&self, epoch: u64) -> Result<(), IoError> {
+        // One at a time: which copy is the older one follows from the last time.
+        let _writing = self.superblocks.lock().await;
         let mut result = Err(super::transfer::taken_out("all devices"));
         for device in self.devices.iter().flatten() {
             let (sequence, copy) = device.superblock_at.get();
-            let bytes_written = device.superblock.bytes_written + device.bytes_written.get();
+            let written = self.config.wear.bytes(device.superblock.ordinal);
+            let bytes_written = device.superblock.bytes_written + written;
             let page = Superblock {
                 epoch,
                 bytes_written,
@@ -309,5 +313,10 @@ impl<I: Io> Inner<I> {
         self.io.spawn(Priority::Background, async move {
             store.list_found_objects().await;
         });
+        if self.config.shard.0 == 0 {
+            let store = Rc::clone(self);
+            self.io
+                .spawn(Priority::Background, async move { store.note_wear().await });
+        }
     }
 }

@@ -156,7 +156,7 @@ impl<I: Io> Inner<I> {
         let bytes = slice.bytes().len() as u64;
         let result = device.device.write(offset, slice).await;
         self.counters.bytes_written_device.add(bytes);
-        device.bytes_written.set(device.bytes_written.get() + bytes);
+        self.config.wear.add(device.superblock.ordinal, bytes);
         result.inspect_err(|error| self.note_error(device, error))
     }
 

@@ -22,7 +22,7 @@ use corelane_worker::shard::request::{
     Cached, DescribeError, Loaded, ShardLimits, ShardRequest, Verified,
 };
 use corelane_worker::shard::{self, ShardReady, ShardSetup, Tuning};
-use corelane_worker::store::{FormatOptions, format_devices};
+use corelane_worker::store::{FormatOptions, Wear, format_devices};
 use futures::future::Either;
 use tokio::sync::oneshot;
 
@@ -175,6 +175,7 @@ impl Worker {
         let under_way = Rc::new(UnderWay::default());
         let mut waiting = Vec::new();
         let access = Arc::new(Access::open());
+        let wear = Wear::default();
         for (number, end) in mesh::build(usize::from(shards), MESH_MESSAGES)
             .into_iter()
             .enumerate()
@@ -193,6 +194,7 @@ impl Worker {
                 access: Arc::clone(&access),
                 limits: site.limits,
                 tuning: site.tuning,
+                wear: wear.clone(),
                 under_store: site.origin.end_for(io.clone(), Rc::clone(&under_way)),
                 inbox: letter_box,
                 mesh: end,

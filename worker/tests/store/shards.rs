@@ -1,6 +1,9 @@
 //! A restart with another number of shards keeps the cache.
 
+use std::time::Duration;
+
 use corelane_io::sim::Faults;
+use corelane_worker::store::Wear;
 
 use crate::bed::{BLOCK_BYTES, Bed, Shard, object};
 
@@ -75,4 +78,34 @@ fn a_region_of_another_number_of_shards_is_reused_only_after_all_let_go() {
     let shards = bed.open_all(3, |_| {});
     let recent = bed.run(readable(&shards, 4500..4600));
     assert!(recent >= 90, "{recent} of the last 100");
+}
+
+#[test]
+fn what_all_shards_wrote_is_counted_once_and_outlives_a_kill() {
+    let bed = Bed::new(14, Faults::none(), 1, 64);
+    let open = || {
+        let wear = Wear::default();
+        bed.open_all(2, |config| config.wear = wear.clone())
+    };
+    let written = |shards: &[Shard]| {
+        let of_each: Vec<u64> = shards
+            .iter()
+            .map(|shard| shard.store.devices()[0].bytes_written)
+            .collect();
+        assert!(of_each[0].abs_diff(of_each[1]) <= 64 << 10, "{of_each:?}");
+        of_each[0]
+    };
+    let shards = open();
+    let before = written(&shards);
+    bed.run(append(&shards, 0..200));
+    let most = written(&shards);
+    assert!(most - before >= 200 * u64::from(BLOCK_BYTES));
+    // Long enough for the superblocks to be written again.
+    bed.run(bed.world.sleep(Duration::from_secs(1200)));
+    bed.world.crash();
+    let after = written(&open());
+    assert!(
+        (most..=most + (1 << 20)).contains(&after),
+        "{after} of {most}"
+    );
 }
