@@ -183,6 +183,10 @@ impl Core {
     /// Submits and watches for work without sleeping; whether some came.
     fn spin_for_work(&self) -> bool {
         let next_ns = self.timers.borrow().next_ns().unwrap_or(u64::MAX);
+        // Submitting to a drive may take longer than the drive: the time counts from then on.
+        if self.ring.needs_enter() {
+            self.ring.enter(Wait::No);
+        }
         self.update_clock();
         let until = self.now_ns.get() + self.spin.as_nanos() as u64;
         loop {

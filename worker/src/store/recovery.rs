@@ -55,6 +55,10 @@ enum Found {
     Records(Box<RegionRecords>),
 }
 
+/// How many blocks ahead the index is prefetched: their slots are anywhere in a table far larger
+/// than the processor's cache.
+const BLOCKS_AHEAD: usize = 8;
+
 impl<I: Io> Inner<I> {
     /// Reads all regions and fills the index, the objects, the marks and the queues of regions.
     pub(super) async fn recover(&self) -> Recovery {
@@ -230,7 +234,11 @@ impl<I: Io> Inner<I> {
                 objects.note_record(id, region.device, place);
             }
             drop(objects);
+            let mut coming = summary.blocks().skip(BLOCKS_AHEAD);
             for block in summary.blocks() {
+                if let Some(coming) = coming.next() {
+                    self.index.borrow().prefetch(coming.id);
+                }
                 if !self.is_ours(block.partition)
                     || self.ordinal_of(block.partition) != region.device
                 {
