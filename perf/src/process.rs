@@ -67,36 +67,58 @@ fn parse_stat(text: &str) -> Option<CpuTime> {
     })
 }
 
-/// Time of all CPUs together, as the kernel counts it.
+/// Time of all CPUs together, or of one, as the kernel counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineTime {
     total: u64,
+    idle: u64,
     stolen: u64,
 }
 
 impl MachineTime {
-    /// Now.
+    /// Of all CPUs, now.
     ///
     /// # Errors
     /// When `/proc/stat` cannot be read.
     pub fn now() -> io::Result<MachineTime> {
-        parse_machine(&fs::read_to_string("/proc/stat")?).ok_or_else(|| unreadable("/proc/stat"))
+        Self::of_line("cpu")
+    }
+
+    /// Of CPU number `core`, now.
+    ///
+    /// # Errors
+    /// When `/proc/stat` cannot be read or has no such CPU.
+    pub fn of_core(core: usize) -> io::Result<MachineTime> {
+        Self::of_line(&format!("cpu{core}"))
+    }
+
+    fn of_line(name: &str) -> io::Result<MachineTime> {
+        parse_machine(&fs::read_to_string("/proc/stat")?, name)
+            .ok_or_else(|| unreadable("/proc/stat"))
     }
 
     /// Share of the time since `earlier` that the hypervisor gave to somebody else, in percent.
     pub fn steal_percent_since(&self, earlier: MachineTime) -> f64 {
-        let total = self.total.saturating_sub(earlier.total);
-        let stolen = self.stolen.saturating_sub(earlier.stolen);
-        if total == 0 {
-            0.0
-        } else {
-            100.0 * stolen as f64 / total as f64
+        self.percent_since(earlier, self.stolen.saturating_sub(earlier.stolen))
+    }
+
+    /// Share of the time since `earlier` that was not idle, in percent; interrupts count.
+    pub fn busy_percent_since(&self, earlier: MachineTime) -> f64 {
+        100.0 - self.percent_since(earlier, self.idle.saturating_sub(earlier.idle))
+    }
+
+    fn percent_since(&self, earlier: MachineTime, part: u64) -> f64 {
+        match self.total.saturating_sub(earlier.total) {
+            0 => 0.0,
+            total => 100.0 * part as f64 / total as f64,
         }
     }
 }
 
-fn parse_machine(text: &str) -> Option<MachineTime> {
-    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+fn parse_machine(text: &str, name: &str) -> Option<MachineTime> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     let fields: Vec<u64> = line
         .split_whitespace()
         .map_while(|field| field.parse().ok())
@@ -104,6 +126,7 @@ fn parse_machine(text: &str) -> Option<MachineTime> {
     // user nice system idle iowait irq softirq steal; guest time is within user time.
     Some(MachineTime {
         total: fields.get(..8)?.iter().sum(),
+        idle: fields[3] + fields[4],
         stolen: fields[7],
     })
 }
@@ -272,11 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn steal_is_a_share_of_all_time() {
-        let earlier = parse_machine("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1\n").expect("a line");
-        let later = parse_machine("cpu  150 0 100 840 0 0 0 10 0 0\n").expect("a line");
-        assert!((later.steal_percent_since(earlier) - 10.0).abs() < 1e-9);
-        assert_eq!(earlier.steal_percent_since(earlier), 0.0);
+    fn steal_and_work_are_shares_of_all_time() {
+        let earlier = "cpu  100 0 100 800 0 0 0 0 0 0\ncpu1 100 0 0 0 0 0 0 0 0 0\n";
+        let later = "cpu  150 0 100 840 0 0 0 10 0 0\ncpu1 150 0 0 40 6 0 4 0 0 0\n";
+        let all = |text| parse_machine(text, "cpu").expect("a line");
+        assert!((all(later).steal_percent_since(all(earlier)) - 10.0).abs() < 1e-9);
+        assert_eq!(all(earlier).steal_percent_since(all(earlier)), 0.0);
+        let one = |text| parse_machine(text, "cpu1").expect("a line");
+        assert!((one(later).busy_percent_since(one(earlier)) - 54.0).abs() < 1e-9);
+        assert_eq!(parse_machine(later, "cpu2"), None);
     }
 
     #[test]

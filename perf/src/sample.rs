@@ -20,22 +20,25 @@ pub struct Sample {
     pub resident_bytes: u64,
     /// Threads of the server's process at the end of the measured part.
     pub threads: Vec<ThreadInfo>,
+    /// Time that the server's core was not idle, in percent: its process, and the interrupts that its
+    /// sends cause, which the kernel does not count for any process.
+    pub busy_percent: f64,
     /// CPU of the kernel's ring workers in the server's process: work that its loop did not do.
     pub ring_worker_cpu: Duration,
     /// Time that the hypervisor took from this machine, in percent.
     pub steal_percent: f64,
 }
 
-/// Runs the generator against the server with process id `pid`.
+/// Runs the generator against the server with process id `pid` on CPU `core`.
 ///
 /// # Errors
 /// When the generator fails or the server is gone.
-pub fn take(spec: &LoadSpec, pid: u32) -> io::Result<Sample> {
+pub fn take(spec: &LoadSpec, pid: u32, core: usize) -> io::Result<Sample> {
     let mut begin = None;
     let mut end = None;
     let load = generator::run(spec, |mark| match mark {
-        Mark::Begin => begin = Some(look(pid)),
-        Mark::End => end = Some(look(pid)),
+        Mark::Begin => begin = Some(look(pid, core)),
+        Mark::End => end = Some(look(pid, core)),
     })?;
     let (Some(begin), Some(end)) = (begin, end) else {
         unreachable!("both marks were passed")
@@ -46,6 +49,7 @@ pub fn take(spec: &LoadSpec, pid: u32) -> io::Result<Sample> {
         cpu: end.cpu.since(begin.cpu),
         resident_bytes: process::resident_bytes(pid)?,
         threads: process::threads(pid)?,
+        busy_percent: end.core.busy_percent_since(begin.core),
         ring_worker_cpu: end.ring_workers.saturating_sub(begin.ring_workers),
         steal_percent: end.machine.steal_percent_since(begin.machine),
     })
@@ -55,13 +59,15 @@ struct Look {
     cpu: CpuTime,
     ring_workers: Duration,
     machine: MachineTime,
+    core: MachineTime,
 }
 
-fn look(pid: u32) -> io::Result<Look> {
+fn look(pid: u32, core: usize) -> io::Result<Look> {
     Ok(Look {
         cpu: CpuTime::of(pid)?,
         ring_workers: process::ring_worker_time(pid)?,
         machine: MachineTime::now()?,
+        core: MachineTime::of_core(core)?,
     })
 }
 
@@ -69,11 +75,6 @@ impl Sample {
     /// Server CPU a read, in microseconds.
     pub fn cpu_us_per_operation(&self) -> f64 {
         self.cpu.total().as_secs_f64() * 1e6 / self.load.operations.max(1) as f64
-    }
-
-    /// Server CPU as a share of one core.
-    pub fn busy_percent(&self) -> f64 {
-        100.0 * self.cpu.total().as_secs_f64() / self.load.elapsed.as_secs_f64()
     }
 
     /// The generator's CPU as a share of one core.
@@ -97,7 +98,7 @@ impl Sample {
             "reads_per_second": self.load.rate(),
             "cpu_us_per_read": self.cpu_us_per_operation(),
             "cpu_user_us_per_read": self.cpu.user.as_secs_f64() * 1e6 / self.load.operations.max(1) as f64,
-            "busy_percent": self.busy_percent(),
+            "busy_percent": self.busy_percent,
             "generator_busy_percent": self.generator_percent(),
             "p50_us": self.load.latency_us(0.5),
             "p99_us": self.load.latency_us(0.99),

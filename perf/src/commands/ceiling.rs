@@ -234,8 +234,8 @@ impl CeilingArguments {
             core: Some(self.cores.load),
             seed: 1,
         };
-        let sample =
-            sample::take(&spec, server.pid()).map_err(|error| format!("{name}: {error}"))?;
+        let sample = sample::take(&spec, server.pid(), self.cores.server)
+            .map_err(|error| format!("{name}: {error}"))?;
         if !self.json {
             print_sample(name, &spec, &sample);
         }
@@ -252,7 +252,7 @@ fn print_sample(name: &str, spec: &LoadSpec, sample: &Sample) {
         spec.read_bytes,
         grouped(sample.load.rate()),
         sample.cpu_us_per_operation(),
-        sample.busy_percent(),
+        sample.busy_percent,
         sample.load.latency_us(0.5),
         sample.load.latency_us(0.99),
         sample.ring_workers(),

@@ -18,8 +18,8 @@ pub(super) fn memory_over_budget_mib(bench: &mut Bench) -> Result<Measure, Strin
     if bench.memory_over_budget.is_empty() {
         let worker = dram_worker(bench, Duration::ZERO)?;
         let load = pipelined_load(bench, &worker);
-        let sample =
-            sample::take(&load, worker.process.pid()).map_err(|error| error.to_string())?;
+        let sample = sample::take(&load, worker.process.pid(), bench.options.server_core)
+            .map_err(|error| error.to_string())?;
         bench.note_memory("dram_4k_pipelined", &sample, worker.dram_bytes);
     }
     let mut worst: Vec<(&str, i64)> = Vec::new();

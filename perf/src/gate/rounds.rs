@@ -8,7 +8,7 @@ pub const STEAL_PERCENT_MAX: f64 = 1.0;
 /// Repetitions a round may have before its last sample is taken as it is.
 const REPEATS_MAX: usize = 5;
 
-/// Server CPU from which on a rate counts as the server's, in percent of a core.
+/// Load of the server's core from which on a rate counts as the server's, in percent.
 pub const BUSY_PERCENT_MIN: f64 = 95.0;
 
 /// A worker's sample and the ceiling's next to it.
@@ -68,7 +68,7 @@ impl Pair {
 
     /// The lesser load of the server's core.
     pub fn busy_percent(&self) -> f64 {
-        self.worker.busy_percent().min(self.ceiling.busy_percent())
+        self.worker.busy_percent.min(self.ceiling.busy_percent)
     }
 }
 
@@ -83,8 +83,8 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
     let mut notes = vec![
         format!(
             "server core busy, %: worker {}, ceiling {}",
-            range(&|pair| pair.worker.busy_percent()),
-            range(&|pair| pair.ceiling.busy_percent())
+            range(&|pair| pair.worker.busy_percent),
+            range(&|pair| pair.ceiling.busy_percent)
         ),
         format!(
             "generator busy, %: with the worker {}, with the ceiling {}",
@@ -146,6 +146,7 @@ mod tests {
             cpu,
             resident_bytes: 0,
             threads: Vec::new(),
+            busy_percent: 96.0,
             ring_worker_cpu: Duration::ZERO,
             steal_percent,
         }

@@ -156,7 +156,8 @@ impl Contest {
                 seed: spec.seed + number,
                 ..spec.clone()
             };
-            sample::take(&spec, server.pid()).map_err(|error| error.to_string())
+            sample::take(&spec, server.pid(), bench.options.server_core)
+                .map_err(|error| error.to_string())
         };
         let worker_load = load(&self.worker.process);
         let ceiling_load = load(&self.ceiling);
@@ -176,16 +177,11 @@ impl Contest {
     }
 
     /// A measure of `pairs`, or of what is wrong with them.
-    fn judge(&self, measure: Measure, pairs: &[Pair], needs_busy: bool) -> Measure {
+    fn judge(&self, measure: Measure, pairs: &[Pair]) -> Measure {
         let mut measure = rounds::notes(pairs)
             .into_iter()
             .fold(measure, Measure::with_note);
         let worst = |figure: &dyn Fn(&Pair) -> f64| pairs.iter().map(figure).fold(0.0, f64::max);
-        let idle = worst(&|pair| 100.0 - pair.busy_percent());
-        if needs_busy && idle > 100.0 - BUSY_PERCENT_MIN {
-            measure = measure
-                .without_verdict("the server's core was not busy: these are the generator's rates");
-        }
         if worst(&Pair::steal_percent) > STEAL_PERCENT_MAX {
             measure = measure
                 .without_verdict("the hypervisor took CPU away in every repetition of a round");
@@ -249,16 +245,34 @@ fn rate_measure(
 ) -> Result<Measure, String> {
     let contest = Contest::start(bench, from, shape, Duration::ZERO)?;
     let rounds = bench.options.rounds;
-    let pairs = contest.run(bench, name, shape, rounds)?;
-    let measure = Measure::of_pairs(name, "1/s", &rates(&pairs), Bar::RatioAtLeast(bar));
-    let mut measure = contest.judge(measure, &pairs, true);
+    let all = contest.run(bench, name, shape, rounds)?;
+    let (pairs, idle): (Vec<Pair>, Vec<Pair>) = all
+        .iter()
+        .cloned()
+        .partition(|pair| pair.busy_percent() >= BUSY_PERCENT_MIN);
+    let too_few = pairs.len() <= idle.len();
+    let counted = if too_few { &all } else { &pairs };
+    let measure = Measure::of_pairs(name, "1/s", &rates(counted), Bar::RatioAtLeast(bar));
+    let mut measure = contest.judge(measure, counted);
+    if !idle.is_empty() {
+        measure = measure.with_note(format!(
+            "in {} of {} rounds the core of one of the servers was less than {BUSY_PERCENT_MIN} % busy: these do not count",
+            idle.len(),
+            all.len()
+        ));
+    }
+    if too_few {
+        measure = measure.without_verdict(
+            "the server's core was not busy in most rounds: these are the generator's rates",
+        );
+    }
     // Threads that wrote while the cache was filled linger idle; what counts is work of the reads.
     let handed_over = |sample: &Sample| sample.ring_worker_percent() > RING_WORKER_PERCENT_MAX;
-    if from == From::FastDevice && pairs.iter().any(|pair| handed_over(&pair.worker)) {
+    if from == From::FastDevice && all.iter().any(|pair| handed_over(&pair.worker)) {
         measure.holds = Some(false);
         measure = measure.with_note("the worker's reads went through kernel threads (iou-wrk)");
     }
-    if from == From::FastDevice && pairs.iter().any(|pair| handed_over(&pair.ceiling)) {
+    if from == From::FastDevice && all.iter().any(|pair| handed_over(&pair.ceiling)) {
         measure =
             measure.without_verdict("the ceiling's reads went through kernel threads (iou-wrk)");
     }
@@ -311,7 +325,7 @@ pub(super) fn device_4k_cpu(bench: &mut Bench) -> Result<Measure, String> {
         })
         .collect();
     let measure = Measure::of_pairs("device_4k_cpu", "µs", &costs, Bar::RatioAtMost(1.35));
-    Ok(contest.judge(measure, &pairs, false))
+    Ok(contest.judge(measure, &pairs))
 }
 
 fn added_latency(bench: &mut Bench, name: &str, from: From) -> Result<Measure, String> {
@@ -337,7 +351,7 @@ fn added_latency(bench: &mut Bench, name: &str, from: From) -> Result<Measure, S
     let measure = measure.with_note(format!(
         "p50 over the ceiling's p50, spin {spin:?} on both sides"
     ));
-    Ok(contest.judge(measure, &pairs, false))
+    Ok(contest.judge(measure, &pairs))
 }
 
 pub(super) fn dram_depth1_added_us(bench: &mut Bench) -> Result<Measure, String> {
