@@ -175,7 +175,6 @@ impl Seating {
     }
 }
 
-/// Binds a listener of the control thread.
 /// Whether devices with regions of `region_bytes` keep the blocks of all mounts.
 fn check_block_sizes(config: &Config, region_bytes: u32) -> Result<(), WorkerError> {
     config.mounts.iter().try_for_each(|mount| {
@@ -184,6 +183,7 @@ fn check_block_sizes(config: &Config, region_bytes: u32) -> Result<(), WorkerErr
     })
 }
 
+/// Binds a listener of the control thread.
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
