@@ -27,15 +27,23 @@ pub fn prefetch<T: ?Sized>(place: &T) {
 /// Asks for huge pages for memory that is still to be written: fewer page faults to fill it, fewer
 /// misses of the TLB afterwards. The kernel may refuse; nothing depends on it.
 pub fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    let start = memory.as_mut_ptr().addr();
-    let first = start.next_multiple_of(HUGE_PAGE_BYTES);
-    let end = (start + size_of_val(memory)) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    if first >= end {
-        return;
+    let bytes = size_of_val(memory);
+    // SAFETY: the range is mapped, as `memory` is borrowed; the advice keeps contents.
+    unsafe { advise_huge_pages_at(memory.as_mut_ptr().cast(), bytes) };
+}
+
+/// The same for the whole huge pages in a range.
+///
+/// # Safety
+/// The range is mapped.
+pub(crate) unsafe fn advise_huge_pages_at(start: *mut u8, bytes: usize) {
+    let first = start.addr().next_multiple_of(HUGE_PAGE_BYTES);
+    let end = (start.addr() + bytes) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    if first < end {
+        let place = start.wrapping_add(first - start.addr());
+        // SAFETY: the caller's promise; the advice keeps contents.
+        unsafe { libc::madvise(place.cast(), end - first, libc::MADV_HUGEPAGE) };
     }
-    let first = memory.as_mut_ptr().cast::<u8>().wrapping_add(first - start);
-    // SAFETY: the range is within `memory`, which is borrowed mutably; the advice keeps contents.
-    unsafe { libc::madvise(first.cast(), end - first.addr(), libc::MADV_HUGEPAGE) };
 }
 
 #[cfg(test)]

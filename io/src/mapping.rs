@@ -7,6 +7,7 @@
 use std::ptr::NonNull;
 
 use crate::error::IoError;
+use crate::hint::advise_huge_pages_at;
 
 /// Zeroed, page-aligned, private memory. Unmapped when dropped.
 pub(crate) struct Mapping {
@@ -50,7 +51,7 @@ impl Mapping {
     /// Asks for huge pages. The kernel may refuse; nothing depends on it.
     pub fn advise_huge_pages(&self) {
         // SAFETY: the range is mapped.
-        unsafe { libc::madvise(self.base.as_ptr().cast(), self.length, libc::MADV_HUGEPAGE) };
+        unsafe { advise_huge_pages_at(self.base.as_ptr(), self.length) };
     }
 
     /// Where it starts.

@@ -253,7 +253,8 @@ fn rate_measure(
     let too_few = pairs.len() <= idle.len();
     let counted = if too_few { &all } else { &pairs };
     let measure = Measure::of_pairs(name, "1/s", &rates(counted), Bar::RatioAtLeast(bar));
-    let mut measure = contest.judge(measure, counted);
+    // Errors and wrong bytes count wherever they were.
+    let mut measure = contest.judge(measure, &all);
     if !idle.is_empty() {
         measure = measure.with_note(format!(
             "in {} of {} rounds the core of one of the servers was less than {BUSY_PERCENT_MIN} % busy: these do not count",

@@ -182,22 +182,6 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    /// Brings what a read will look at closer to the processor. A hint.
-    #[inline]
-    pub fn expect_read(&self, lane: &LaneState, request: &ReadRequest) {
-        let key = FrameKey::of_offset(request.object, request.offset);
-        self.tier.borrow().prefetch(key);
-        if let Some((object, block_bytes)) = lane.last_from_device.get()
-            && object == request.object
-        {
-            let index = request.offset / u64::from(block_bytes);
-            self.store.prefetch(BlockId {
-                object,
-                index: index as u32,
-            });
-        }
-    }
-
     /// Answers if the tier has everything and the client may read the mount that it notes. Whether
     /// another mount lets the client read, the long way finds out.
     #[inline]

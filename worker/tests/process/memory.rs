@@ -52,3 +52,24 @@ fn a_mount_whose_blocks_the_devices_would_never_keep_is_refused_at_the_start() {
     bed.mounts[0].keys = key;
     bed.start().terminate();
 }
+
+#[test]
+fn under_the_policy_noop_every_read_of_what_a_device_holds_comes_from_it() {
+    for (policy, is_kept) in [("noop", false), ("s3-fifo", true)] {
+        let mut bed = Bed::in_memory();
+        bed.dram_policy = policy;
+        let bytes = bed.write("object", 1, 2 * BLOCK);
+        let process = bed.start();
+        process.load("/data");
+        process.terminate();
+        let process = bed.start();
+        let client = process.client();
+        for _ in 0..4 {
+            let (_, found) = client.read_file("/data/object").expect("it can be read");
+            assert_same(&found, &bytes, policy);
+        }
+        assert!(process.counter("reads_device") > 0, "{policy}");
+        assert_eq!(process.counter("reads_dram") > 0, is_kept, "{policy}");
+        process.terminate();
+    }
+}

@@ -161,3 +161,23 @@ fn pins_of_what_is_cached_end_also_where_the_under_store_has_it_no_more() {
     assert!(error.to_string().contains("four"), "{error}");
     process.terminate();
 }
+
+#[test]
+fn an_unpin_says_where_the_under_store_cannot_tell_what_else_is_pinned() {
+    let bed = Bed::in_memory();
+    bed.write("folder/one", 1, 2 * BLOCK);
+    let process = bed.start();
+    process.load("/data");
+    let control = process.control();
+    assert_eq!(control.pin("/data", true, true).expect("pinned"), 1);
+    let folder = bed.path("source/folder");
+    std::fs::remove_dir_all(&folder).expect("removed");
+    // Whoever follows it is told of too many links.
+    std::os::unix::fs::symlink(&folder, &folder).expect("a link to itself");
+    let error = control
+        .pin("/data/folder", true, false)
+        .expect_err("the folder cannot be listed");
+    assert!(error.to_string().contains("pins of 1 cached"), "{error}");
+    assert_eq!(process.counter("bytes_pinned"), 0);
+    process.terminate();
+}

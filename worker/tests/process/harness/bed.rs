@@ -32,6 +32,8 @@ pub struct Bed {
     pub cores: usize,
     /// `dram`.
     pub dram: String,
+    /// `dram_policy`.
+    pub dram_policy: &'static str,
     /// What is mounted.
     pub mounts: Vec<Mount>,
     /// Address of the data plane.
@@ -62,6 +64,7 @@ impl Bed {
             device_size: "66M",
             cores: 2,
             dram: "160M".to_owned(),
+            dram_policy: "s3-fifo",
             mounts: vec![Mount {
                 path: "/data",
                 uri: format!("file://{}", folder.path().join("source").display()),
@@ -123,12 +126,13 @@ impl Bed {
             .collect();
         let mut text = format!(
             "cores = [{}]\ndevices = [{}]\ndevice_size = \"{}\"\nregion_size = \"1M\"\npartitions = 16\n\
-             dram = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
+             dram = \"{}\"\ndram_policy = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
              operations = \"127.0.0.1:0\"\n",
             cores.join(","),
             devices.join(","),
             self.device_size,
             self.dram,
+            self.dram_policy,
             self.listen,
         );
         for mount in &self.mounts {
