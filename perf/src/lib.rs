@@ -11,6 +11,7 @@
 //! | [`load`] | the closed-loop generator |
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
 //! | [`allocations`] | heap allocations by thread |
+//! | [`run`] | what a measuring command leaves behind: one JSON file |
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
 //! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
@@ -26,5 +27,6 @@ pub mod memory;
 pub mod process;
 pub mod random;
 pub mod ring;
+pub mod run;
 pub mod sample;
 pub mod server_process;

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use keys::Distribution;
 
@@ -36,7 +36,7 @@ pub fn new_histogram() -> Histogram<u64> {
 }
 
 /// Which answers' payloads are compared with their checksums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// None; the heads' own checksums are compared always.
