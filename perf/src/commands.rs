@@ -2,8 +2,7 @@
 
 mod ceiling;
 mod gate;
-pub(crate) mod quantities;
-mod read;
+mod load;
 
 use clap::Subcommand;
 
@@ -16,8 +15,12 @@ pub(crate) use ceiling::start_server;
 pub enum Command {
     /// Measures what this machine gives: device, network, and both joined
     Ceiling(ceiling::CeilingArguments),
-    /// Reads from a running worker in a closed loop
-    Read(read::ReadArguments),
+    /// Loads a target with a workload, in a closed or an open loop
+    Load(load::LoadArguments),
+    /// Finds the highest rate that a target sustains under a latency bound
+    Search(load::SearchArguments),
+    /// Makes the objects of a workload: files, or values in Redis
+    Prepare(load::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
     /// Runs a fixed script of DRAM hits on a simulated core, for a profiler
@@ -39,7 +42,9 @@ impl Command {
     pub fn run(self) -> Result<(), String> {
         match self {
             Command::Ceiling(arguments) => arguments.run(),
-            Command::Read(arguments) => arguments.run(),
+            Command::Load(arguments) => arguments.run(),
+            Command::Search(arguments) => arguments.run(),
+            Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),

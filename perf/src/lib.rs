@@ -8,10 +8,13 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ceiling`] | the bare loops: device, network, both joined |
-//! | [`load`] | the closed-loop generator |
+//! | [`workload`] | what is read: small TOML files |
+//! | [`target`] | whom it is sent to: our data plane, HTTP, Redis, local files |
+//! | [`load`] | when it is sent and what it took: closed and open loops |
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
 //! | [`allocations`] | heap allocations by thread |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
+//! | [`search`] | the highest sustainable rate |
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
 //! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
@@ -25,8 +28,12 @@ pub mod gate;
 pub mod load;
 pub mod memory;
 pub mod process;
+pub(crate) mod quantities;
 pub mod random;
 pub mod ring;
 pub mod run;
 pub mod sample;
+pub mod search;
 pub mod server_process;
+pub mod target;
+pub mod workload;

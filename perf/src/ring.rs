@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{BufRingEntry, SubmitArgs};
+use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Submitter, squeue};
 
 use crate::memory::Memory;
@@ -128,15 +128,57 @@ impl Ring {
         }
     }
 
+    /// Like [`Ring::turn`], but returns at `deadline` too; polls only from `spin` before it on.
+    ///
+    /// # Errors
+    /// When entering the kernel fails.
+    pub fn turn_until(&mut self, deadline: Instant, spin: Duration) -> io::Result<()> {
+        self.enter(0)?;
+        loop {
+            // SAFETY: both queues live for one statement each, on the only thread that uses them.
+            let (waiting, needs_enter) = unsafe {
+                let submission = self.ring().submission_shared();
+                (
+                    !self.ring().completion_shared().is_empty(),
+                    submission.taskrun(),
+                )
+            };
+            let now = Instant::now();
+            if waiting || now >= deadline {
+                return Ok(());
+            }
+            if needs_enter {
+                self.enter(0)?;
+                continue;
+            }
+            let left = deadline - now;
+            if left > spin {
+                self.enter_for(1, Some(left - spin))?;
+                if spin.is_zero() {
+                    return Ok(());
+                }
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     /// Submits, runs deferred work and waits for `wanted` completions.
     ///
     /// # Errors
     /// When entering the kernel fails for another reason than a signal or overflow.
     pub fn enter(&mut self, wanted: u32) -> io::Result<()> {
+        self.enter_for(wanted, None)
+    }
+
+    fn enter_for(&mut self, wanted: u32, longest: Option<Duration>) -> io::Result<()> {
         self.enters += 1;
+        let timeout = longest.map(Timespec::from);
         // SAFETY: the queue lives for this statement only.
         let queued = unsafe { self.ring().submission_shared().len() } as u32;
-        let arguments = SubmitArgs::new();
+        let mut arguments = SubmitArgs::new();
+        if let Some(timeout) = &timeout {
+            arguments = arguments.timespec(timeout);
+        }
         let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
         // SAFETY: with EXT_ARG the argument is a `SubmitArgs`, which outlives the call.
         match unsafe {

@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use corelane_perf::ceiling::server::BareServer;
 use corelane_perf::ceiling::{Source, open_direct, prepare_file};
-use corelane_perf::load::generator::{self, Mark};
-use corelane_perf::load::{Distribution, LoadResult, LoadSpec, Verify, greeting};
+use corelane_perf::load::crew::{self, Mark};
+use corelane_perf::load::{Arrivals, LoadResult, LoadSpec, Verify};
+use corelane_perf::target::data_plane::DataPlane;
+use corelane_perf::target::redis::Redis;
+use corelane_perf::target::{TargetOptions, greeting, parse};
+use corelane_perf::workload::{Keys, Workload};
 
 /// Runs `client` against a bare server of `source` in this process.
 fn with_server<T>(source: &Source, reply: u32, client: impl FnOnce(SocketAddr) -> T) -> T {
@@ -38,24 +42,24 @@ fn with_server<T>(source: &Source, reply: u32, client: impl FnOnce(SocketAddr) -
 
 fn spec(address: SocketAddr, connections: u32, depth: u32, read_bytes: u32) -> LoadSpec {
     LoadSpec {
-        address,
-        token: String::new(),
+        target: Arc::new(DataPlane::of(address)),
+        workload: Workload::points(read_bytes, Keys::Uniform),
         paths: vec!["/ceiling".to_owned()],
+        arrivals: Arrivals::Closed,
         connections,
         depth,
-        read_bytes,
-        distribution: Distribution::Uniform,
         verify: Verify::All,
         warm_up: Duration::from_millis(20),
         measured: Duration::from_millis(200),
         spin: Duration::ZERO,
-        core: None,
+        cores: Vec::new(),
         seed: 1,
     }
 }
 
 fn check(result: &LoadResult, read_bytes: u64, source: usize) {
     assert!(result.operations > 0);
+    assert_eq!(result.reads, result.operations);
     assert_eq!(result.bytes, result.operations * read_bytes);
     assert_eq!((result.errors, result.wrong), (0, 0));
     assert_eq!(result.verified, result.operations);
@@ -68,7 +72,7 @@ fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
     for (connections, depth, read_bytes) in [(4, 32, 4096), (3, 1, 4096), (2, 2, 1 << 20)] {
         let mut marks = Vec::new();
         let result = with_server(&Source::Memory { bytes: 8 << 20 }, read_bytes, |address| {
-            generator::run(&spec(address, connections, depth, read_bytes), |mark| {
+            crew::run(&spec(address, connections, depth, read_bytes), |mark| {
                 marks.push(mark)
             })
         })
@@ -76,6 +80,135 @@ fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
         check(&result, u64::from(read_bytes), 0);
         assert_eq!(marks, [Mark::Begin, Mark::End]);
     }
+}
+
+#[test]
+fn an_open_loop_measures_every_operation_that_was_due() {
+    let arrivals = Arrivals::Constant { per_second: 1000.0 };
+    let result = with_server(&Source::Memory { bytes: 8 << 20 }, 4096, |address| {
+        let spec = LoadSpec {
+            arrivals,
+            spin: Duration::from_micros(100),
+            ..spec(address, 2, 4, 4096)
+        };
+        crew::run(&spec, |_| {})
+    })
+    .expect("the load ends");
+    // 200 ms at 1000 a second, whatever the machine was doing meanwhile.
+    assert!(
+        (199..=201).contains(&result.latency_ns.len()),
+        "{}",
+        result.latency_ns.len()
+    );
+    assert_eq!(result.service_ns.len(), result.latency_ns.len());
+    assert!(result.service_ns.max() <= result.latency_ns.max());
+    assert_eq!(
+        (result.errors, result.wrong, result.is_overrun),
+        (0, 0, false)
+    );
+}
+
+#[test]
+fn more_than_a_server_can_take_ends_early_and_says_so() {
+    let result = with_server(&Source::Memory { bytes: 8 << 20 }, 1 << 20, |address| {
+        let spec = LoadSpec {
+            arrivals: Arrivals::Poisson {
+                per_second: 5_000_000.0,
+            },
+            measured: Duration::from_secs(20),
+            ..spec(address, 1, 2, 1 << 20)
+        };
+        crew::run(&spec, |_| {})
+    })
+    .expect("the load ends");
+    assert!(result.is_overrun && result.unfinished > 0);
+    assert!(
+        result.elapsed < Duration::from_secs(20),
+        "{:?}",
+        result.elapsed
+    );
+}
+
+/// A server of one connection that answers GETs with a page each, but stalls once, at its
+/// `stalls_at`th.
+fn stalling_redis(stalls_at: usize, stall: Duration) -> SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a generator");
+        let mut answer = b"$4096\r\n".to_vec();
+        answer.extend_from_slice(&corelane_perf::ceiling::page());
+        answer.extend_from_slice(b"\r\n");
+        let (mut lines, mut answered) = (0, 0);
+        let mut input = [0; 4096];
+        while let Ok(bytes @ 1..) = stream.read(&mut input) {
+            lines += input[..bytes].iter().filter(|byte| **byte == b'\n').count();
+            // A GET takes five lines: how many words, and two with their lengths.
+            while answered < lines / 5 {
+                answered += 1;
+                if answered == stalls_at {
+                    std::thread::sleep(stall);
+                }
+                if stream.write_all(&answer).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_stall_shows_in_the_latency_of_all_that_was_due_meanwhile() {
+    let address = stalling_redis(100, Duration::from_millis(300));
+    let spec = LoadSpec {
+        target: Arc::new(Redis {
+            address,
+            prefix: String::new(),
+        }),
+        workload: Workload::load("uniform-4k").expect("it comes along"),
+        paths: Vec::new(),
+        arrivals: Arrivals::Constant { per_second: 1000.0 },
+        measured: Duration::from_millis(600),
+        ..spec(address, 1, 1, 4096)
+    };
+    let result = crew::run(&spec, |_| {}).expect("the load ends");
+    assert_eq!((result.errors, result.wrong, result.unfinished), (0, 0, 0));
+    // Of the 300 operations that were due in the stall, 200 waited for longer than a third of it.
+    let slow = |histogram: &hdrhistogram::Histogram<u64>| {
+        histogram.count_between(100_000_000, histogram.high())
+    };
+    let (latency, service) = (slow(&result.latency_ns), slow(&result.service_ns));
+    assert!(latency >= 190, "{latency}");
+    assert!(service >= 1 && service < latency, "{service} of {latency}");
+}
+
+#[test]
+fn two_generators_read_an_epoch_of_local_files_once() {
+    let Some(directory) = direct_directory() else {
+        eprintln!("skipped: neither /dev/shm nor the temporary directory has direct I/O");
+        return;
+    };
+    let workload = Workload::load("smoke").expect("it comes along");
+    workload
+        .objects
+        .make_files(directory.path())
+        .expect("files");
+    let target = format!("file://{}", directory.path().display());
+    let spec = LoadSpec {
+        target: parse(&target, &TargetOptions::default()).expect("a target"),
+        workload,
+        paths: Vec::new(),
+        // No CPU of their own: CI machines may have one.
+        cores: vec![0, 0],
+        ..spec(([127, 0, 0, 1], 1).into(), 2, 4, 4096)
+    };
+    let result = crew::run(&spec, |_| {}).expect("the load ends");
+    assert!(result.operations > 0 && result.reads >= result.operations);
+    assert_eq!((result.errors, result.wrong), (0, 0));
+    assert_eq!(result.verified, result.reads);
+    assert_eq!(result.by_source[1], result.reads);
 }
 
 /// A directory whose file system has direct I/O, if the machine has one for us.
@@ -104,7 +237,7 @@ fn a_device_answers_with_one_read_a_request() {
         bytes: 8 << 20,
     };
     let result = with_server(&source, 4096, |address| {
-        generator::run(&spec(address, 4, 16, 4096), |_| {})
+        crew::run(&spec(address, 4, 16, 4096), |_| {})
     })
     .expect("the load ends");
     check(&result, 4096, 1);
@@ -133,7 +266,7 @@ fn lanes_that_go_away_in_the_middle_leave_the_server_serving() {
             }
             stream.write_all(&requests).expect("sent");
         }
-        generator::run(&spec(address, 2, 4, 4096), |_| {})
+        crew::run(&spec(address, 2, 4, 4096), |_| {})
     })
     .expect("the load ends");
     check(&result, 4096, 0);
@@ -157,6 +290,6 @@ fn a_server_that_is_not_there_is_an_error_with_its_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     drop(listener);
-    let error = generator::run(&spec(address, 1, 1, 4096), |_| {}).expect_err("nobody listens");
+    let error = crew::run(&spec(address, 1, 1, 4096), |_| {}).expect_err("nobody listens");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }

@@ -96,9 +96,10 @@ pub fn open_direct(path: &Path, nonblocking: bool) -> io::Result<File> {
 /// When it cannot be written.
 pub fn prepare_file(path: &Path, bytes: u64) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == bytes) {
-        let mut last = [0; PAGE];
-        File::open(path)?.read_exact_at(&mut last, bytes - PAGE as u64)?;
-        if last == page() {
+        let start = bytes.saturating_sub(1) / PAGE as u64 * PAGE as u64;
+        let mut last = vec![0; (bytes - start) as usize];
+        File::open(path)?.read_exact_at(&mut last, start)?;
+        if last == page()[..last.len()] {
             return Ok(());
         }
     }
@@ -149,5 +150,17 @@ mod tests {
         let bytes = std::fs::read(&path).expect("read");
         assert_eq!(bytes.len(), 3 << 20);
         assert!(bytes.chunks(PAGE).all(|chunk| chunk == page()));
+        for bytes in [0, 100, 5_000] {
+            for _ in 0..2 {
+                prepare_file(&path, bytes).expect("written");
+                let found = std::fs::read(&path).expect("read");
+                assert_eq!(found.len() as u64, bytes);
+                assert!(
+                    found
+                        .chunks(PAGE)
+                        .all(|chunk| *chunk == page()[..chunk.len()])
+                );
+            }
+        }
     }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::quantities::{Cores, cores, duration, grouped, read_size, size};
 use crate::ceiling::device::{self, DeviceLoad};
 use crate::ceiling::server::BareServer;
 use crate::ceiling::{Source, prepare_file};
-use crate::load::{Distribution, LoadSpec, Verify};
+use crate::load::{Arrivals, LoadSpec, Verify};
 use crate::process;
-use crate::sample::{self, Sample};
+use crate::quantities::{Cores, cores, duration, grouped, read_size, size};
+use crate::sample::{self, Sample, Watched};
 use crate::server_process::{Ready, ServerProcess, end_with_parent};
+use crate::target::data_plane::DataPlane;
+use crate::workload::{Keys, Workload};
+use std::sync::Arc;
 
 /// Where a bare server takes its payloads from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -220,21 +223,20 @@ impl CeilingArguments {
         let server = start_server(source, self.size, self.spin, self.cores.server)
             .map_err(|error| format!("{name}: {error}"))?;
         let spec = LoadSpec {
-            address: server.address(),
-            token: String::new(),
+            target: Arc::new(DataPlane::of(server.address())),
+            workload: Workload::points(self.size, Keys::Uniform),
             paths: vec!["/ceiling".to_owned()],
+            arrivals: Arrivals::Closed,
             connections: self.connections.max(1),
             depth: self.depth.max(1),
-            read_bytes: self.size,
-            distribution: Distribution::Uniform,
             verify: self.verify,
             warm_up: Duration::from_secs_f64(self.seconds / 5.0),
             measured: Duration::from_secs_f64(self.seconds),
             spin: Duration::ZERO,
-            core: Some(self.cores.load),
+            cores: vec![self.cores.load],
             seed: 1,
         };
-        let sample = sample::take(&spec, server.pid(), self.cores.server)
+        let sample = sample::take(&spec, &Watched::one(server.pid(), self.cores.server))
             .map_err(|error| format!("{name}: {error}"))?;
         if !self.json {
             print_sample(name, &spec, &sample);
@@ -249,7 +251,7 @@ fn print_sample(name: &str, spec: &LoadSpec, sample: &Sample) {
          p50 {:.1} µs, p99 {:.1} µs, {} iou-wrk threads, steal {:.2} %, verified {:?} ({} of {}, {} wrong)",
         spec.connections,
         spec.depth,
-        spec.read_bytes,
+        spec.workload.read_bytes_max(),
         grouped(sample.load.rate()),
         sample.cpu_us_per_operation(),
         sample.busy_percent,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::quantities::{Cores, cores, duration, size};
 use crate::gate::{self, Options, Report};
 use crate::load::Verify;
+use crate::quantities::{Cores, cores, duration, size};
 
 #[derive(Debug, Args)]
 pub struct GateArguments {

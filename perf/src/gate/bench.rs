@@ -1,14 +1,17 @@
 //! What the measures share: options, files, and what was seen on the way.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::measure::{Machine, Measure, Report};
-use crate::load::{Distribution, LoadSpec, Verify};
+use crate::load::{Arrivals, LoadSpec, Verify};
 use crate::sample::Sample;
+use crate::target::data_plane::DataPlane;
+use crate::workload::{Keys, Workload};
 
 /// How the gate is to be run.
 #[derive(Clone, Debug)]
@@ -127,18 +130,17 @@ impl Bench {
         read_bytes: u32,
     ) -> LoadSpec {
         LoadSpec {
-            address,
-            token: String::new(),
+            target: Arc::new(DataPlane::of(address)),
+            workload: Workload::points(read_bytes, Keys::Uniform),
             paths: vec![super::worker::OBJECT_PATH.to_owned()],
+            arrivals: Arrivals::Closed,
             connections,
             depth,
-            read_bytes,
-            distribution: Distribution::Uniform,
             verify: self.options.verify,
             warm_up: Duration::from_secs_f64(self.options.seconds / 4.0),
             measured: Duration::from_secs_f64(self.options.seconds),
             spin: Duration::ZERO,
-            core: Some(self.options.load_core),
+            cores: vec![self.options.load_core],
             seed: 1,
         }
     }

@@ -112,8 +112,8 @@ impl IdealCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::zipf::Zipf;
     use crate::random::Random;
+    use crate::workload::zipf::Zipf;
 
     #[test]
     fn it_never_holds_more_than_its_capacity_and_what_it_holds_it_hits() {

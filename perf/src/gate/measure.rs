@@ -194,7 +194,7 @@ impl fmt::Display for Measure {
 /// A number with as many digits as mean something.
 fn figure(value: f64) -> String {
     match value.abs() {
-        1000.0.. => crate::commands::quantities::grouped(value),
+        1000.0.. => crate::quantities::grouped(value),
         10.0.. => format!("{value:.1}"),
         _ => format!("{value:.3}"),
     }

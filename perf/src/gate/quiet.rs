@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::served::{dram_worker, pipelined_load};
-use crate::load::{generator, greeting};
+use crate::load::crew;
 use crate::process::CpuTime;
-use crate::sample;
+use crate::sample::{self, Watched};
+use crate::target::greeting;
 
 /// Connections of an idle worker.
 const IDLE_CONNECTIONS: usize = 1000;
@@ -18,8 +19,11 @@ pub(super) fn memory_over_budget_mib(bench: &mut Bench) -> Result<Measure, Strin
     if bench.memory_over_budget.is_empty() {
         let worker = dram_worker(bench, Duration::ZERO)?;
         let load = pipelined_load(bench, &worker);
-        let sample = sample::take(&load, worker.process.pid(), bench.options.server_core)
-            .map_err(|error| error.to_string())?;
+        let sample = sample::take(
+            &load,
+            &Watched::one(worker.process.pid(), bench.options.server_core),
+        )
+        .map_err(|error| error.to_string())?;
         bench.note_memory("dram_4k_pipelined", &sample, worker.dram_bytes);
     }
     let mut worst: Vec<(&str, i64)> = Vec::new();
@@ -54,7 +58,7 @@ pub(super) fn allocations_per_hit(bench: &mut Bench) -> Result<Measure, String> 
     let core = bench.options.server_core.to_string();
     let process = &mut worker.process;
     let mut counts = Vec::new();
-    let result = generator::run(&load, |_| counts.push(process.ask("allocations")))
+    let result = crew::run(&load, |_| counts.push(process.ask("allocations")))
         .map_err(|error| error.to_string())?;
     let counts = counts
         .into_iter()

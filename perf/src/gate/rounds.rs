@@ -130,7 +130,7 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::load::LoadResult;
-    use crate::process::CpuTime;
+    use crate::process::{CpuTime, Switches};
     use std::cell::Cell;
     use std::time::Duration;
 
@@ -144,6 +144,7 @@ mod tests {
         Sample {
             load,
             cpu,
+            switches: Switches::default(),
             resident_bytes: 0,
             threads: Vec::new(),
             busy_percent: 96.0,

@@ -10,7 +10,7 @@ use super::worker::{DramPolicy, GateWorker, WorkerSpec};
 use crate::ceiling::{Source, prepare_file};
 use crate::commands::start_server;
 use crate::load::LoadSpec;
-use crate::sample::{self, Sample};
+use crate::sample::{self, Sample, Watched};
 use crate::server_process::ServerProcess;
 
 /// Memory beside what the object takes: index, checksums, read buffers and fills.
@@ -156,8 +156,11 @@ impl Contest {
                 seed: spec.seed + number,
                 ..spec.clone()
             };
-            sample::take(&spec, server.pid(), bench.options.server_core)
-                .map_err(|error| error.to_string())
+            sample::take(
+                &spec,
+                &Watched::one(server.pid(), bench.options.server_core),
+            )
+            .map_err(|error| error.to_string())
         };
         let worker_load = load(&self.worker.process);
         let ceiling_load = load(&self.ceiling);

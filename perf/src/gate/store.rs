@@ -21,10 +21,10 @@ use super::bench::Bench;
 use super::ideal::IdealCache;
 use super::measure::{Bar, Measure};
 use crate::ceiling::page;
-use crate::load::keys::scatter;
-use crate::load::zipf::Zipf;
 use crate::process;
 use crate::random::Random;
+use crate::workload::keys::scatter;
+use crate::workload::zipf::Zipf;
 
 /// Cached blocks of the hit-rate run times this are the keys.
 const KEYS_PER_CACHED: u64 = 8;
@@ -320,7 +320,7 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
             admitted_before = store.counters().bytes_admitted.get();
             written_before = store.counters().bytes_written_device.get();
         }
-        let key = scatter(zipf.sample(&mut random) - 1, keys);
+        let key = scatter(zipf.sample(&mut random) - 1, keys, 0);
         let id = maker.id(key);
         let are_ideal_hits = ideals.each_mut().map(|ideal| ideal.request(key));
         let is_hit = store.lookup(id).is_some() || store.pending(id).is_some();

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::bench::Bench;
 use crate::allocations;
 use crate::ceiling::prepare_file;
-use crate::load::greeting;
 use crate::process;
 use crate::server_process::{Ready, ServerProcess, answer};
+use crate::target::greeting;
 
 /// The object that measures read, as mounted.
 pub const OBJECT_PATH: &str = "/gate/object";

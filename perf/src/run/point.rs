@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Latencies;
-use crate::load::Verify;
+use crate::load::{LoadResult, LoadSpec, Verify};
 
 /// When requests leave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,4 +149,47 @@ pub struct Ceiling {
     pub cpu_us_per_operation: f64,
     /// The point's rate over the ceiling's.
     pub ratio: f64,
+}
+
+impl Point {
+    /// What `result` of `spec` says, called `label`; without what is known of the server.
+    pub fn of(label: &str, spec: &LoadSpec, result: &LoadResult) -> Point {
+        let latency = Latencies::of(&result.latency_ns);
+        let service = match spec.arrivals {
+            Arrivals::Closed => latency.clone(),
+            _ => Latencies::of(&result.service_ns),
+        };
+        let seconds = result.elapsed.as_secs_f64();
+        Point {
+            label: label.to_owned(),
+            target: spec.target.kind().to_owned(),
+            workload: spec.workload.name.clone(),
+            workload_toml: spec.workload.to_toml(),
+            arrivals: spec.arrivals,
+            connections: spec.connections,
+            depth: spec.depth,
+            generators: spec.cores.len().max(1) as u32,
+            generator_cores: spec.cores.clone(),
+            seed: spec.seed,
+            seconds,
+            operations: result.operations,
+            rate: result.rate(),
+            reads: result.reads,
+            bytes: result.bytes,
+            errors: result.errors,
+            first_error: result.first_error.clone(),
+            verify: spec.verify,
+            verified: result.verified,
+            wrong: result.wrong,
+            by_source: result.by_source,
+            latency,
+            service,
+            unfinished: result.unfinished,
+            is_overrun: result.is_overrun,
+            generator_busy_percent: 100.0 * result.generator_cpu.as_secs_f64() / seconds.max(1e-9),
+            steal_percent: 0.0,
+            server: None,
+            ceiling: None,
+        }
+    }
 }

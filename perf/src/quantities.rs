@@ -1,9 +1,59 @@
-//! Sizes, durations and cores as they are written on the command line.
+//! Sizes, durations, rates and cores as they are written on the command line and in workloads.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A number of bytes, written `4096`, `4K`, `1M` or `8G` (powers of 1024); in TOML a text, or a
+/// whole number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        size(text).map(ByteSize)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "G"), (20, "M"), (10, "K"), (0, "")];
+        let (shift, unit) = units
+            .into_iter()
+            .find(|(shift, _)| self.0.is_multiple_of(1 << shift))
+            .expect("every number is a multiple of one");
+        write!(formatter, "{}{unit}", self.0 >> shift)
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Number(bytes) => bytes.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Reads `4096`, `4K`, `1M`, `8G`: powers of 1024.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let expected = || format!("expected a size such as 4096, 4K, 1M or 8G, found `{text}`");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
@@ -21,7 +71,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Like [`size`], for sizes of single reads.
-pub(super) fn read_size(text: &str) -> Result<u32, String> {
+pub(crate) fn read_size(text: &str) -> Result<u32, String> {
     let bytes = size(text)?;
     if bytes > u64::from(corelane_rpc_schema::READ_BYTES_MAX) || !bytes.is_power_of_two() {
         return Err(format!("expected a power of two up to 4M, found `{text}`"));
@@ -29,8 +79,26 @@ pub(super) fn read_size(text: &str) -> Result<u32, String> {
     Ok(bytes as u32)
 }
 
+/// Reads a rate: `20000`, `20k`, `1.5M` a second (powers of 1000).
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let expected = || format!("expected a rate a second such as 500, 20k or 1.5M, found `{text}`");
+    let (digits, factor) = match text.strip_suffix('k') {
+        Some(digits) => (digits, 1e3),
+        None => text
+            .strip_suffix('M')
+            .map_or((text, 1.0), |digits| (digits, 1e6)),
+    };
+    let number: f64 = digits.parse().map_err(|_| expected())?;
+    let rate = number * factor;
+    if rate.is_finite() && rate > 0.0 {
+        Ok(rate)
+    } else {
+        Err(expected())
+    }
+}
+
 /// Reads `50us`, `2ms`, `1s`, `0`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("expected a duration such as 0, 50us, 2ms or 1s, found `{text}`");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| expected())?;
@@ -53,7 +121,7 @@ pub(crate) struct Cores {
 }
 
 /// Reads `SERVER,LOAD`.
-pub(super) fn cores(text: &str) -> Result<Cores, String> {
+pub(crate) fn cores(text: &str) -> Result<Cores, String> {
     let expected =
         || format!("expected two different cores SERVER,LOAD such as 0,1, found `{text}`");
     let (server, load) = text.split_once(',').ok_or_else(expected)?;
@@ -101,6 +169,19 @@ mod tests {
         assert!(duration("5").is_err());
         assert!(cores("1,1").is_err());
         assert!(cores("1").is_err());
+        assert_eq!(rate("1.5M"), Ok(1_500_000.0));
+        assert_eq!(rate("20k"), Ok(20_000.0));
+        for text in ["", "k", "0", "-5", "inf", "nan"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_their_largest_whole_unit() {
+        for (bytes, text) in [(1, "1"), (4096, "4K"), (1536, "1536"), (3 << 29, "1536M")] {
+            assert_eq!(ByteSize(bytes).to_string(), text);
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+        }
     }
 
     #[test]

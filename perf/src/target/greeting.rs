@@ -10,8 +10,6 @@ use corelane_rpc_schema::frame::{
 };
 use corelane_rpc_schema::messages::{Hello, HelloAnswer, Message, Open, OpenAnswer};
 
-use super::keys::Target;
-
 /// How long a server may take to answer one of these.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -52,22 +50,6 @@ pub fn open(stream: &TcpStream, path: &str) -> io::Result<OpenAnswer> {
         Message::OpenAnswer(answer) => Ok(answer),
         other => Err(refused(path, &other)),
     }
-}
-
-/// Opens all of `paths`.
-///
-/// # Errors
-/// When the server refuses one; the text says which and why.
-pub fn open_all(stream: &TcpStream, paths: &[String]) -> io::Result<Vec<Target>> {
-    paths
-        .iter()
-        .map(|path| {
-            open(stream, path).map(|answer| Target {
-                object: answer.object,
-                length: answer.length,
-            })
-        })
-        .collect()
 }
 
 /// Reads a whole object once in order, in pieces of `read_bytes_max` at most, and checks it.
