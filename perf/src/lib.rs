@@ -18,6 +18,7 @@
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
 //! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
+//! | [`server_metrics`] | counters from a worker's operations port |
 //! | [`process`] | CPU, memory, threads and steal, from /proc |
 //! | [`ring`], [`memory`], [`random`] | what the loops stand on |
 
@@ -34,6 +35,7 @@ pub mod ring;
 pub mod run;
 pub mod sample;
 pub mod search;
+pub mod server_metrics;
 pub mod server_process;
 pub mod target;
 pub mod workload;

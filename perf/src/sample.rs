@@ -1,6 +1,7 @@
 //! One load and what the server's process and the machine did meanwhile.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::load::{LoadResult, LoadSpec};
 use crate::process::{self, CpuTime, MachineTime, Switches, ThreadInfo};
 use crate::run::Point;
 use crate::run::point::ServerCost;
+use crate::server_metrics::WorkerCounters;
 
 /// A server to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Watched {
     pub pids: Vec<u32>,
     /// The CPUs that they were given.
     pub cores: Vec<usize>,
+    /// Operations ports of workers among them.
+    pub operations: Vec<SocketAddr>,
 }
 
 impl Watched {
@@ -26,6 +30,7 @@ impl Watched {
         Watched {
             pids: vec![pid],
             cores: vec![core],
+            operations: Vec::new(),
         }
     }
 }
@@ -39,6 +44,8 @@ pub struct Sample {
     pub cpu: CpuTime,
     /// Context switches of the server's threads that lived at both ends.
     pub switches: Switches,
+    /// What workers counted meanwhile; none where no operations port is known.
+    pub counters: Option<WorkerCounters>,
     /// Resident memory of the server's processes at the end of the measured part, in bytes.
     pub resident_bytes: u64,
     /// Threads of the server's processes at the end of the measured part.
@@ -81,6 +88,10 @@ pub fn take(spec: &LoadSpec, watched: &Watched) -> io::Result<Sample> {
         load,
         cpu: end.cpu.since(begin.cpu),
         switches: end.switches.since(begin.switches),
+        counters: end
+            .counters
+            .zip(begin.counters)
+            .map(|(end, begin)| end.since(begin)),
         resident_bytes,
         threads,
         busy_percent: busy / watched.cores.len().max(1) as f64,
@@ -92,6 +103,7 @@ pub fn take(spec: &LoadSpec, watched: &Watched) -> io::Result<Sample> {
 struct Look {
     cpu: CpuTime,
     switches: Switches,
+    counters: Option<WorkerCounters>,
     ring_workers: Duration,
     machine: MachineTime,
     cores: Vec<MachineTime>,
@@ -101,6 +113,7 @@ fn look(watched: &Watched) -> io::Result<Look> {
     let mut look = Look {
         cpu: CpuTime::default(),
         switches: Switches::default(),
+        counters: None,
         ring_workers: Duration::ZERO,
         machine: MachineTime::now()?,
         cores: Vec::new(),
@@ -111,6 +124,12 @@ fn look(watched: &Watched) -> io::Result<Look> {
         look.cpu.system += cpu.system;
         look.ring_workers += process::ring_worker_time(*pid)?;
         look.switches.add(Switches::of(*pid)?);
+    }
+    for address in &watched.operations {
+        let counters = WorkerCounters::of(*address)?;
+        let sum = look.counters.get_or_insert_default();
+        sum.ring_enters += counters.ring_enters;
+        sum.bytes_fetched += counters.bytes_fetched;
     }
     for core in &watched.cores {
         look.cores.push(MachineTime::of_core(*core)?);
@@ -153,8 +172,12 @@ impl Sample {
                 cpu_user_us_per_operation: self.cpu.user.as_secs_f64() * 1e6 / operations,
                 voluntary_switches_per_operation: self.switches.voluntary as f64 / operations,
                 involuntary_switches_per_operation: self.switches.involuntary as f64 / operations,
-                ring_enters_per_operation: None,
-                bytes_copied_per_byte: None,
+                ring_enters_per_operation: self
+                    .counters
+                    .map(|counters| counters.ring_enters / operations),
+                bytes_copied_per_byte: self
+                    .counters
+                    .map(|counters| counters.bytes_fetched / self.load.bytes.max(1) as f64),
                 busy_percent: self.busy_percent,
                 resident_bytes: self.resident_bytes,
             }),

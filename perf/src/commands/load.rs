@@ -1,6 +1,6 @@
 //! `corelane-perf load`, `search` and `prepare`: one target under one workload.
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +70,9 @@ pub struct TargetArguments {
     /// CPUs of the server, to see how busy they are
     #[arg(long, value_delimiter = ',', value_name = "CPU")]
     server_cores: Vec<usize>,
+    /// Operations ports of workers, to count their ring enters and copied bytes
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    server_operations: Vec<SocketAddr>,
     /// What to call the target in reports; default: its kind
     #[arg(long)]
     label: Option<String>,
@@ -115,6 +118,7 @@ impl TargetArguments {
         let watched = Watched {
             pids: self.server_pids.clone(),
             cores: self.server_cores.clone(),
+            operations: self.server_operations.clone(),
         };
         let sample = sample::take(spec, &watched).map_err(|error| error.to_string())?;
         let label = match &self.label {

@@ -145,6 +145,7 @@ mod tests {
             load,
             cpu,
             switches: Switches::default(),
+            counters: None,
             resident_bytes: 0,
             threads: Vec::new(),
             busy_percent: 96.0,

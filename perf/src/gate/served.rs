@@ -119,11 +119,9 @@ impl Contest {
         }
         std::fs::create_dir_all(&place).map_err(|error| error.to_string())?;
         let spec = WorkerSpec {
-            directory: place,
-            object_bytes,
-            dram_bytes,
             spin,
             dram_policy,
+            ..WorkerSpec::new(bench, place, object_bytes, dram_bytes)
         };
         let source = source(directory, from, object_bytes)?;
         let ceiling = start_server(&source, shape.read_bytes, spin, bench.options.server_core)
@@ -378,11 +376,8 @@ pub(super) fn dram_worker(bench: &Bench, spin: Duration) -> Result<GateWorker, S
     GateWorker::start(
         bench,
         &WorkerSpec {
-            directory: place,
-            object_bytes,
-            dram_bytes,
             spin,
-            dram_policy: DramPolicy::S3Fifo,
+            ..WorkerSpec::new(bench, place, object_bytes, dram_bytes)
         },
     )
 }

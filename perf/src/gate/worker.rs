@@ -1,7 +1,7 @@
-//! The worker of a measure: a child process with one shard, one mount and one device file.
+//! The worker of a measure: a child process with one mount and one device file.
 
 use std::io::BufRead;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use super::bench::Bench;
 use crate::allocations;
 use crate::ceiling::prepare_file;
+use crate::load::LoadSpec;
 use crate::process;
+use crate::sample::Watched;
 use crate::server_process::{Ready, ServerProcess, answer};
 use crate::target::greeting;
 
@@ -52,6 +54,31 @@ pub struct WorkerSpec {
     pub spin: Duration,
     /// Which frames its DRAM tier keeps.
     pub dram_policy: DramPolicy,
+    /// CPUs of its shards, one each.
+    pub cores: Vec<usize>,
+    /// Where it listens.
+    pub ip: IpAddr,
+    /// Regions of the device beyond what the object and the least device need.
+    pub spare_regions: u64,
+    /// A device that exists already, instead of one that is made in the directory.
+    pub device: Option<PathBuf>,
+}
+
+impl WorkerSpec {
+    /// A worker on the server's core, with files in `directory`.
+    pub fn new(bench: &Bench, directory: PathBuf, object_bytes: u64, dram_bytes: u64) -> Self {
+        WorkerSpec {
+            directory,
+            object_bytes,
+            dram_bytes,
+            spin: Duration::ZERO,
+            dram_policy: DramPolicy::S3Fifo,
+            cores: vec![bench.options.server_core],
+            ip: IpAddr::from([127, 0, 0, 1]),
+            spare_regions: 1,
+            device: None,
+        }
+    }
 }
 
 /// A running worker whose cache holds the object.
@@ -61,9 +88,25 @@ pub struct GateWorker {
     pub process: ServerProcess,
     /// Its memory budget.
     pub dram_bytes: u64,
+    cores: Vec<usize>,
+    operations: SocketAddr,
 }
 
 impl GateWorker {
+    /// What to look at while it is loaded.
+    pub fn watched(&self) -> Watched {
+        Watched {
+            pids: vec![self.process.pid()],
+            cores: self.cores.clone(),
+            operations: vec![self.operations],
+        }
+    }
+
+    /// A load on it, but for what the measure chooses.
+    pub fn load(&self, bench: &Bench, connections: u32, depth: u32, read_bytes: u32) -> LoadSpec {
+        bench.load(self.process.address(), connections, depth, read_bytes)
+    }
+
     /// Starts one and reads the object once, so that it is in the cache.
     ///
     /// # Errors
@@ -91,8 +134,11 @@ impl GateWorker {
             process = start()?;
         }
         Ok(GateWorker {
+            operations: serde_json::from_value(process.ready().details["operations"].clone())
+                .map_err(|error| error.to_string())?,
             process,
             dram_bytes: spec.dram_bytes,
+            cores: spec.cores.clone(),
         })
     }
 }
@@ -116,18 +162,23 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
     let device = (spec.object_bytes * 3 / 2)
         .max(40 * REGION)
         .next_multiple_of(REGION)
-        + REGION;
+        + spec.spare_regions * REGION;
+    let cores: Vec<String> = spec.cores.iter().map(usize::to_string).collect();
     let quoted = |path: &Path| path.display().to_string();
     format!(
-        "cores = \"{server}\"\ncontrol_cpus = \"{load}\"\nfetch_cpus = \"{load}\"\n\
+        "cores = \"{cores}\"\ncontrol_cpus = \"{load}\"\nfetch_cpus = \"{load}\"\nfetch_nice = 10\n\
          devices = [\"{device_path}\"]\ndevice_size = {device}\nregion_size = \"16M\"\ndram = {dram}\n\
          dram_policy = \"{policy}\"\n\
-         listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
+         listen = \"{ip}:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
          spin = \"{spin}us\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
          [[mount]]\npath = \"/gate\"\nuri = \"file://{objects}\"\nfreshness = \"immutable\"\n",
-        server = options.server_core,
+        cores = cores.join(","),
         load = options.load_core,
-        device_path = quoted(&spec.directory.join("device")),
+        ip = spec.ip,
+        device_path = match &spec.device {
+            Some(path) => quoted(path),
+            None => quoted(&spec.directory.join("device")),
+        },
         dram = spec.dram_bytes,
         policy = spec.dram_policy.name(),
         spin = spec.spin.as_micros(),
@@ -159,6 +210,7 @@ impl ServeForGate {
         let details = json!({
             "recovery_seconds": report.recovery.as_secs_f64(),
             "recovered_blocks": report.recovered_blocks,
+            "operations": worker.operations_address(),
         });
         let ready = Ready {
             address: worker.data_address(),

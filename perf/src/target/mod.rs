@@ -10,6 +10,7 @@
 //! | [`data_plane`] | the worker's data plane, one worker or several |
 //! | [`greeting`] | hello and open on it, before the clock runs |
 //! | [`http`] | ranged GETs, plain or signed (`sigv4`), of any HTTP/1.1 server |
+//! | [`http_get`] | one small GET, outside of loads |
 //! | [`redis`] | GETs of values of a read's size |
 //! | [`local_file`] | direct reads of local files through a ring |
 //! | [`stream`] | what all that use a stream share: the loop of one generator |
@@ -17,6 +18,7 @@
 pub mod data_plane;
 pub mod greeting;
 pub mod http;
+pub mod http_get;
 pub mod local_file;
 pub mod pages;
 pub mod redis;

@@ -48,6 +48,7 @@ pub(super) fn config(
         fetch_cpus: cpus(top, "fetch_cpus", cpus_allowed, mistakes).unwrap_or(elsewhere),
         cores,
         fetch_threads: number(top, "fetch_threads") as usize,
+        fetch_nice: number(top, "fetch_nice") as i32,
         devices: top
             .texts("devices")
             .into_iter()

@@ -97,6 +97,14 @@ pub const TOP: &Section = &Section {
             doc: "Threads that fetch from under-stores. Each copies and checksums some GiB a second.",
         },
         Key {
+            name: "fetch_nice",
+            kind: count(0, 19),
+            default: "0",
+            is_reloadable: false,
+            doc: "Niceness of these threads: with more than 0 they give way to whatever else runs on their \
+                  CPUs, such as a job that reads from this worker.",
+        },
+        Key {
             name: "devices",
             kind: Kind::Texts,
             default: "",

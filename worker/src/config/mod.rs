@@ -56,6 +56,8 @@ pub struct Config {
     pub fetch_cpus: Vec<usize>,
     /// Number of fetch threads.
     pub fetch_threads: usize,
+    /// Niceness of the fetch threads, 0 to 19.
+    pub fetch_nice: i32,
     /// Devices.
     pub devices: Vec<PathBuf>,
     /// Size of devices that are to be created when missing.

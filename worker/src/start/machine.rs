@@ -262,6 +262,7 @@ fn fetch_options(config: &Config) -> FetchOptions {
     FetchOptions {
         threads: config.fetch_threads,
         cpus: config.fetch_cpus.clone(),
+        nice: config.fetch_nice,
         limits: FetchLimits {
             requests_in_flight_max: config.limits.under_store_requests,
             bytes_per_second: config.limits.under_store_bytes_per_second,
