@@ -12,6 +12,11 @@
 //! | `bench` | files, options and what was seen on the way |
 //! | `worker` | the worker as a child process |
 //! | `served` | measures over the wire |
+//! | `open` | measures in an open loop |
+//! | `two_shards` | what a second shard costs |
+//! | `large_index` | what ten million blocks cost a hit |
+//! | `peers` | against Redis and nginx |
+//! | `pairs` | what these four have in common |
 //! | `quiet` | memory, allocations, idle CPU |
 //! | `recovery` | recovery, in seconds and against bare reads |
 //! | `store` | hit rate, write amplification, index memory |
@@ -21,13 +26,18 @@
 pub mod bench;
 mod callgrind;
 mod ideal;
+mod large_index;
 pub mod measure;
+mod open;
+mod pairs;
+mod peers;
 mod quiet;
 mod recovery;
 pub mod rounds;
 pub mod script;
 mod served;
 mod store;
+mod two_shards;
 pub mod worker;
 
 pub use bench::{Bench, Options};
@@ -38,7 +48,7 @@ type Take = fn(&mut Bench) -> Result<Measure, String>;
 
 /// All measures, in the order of the table. Memory comes last but one, since it looks back at all
 /// loads before it.
-const MEASURES: [(&str, Take); 15] = [
+const MEASURES: [(&str, Take); 23] = [
     ("dram_4k_pipelined", served::dram_4k_pipelined),
     ("dram_4k_64x1", served::dram_4k_64x1),
     ("dram_1m", served::dram_1m),
@@ -53,6 +63,14 @@ const MEASURES: [(&str, Take); 15] = [
     ("allocations_per_hit", quiet::allocations_per_hit),
     ("hit_rate_vs_ideal", store::hit_rate_vs_ideal),
     ("write_amplification", store::write_amplification),
+    ("open_loop_tail", open::open_loop_tail),
+    ("cost_at_10m_blocks", large_index::cost_at_10m_blocks),
+    ("two_shards_cpu", two_shards::two_shards_cpu),
+    ("mesh_hop_cpu", two_shards::mesh_hop_cpu),
+    ("reads_beside_fill", open::reads_beside_fill),
+    ("against_redis_depth1", peers::against_redis_depth1),
+    ("against_redis_pipelined", peers::against_redis_pipelined),
+    ("against_nginx", peers::against_nginx),
     ("memory_over_budget_mib", quiet::memory_over_budget_mib),
 ];
 
@@ -106,6 +124,14 @@ mod tests {
             "allocations_per_hit",
             "hit_rate_vs_ideal",
             "write_amplification",
+            "open_loop_tail",
+            "cost_at_10m_blocks",
+            "two_shards_cpu",
+            "mesh_hop_cpu",
+            "reads_beside_fill",
+            "against_redis_depth1",
+            "against_redis_pipelined",
+            "against_nginx",
             "memory_over_budget_mib",
             "idle_cpu_percent",
         ];

@@ -50,7 +50,7 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
         "instructions_per_hit",
         "instructions",
         from_dram.ours,
-        Bar::AtMost(900.0),
+        Bar::AtMost(600.0),
     );
     let measure = from_dram
         .notes("a DRAM hit")

@@ -28,7 +28,7 @@ const RECOVERED_BLOCKS: u64 = 1_000_000;
 
 /// Shapes of the million blocks: the dearest, an object record for each block, and a usual one.
 /// Only records are written; the blocks' pages are holes of a sparse file.
-const ONE_PAGE_OBJECTS: u64 = 4096;
+pub(super) const ONE_PAGE_OBJECTS: u64 = 4096;
 const MEBIBYTE_OBJECTS: u64 = 1 << 20;
 
 pub(super) fn recovery_seconds(bench: &mut Bench) -> Result<Measure, String> {
@@ -80,7 +80,11 @@ fn recoveries(
 
 /// Makes a sparse device file that holds the records of `blocks` blocks. Gives what a recovery
 /// cannot do without: offset and bytes of the first page and of the footer of each region.
-fn describe_blocks(path: &Path, blocks: u64, object_bytes: u64) -> Result<Vec<(u64, u64)>, String> {
+pub(super) fn describe_blocks(
+    path: &Path,
+    blocks: u64,
+    object_bytes: u64,
+) -> Result<Vec<(u64, u64)>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let blocks_per_object = object_bytes.div_ceil(u64::from(BLOCK_BYTES_MIN));
     let bytes = blocks * object_bytes.min(u64::from(BLOCK_BYTES_MIN));

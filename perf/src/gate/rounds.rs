@@ -72,8 +72,14 @@ impl Pair {
     }
 }
 
-/// What to say of `pairs` beside their figures.
+/// What to say of `pairs` of worker and ceiling beside their figures.
 pub fn notes(pairs: &[Pair]) -> Vec<String> {
+    notes_of(pairs, ["worker", "ceiling"])
+}
+
+/// What to say of `pairs` of whom `names` names beside their figures.
+pub fn notes_of(pairs: &[Pair], names: [&str; 2]) -> Vec<String> {
+    let [worker, ceiling] = names;
     let range = |figure: &dyn Fn(&Pair) -> f64| {
         let figures: Vec<f64> = pairs.iter().map(figure).collect();
         let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
@@ -82,17 +88,17 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
     };
     let mut notes = vec![
         format!(
-            "server core busy, %: worker {}, ceiling {}",
+            "server core busy, %: {worker} {}, {ceiling} {}",
             range(&|pair| pair.worker.busy_percent),
             range(&|pair| pair.ceiling.busy_percent)
         ),
         format!(
-            "generator busy, %: with the worker {}, with the ceiling {}",
+            "generator busy, %: with {worker} {}, with {ceiling} {}",
             range(&|pair| pair.worker.generator_percent()),
             range(&|pair| pair.ceiling.generator_percent())
         ),
         format!(
-            "server CPU, µs a read: worker {}, ceiling {}; rate, 1/s: worker {}, ceiling {}",
+            "server CPU, µs a read: {worker} {}, {ceiling} {}; rate, 1/s: {worker} {}, {ceiling} {}",
             range(&|pair| pair.worker.cpu_us_per_operation()),
             range(&|pair| pair.ceiling.cpu_us_per_operation()),
             range(&|pair| pair.worker.load.rate()),
@@ -108,7 +114,7 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
         |count: &dyn Fn(&Sample) -> u64| pairs.iter().map(|pair| count(&pair.worker)).sum::<u64>();
     let by_source = [0, 1, 2].map(|source| total(&|sample| sample.load.by_source[source]));
     notes.push(format!(
-        "worker: {} reads from DRAM, {} from the device, {} from the under-store; {} verified, {} wrong, {} errors",
+        "{worker}: {} reads from DRAM, {} from the device, {} from the under-store; {} verified, {} wrong, {} errors",
         by_source[0],
         by_source[1],
         by_source[2],
@@ -117,7 +123,7 @@ pub fn notes(pairs: &[Pair]) -> Vec<String> {
         total(&|sample| sample.load.errors)
     ));
     notes.push(format!(
-        "iou-wrk threads: worker {}, ceiling {}; their share of the server's CPU, %: worker {}, ceiling {}",
+        "iou-wrk threads: {worker} {}, {ceiling} {}; their share of the server's CPU, %: {worker} {}, {ceiling} {}",
         pairs.iter().map(|pair| pair.worker.ring_workers()).max().unwrap_or(0),
         pairs.iter().map(|pair| pair.ceiling.ring_workers()).max().unwrap_or(0),
         range(&|pair| pair.worker.ring_worker_percent()),

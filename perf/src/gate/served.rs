@@ -282,11 +282,11 @@ fn rate_measure(
 }
 
 pub(super) fn dram_4k_pipelined(bench: &mut Bench) -> Result<Measure, String> {
-    rate_measure(bench, "dram_4k_pipelined", From::Dram, PIPELINED, 0.75)
+    rate_measure(bench, "dram_4k_pipelined", From::Dram, PIPELINED, 0.85)
 }
 
 pub(super) fn dram_4k_64x1(bench: &mut Bench) -> Result<Measure, String> {
-    rate_measure(bench, "dram_4k_64x1", From::Dram, ONE_EACH, 0.75)
+    rate_measure(bench, "dram_4k_64x1", From::Dram, ONE_EACH, 0.88)
 }
 
 pub(super) fn dram_1m(bench: &mut Bench) -> Result<Measure, String> {
@@ -294,12 +294,12 @@ pub(super) fn dram_1m(bench: &mut Bench) -> Result<Measure, String> {
 }
 
 pub(super) fn fast_device_4k(bench: &mut Bench) -> Result<Measure, String> {
-    let measure = rate_measure(bench, "fast_device_4k", From::FastDevice, DEVICE, 0.75)?;
+    let measure = rate_measure(bench, "fast_device_4k", From::FastDevice, DEVICE, 0.85)?;
     let policy = DramPolicy::S3Fifo;
     let contest = Contest::start_with(bench, From::FastDevice, DEVICE, Duration::ZERO, policy)?;
     let rounds = bench.options.rounds;
     let pairs = contest.run(bench, "fast_device_4k, s3-fifo", DEVICE, rounds)?;
-    let caching = Measure::of_pairs("", "1/s", &rates(&pairs), Bar::RatioAtLeast(0.75));
+    let caching = Measure::of_pairs("", "1/s", &rates(&pairs), Bar::RatioAtLeast(0.85));
     let (value, ratio) = (caching.value.unwrap_or(0.0), caching.ratio.unwrap_or(0.0));
     let [least, greatest] = caching.spread.unwrap_or_default();
     let elsewhere = pairs
@@ -326,7 +326,7 @@ pub(super) fn device_4k_cpu(bench: &mut Bench) -> Result<Measure, String> {
             )
         })
         .collect();
-    let measure = Measure::of_pairs("device_4k_cpu", "µs", &costs, Bar::RatioAtMost(1.35));
+    let measure = Measure::of_pairs("device_4k_cpu", "µs", &costs, Bar::RatioAtMost(1.2));
     Ok(contest.judge(measure, &pairs))
 }
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, BLOCK_BYTES_MIN};
 use corelane_worker::config::{Config, WorkerFlags};
 use corelane_worker::start::Worker;
+use corelane_worker::store::synthetic::SYNTHETIC_URI;
 use serde_json::{Value, json};
 
 use super::bench::Bench;
@@ -60,8 +62,10 @@ pub struct WorkerSpec {
     pub ip: IpAddr,
     /// Regions of the device beyond what the object and the least device need.
     pub spare_regions: u64,
-    /// A device that exists already, instead of one that is made in the directory.
+    /// Its device, made if it is missing; none for one in the directory.
     pub device: Option<PathBuf>,
+    /// The mount of synthetic records instead of the object: nothing is filled.
+    pub is_synthetic: bool,
 }
 
 impl WorkerSpec {
@@ -77,6 +81,7 @@ impl WorkerSpec {
             ip: IpAddr::from([127, 0, 0, 1]),
             spare_regions: 1,
             device: None,
+            is_synthetic: false,
         }
     }
 }
@@ -127,8 +132,10 @@ impl GateWorker {
             .map_err(fail)
         };
         let mut process = start()?;
-        fill(process.address()).map_err(fail)?;
-        if spec.dram_policy == DramPolicy::Noop {
+        if !spec.is_synthetic {
+            fill(process.address()).map_err(fail)?;
+        }
+        if !spec.is_synthetic && spec.dram_policy == DramPolicy::Noop {
             // The fill leaves the object's end in DRAM, which a restart empties.
             drop(process);
             process = start()?;
@@ -171,7 +178,7 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
          dram_policy = \"{policy}\"\n\
          listen = \"{ip}:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
          spin = \"{spin}us\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
-         [[mount]]\npath = \"/gate\"\nuri = \"file://{objects}\"\nfreshness = \"immutable\"\n",
+         [[mount]]\npath = \"/gate\"\nuri = \"{uri}\"\nfreshness = \"immutable\"\nblock_size = \"{block}\"\n",
         cores = cores.join(","),
         load = options.load_core,
         ip = spec.ip,
@@ -182,7 +189,14 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
         dram = spec.dram_bytes,
         policy = spec.dram_policy.name(),
         spin = spec.spin.as_micros(),
-        objects = quoted(&spec.directory.join("objects")),
+        uri = match spec.is_synthetic {
+            true => SYNTHETIC_URI.to_owned(),
+            false => format!("file://{}", quoted(&spec.directory.join("objects"))),
+        },
+        block = match spec.is_synthetic {
+            true => BLOCK_BYTES_MIN,
+            false => BLOCK_BYTES_DEFAULT,
+        },
     )
 }
 

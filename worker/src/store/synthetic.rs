@@ -19,6 +19,14 @@ use super::superblock::SUPERBLOCK_OFFSETS;
 pub use super::superblock::REGIONS_OFFSET;
 use crate::object::ObjectMeta;
 
+/// What the objects are below.
+pub const SYNTHETIC_URI: &str = "file:///synthetic/records";
+
+/// The id of object `number` of those that [`write_synthetic`] describes.
+pub fn synthetic_object_id(number: u32) -> ObjectId {
+    object(number, 0).id
+}
+
 /// What to describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyntheticRecords {
@@ -121,7 +129,7 @@ pub fn write_synthetic(
 
 /// Object `number` of those that [`write_synthetic`] describes.
 fn object(number: u32, length: u64) -> ObjectMeta {
-    let path_key = format!("s3://synthetic/records/part-{number:08}.parquet");
+    let path_key = format!("{SYNTHETIC_URI}/part-{number:08}.parquet");
     ObjectMeta {
         id: ObjectId::new(&path_key, "1", BLOCK_BYTES_MIN),
         uri: path_key.clone(),

@@ -1,0 +1,219 @@
+//! Measures in an open loop: tails at a rate, and reads beside a fill.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bench::Bench;
+use super::measure::{Bar, Measure, median};
+use super::pairs::{Side, fresh_place, interleave, judge};
+use super::served::dram_worker;
+use super::worker::{GateWorker, WorkerSpec};
+use crate::ceiling::Source;
+use crate::commands::start_server;
+use crate::load::{Arrivals, LoadResult, LoadSpec, Verify, crew};
+use crate::process;
+use crate::quantities::ByteSize;
+use crate::sample::Watched;
+use crate::target::data_plane::DataPlane;
+use crate::workload::objects::{Objects, Sizes};
+use crate::workload::{Keys, Kind, Operation, Workload};
+
+/// Share of the highest rate at which tails are measured.
+const TAIL_SHARE: f64 = 0.7;
+
+/// How long before an operation is due the generator polls: it has a core of its own.
+const GENERATOR_SPIN: Duration = Duration::from_micros(200);
+
+/// The same, where it shares its core with fetch threads: it sleeps.
+const SHARED_SPIN: Duration = Duration::ZERO;
+
+/// p99.9 of an open loop at 70 % of the highest rate, against the bare loop's at the same offered
+/// rate.
+pub(super) fn open_loop_tail(bench: &mut Bench) -> Result<Measure, String> {
+    let spin = bench.options.spin;
+    let worker = dram_worker(bench, spin)?;
+    let bytes = bench.options.working_set;
+    let ceiling = start_server(
+        &Source::Memory { bytes },
+        4096,
+        spin,
+        bench.options.server_core,
+    )
+    .map_err(|error| format!("the ceiling: {error}"))?;
+    let closed = worker.load(bench, 64, 32, 4096);
+    let highest = Side::closed_rate(&closed)?;
+    let offered = TAIL_SHARE * highest;
+    let spec = LoadSpec {
+        arrivals: Arrivals::Poisson {
+            per_second: offered,
+        },
+        spin: GENERATOR_SPIN,
+        ..closed
+    };
+    let of_worker = Side {
+        spec: spec.clone(),
+        watched: worker.watched(),
+    };
+    let of_ceiling = Side {
+        spec: LoadSpec {
+            target: Arc::new(DataPlane::of(ceiling.address())),
+            ..spec
+        },
+        watched: Watched::one(ceiling.pid(), bench.options.server_core),
+    };
+    let pairs = interleave(bench, &of_worker, &of_ceiling)?;
+    let quantile = |quantile: f64| -> Vec<(f64, f64)> {
+        let figures = pairs.iter().map(|pair| {
+            (
+                pair.worker.load.latency_us(quantile),
+                pair.ceiling.load.latency_us(quantile),
+            )
+        });
+        figures.collect()
+    };
+    let bar = Bar::RatioAtMost(1.3);
+    let mut measure = Measure::of_pairs("open_loop_tail", "µs", &quantile(0.999), bar).with_note(format!(
+        "p99.9 from the intended arrival at {offered:.0} reads/s (Poisson), 70 % of {highest:.0}; spin {spin:?} on both sides"
+    ));
+    for (name, at) in [("p50", 0.5), ("p99", 0.99)] {
+        let figures = quantile(at);
+        let side =
+            |pick: fn(&(f64, f64)) -> f64| median(&figures.iter().map(pick).collect::<Vec<f64>>());
+        measure = measure.with_note(format!(
+            "{name}, µs: worker {:.1}, ceiling {:.1}",
+            side(|pair| pair.0),
+            side(|pair| pair.1)
+        ));
+    }
+    Ok(judge(measure, &pairs, ["worker", "ceiling"], Some(offered)))
+}
+
+/// Bytes that are read again and again, from DRAM.
+const HOT_BYTES: u64 = 128 << 20;
+
+/// A cold object, and how many: more than the device holds, so that the fill reclaims.
+const COLD_OBJECT_BYTES: u64 = 16 << 20;
+const COLD_OBJECTS: u32 = 96;
+
+/// Cold objects a second: 235 MB/s.
+const FILLS_PER_SECOND: f64 = 14.0;
+
+/// What the fill has to reach, in bytes a second.
+const FILL_RATE_MIN: f64 = 200e6;
+
+/// Niceness of the thread that asks for cold objects, as of the fetch threads.
+const FILLER_NICE: i32 = 10;
+
+const BUDGET: u64 = HOT_BYTES + (256 << 20);
+
+/// p99 of open-loop reads at half of the highest rate beside a fill, against without.
+pub(super) fn reads_beside_fill(bench: &mut Bench) -> Result<Measure, String> {
+    // Files in memory, so that the under-store is not the limit; the device on the drive.
+    let place = fresh_place(bench.fast_directory(), "beside-fill")?;
+    let cold = cold_objects(bench);
+    cold.objects.make_files(&place.join("objects"))?;
+    let cold_set = cold.cold.as_ref().expect("the workload has cold objects");
+    cold_set.make_files(&place.join("objects"))?;
+    let worker = GateWorker::start(
+        bench,
+        &WorkerSpec {
+            device: Some(bench.directory().join("beside-fill-device")),
+            ..WorkerSpec::new(bench, place, HOT_BYTES, BUDGET)
+        },
+    )?;
+    let closed = worker.load(bench, 16, 8, 4096);
+    let offered = 0.5 * Side::closed_rate(&closed)?;
+    let reads = Side {
+        spec: LoadSpec {
+            arrivals: Arrivals::Poisson {
+                per_second: offered,
+            },
+            spin: SHARED_SPIN,
+            ..closed
+        },
+        watched: worker.watched(),
+    };
+    let fill = LoadSpec {
+        target: Arc::new(DataPlane {
+            prefix: "/gate".to_owned(),
+            ..DataPlane::of(worker.process.address())
+        }),
+        workload: cold,
+        paths: Vec::new(),
+        arrivals: Arrivals::Constant {
+            per_second: FILLS_PER_SECOND,
+        },
+        connections: 4,
+        depth: 2,
+        verify: Verify::None,
+        ..reads.spec.clone()
+    };
+    let mut fills = Vec::new();
+    let pairs = super::rounds::interleave(
+        bench.options.rounds,
+        |number| {
+            std::thread::scope(|scope| {
+                let filler = scope.spawn(|| {
+                    process::be_nice(FILLER_NICE).map_err(|error| error.to_string())?;
+                    crew::run(&fill, |_| {}).map_err(|error| error.to_string())
+                });
+                let sample = reads.take(number);
+                let filled = filler
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                fills.push(filled?);
+                sample
+            })
+        },
+        |number| reads.take(number),
+    )?;
+    std::fs::remove_file(bench.directory().join("beside-fill-device"))
+        .map_err(|error| error.to_string())?;
+    let tails: Vec<(f64, f64)> = pairs
+        .iter()
+        .map(|pair| {
+            (
+                pair.worker.load.latency_us(0.99),
+                pair.ceiling.load.latency_us(0.99),
+            )
+        })
+        .collect();
+    let rate = |fill: &LoadResult| fill.bytes as f64 / fill.elapsed.as_secs_f64().max(1e-9);
+    let rates: Vec<f64> = fills.iter().map(rate).collect();
+    let fetched: u64 = fills.iter().map(|fill| fill.by_source[2]).sum();
+    let all: u64 = fills.iter().map(|fill| fill.reads).sum();
+    let bar = Bar::RatioAtMost(3.0);
+    let mut measure = Measure::of_pairs("reads_beside_fill", "µs", &tails, bar).with_note(format!(
+        "p99 from the intended arrival of {offered:.0} reads/s (Poisson, 16 connections x depth 8) beside a fill of {:.0} MB/s \
+         (median; {fetched} of {all} of its reads came from the under-store)",
+        median(&rates) / 1e6
+    ));
+    if median(&rates) < FILL_RATE_MIN {
+        measure = measure.without_verdict("the fill did not reach 200 MB/s");
+    }
+    if let Some(error) = fills.iter().find_map(|fill| fill.first_error.as_ref()) {
+        measure = measure.without_verdict(format!("the fill failed: {error}"));
+    }
+    Ok(judge(measure, &pairs, ["beside a fill", "without"], None))
+}
+
+fn cold_objects(bench: &Bench) -> Workload {
+    let count = if bench.options.quick { 4 } else { COLD_OBJECTS };
+    let set = |prefix: &str, count, bytes| Objects {
+        count,
+        bytes: Sizes::One(ByteSize(bytes)),
+        prefix: prefix.to_owned(),
+        ..Objects::default()
+    };
+    Workload {
+        objects: set("hot-", 1, 4096),
+        cold: Some(set("cold-", count, COLD_OBJECT_BYTES)),
+        operation: vec![Operation {
+            share: 1.0,
+            kind: Kind::Fill {
+                read: ByteSize(1 << 20),
+            },
+        }],
+        ..Workload::points(4096, Keys::Uniform)
+    }
+}
