@@ -1,12 +1,13 @@
 //! The command line.
 
 mod ceiling;
+mod cost;
 mod gate;
 mod load;
 
 use clap::Subcommand;
 
-use crate::gate::script::Cost;
+use crate::cost::script::CostScript;
 use crate::gate::worker::ServeForGate;
 pub(crate) use ceiling::start_server;
 
@@ -23,9 +24,11 @@ pub enum Command {
     Prepare(load::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
-    /// Runs a fixed script of DRAM hits on a simulated core, for a profiler
+    /// Counts the instructions of a hit, and compares them with a budget
+    Cost(cost::CostArguments),
+    /// Runs a fixed script of hits on a simulated core, for a profiler
     #[command(hide = true)]
-    Cost(Cost),
+    CostScript(CostScript),
     /// Serves as a worker, for a parent process
     #[command(hide = true)]
     ServeForGate(ServeForGate),
@@ -47,6 +50,7 @@ impl Command {
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
+            Command::CostScript(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),
         }

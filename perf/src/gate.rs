@@ -21,10 +21,8 @@
 //! | `recovery` | recovery, in seconds and against bare reads |
 //! | `store` | hit rate, write amplification, index memory |
 //! | `ideal` | the in-memory S3-FIFO that the hit rate is compared with |
-//! | `callgrind`, `script` | instructions per hit |
 
 pub mod bench;
-mod callgrind;
 mod ideal;
 mod large_index;
 pub mod measure;
@@ -34,7 +32,6 @@ mod peers;
 mod quiet;
 mod recovery;
 pub mod rounds;
-pub mod script;
 mod served;
 mod store;
 mod two_shards;
@@ -56,7 +53,7 @@ const MEASURES: [(&str, Take); 23] = [
     ("fast_device_4k", served::fast_device_4k),
     ("dram_depth1_added_us", served::dram_depth1_added_us),
     ("device_depth1_added_us", served::device_depth1_added_us),
-    ("instructions_per_hit", callgrind::instructions_per_hit),
+    ("instructions_per_hit", quiet::instructions_per_hit),
     ("index_bytes_per_block", store::index_bytes_per_block),
     ("recovery_seconds", recovery::recovery_seconds),
     ("recovery_on_drive", recovery::recovery_on_drive),

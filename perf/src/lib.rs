@@ -12,6 +12,7 @@
 //! | [`target`] | whom it is sent to: our data plane, HTTP, Redis, local files |
 //! | [`load`] | when it is sent and what it took: closed and open loops |
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
+//! | [`cost`] | instructions of a hit, and their budget |
 //! | [`allocations`] | heap allocations by thread |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
 //! | [`search`] | the highest sustainable rate |
@@ -25,6 +26,7 @@
 pub mod allocations;
 pub mod ceiling;
 pub mod commands;
+pub mod cost;
 pub mod gate;
 pub mod load;
 pub mod memory;

@@ -69,7 +69,7 @@ pub enum Place {
 
 impl Place {
     /// Its name on the command line.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Place::Dram => "dram",
             Place::Device => "device",
@@ -101,7 +101,7 @@ impl Place {
 
 /// Runs a script.
 #[derive(Debug, Args)]
-pub struct Cost {
+pub struct CostScript {
     /// Reads to serve
     #[arg(long, default_value_t = 4096)]
     hits: u64,
@@ -110,7 +110,7 @@ pub struct Cost {
     from: Place,
 }
 
-impl Cost {
+impl CostScript {
     /// Serves the hits and says how many were served.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Cost {
 /// Serves `hits` hits from `place`, after one pass that fills; a multiple of the depth.
 ///
 /// # Errors
-/// As [`Cost::run`].
+/// As [`CostScript::run`].
 pub fn serve_hits(place: Place, hits: u64) -> Result<u64, String> {
     let world = World::new(1, Faults::none());
     world.set_turns_max(u64::MAX);

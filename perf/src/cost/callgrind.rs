@@ -10,13 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::bench::Bench;
-use super::measure::{Bar, Measure};
 use super::script::Place;
-
-/// Hits of the shorter run, and of the longer one.
-const HITS: [u64; 2] = [4096, 36_864];
-const HITS_QUICK: [u64; 2] = [1024, 3072];
 
 /// Source files that are the worker's; the first match decides.
 const OURS: [(&str, bool); 6] = [
@@ -31,50 +25,46 @@ const OURS: [(&str, bool); 6] = [
 /// Functions that are named, dearest first.
 const FUNCTIONS_SHOWN: usize = 12;
 
-pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String> {
+/// Whether valgrind is installed.
+///
+/// # Errors
+/// How to install it.
+pub fn check_valgrind() -> Result<(), String> {
     let found = Command::new("valgrind")
         .arg("--version")
         .stdout(Stdio::piped())
         .output();
-    if !found.is_ok_and(|output| output.status.success()) {
-        return Err("valgrind is missing; install the package `valgrind`".to_owned());
-    }
-    let lengths = if bench.options.quick {
-        HITS_QUICK
+    if found.is_ok_and(|output| output.status.success()) {
+        Ok(())
     } else {
-        HITS
-    };
-    let from_dram = Difference::count(bench, Place::Dram, lengths)?;
-    let from_device = Difference::count(bench, Place::Device, lengths)?;
-    let measure = Measure::of_value(
-        "instructions_per_hit",
-        "instructions",
-        from_dram.ours,
-        Bar::AtMost(600.0),
-    );
-    let measure = from_dram
-        .notes("a DRAM hit")
-        .fold(measure, Measure::with_note);
-    Ok(from_device
-        .notes("a device hit")
-        .fold(measure, Measure::with_note))
+        Err("valgrind is missing; install it: apt-get install valgrind".to_owned())
+    }
 }
 
 /// Instructions of one hit.
-struct Difference {
-    ours: f64,
-    all: f64,
-    hits: f64,
-    /// By function, dearest first.
-    functions: Vec<(f64, String)>,
+#[derive(Clone, Debug)]
+pub struct PerHit {
+    /// The worker's.
+    pub ours: f64,
+    /// With those of the simulator and the script's client.
+    pub all: f64,
+    /// Hits that were counted.
+    pub hits: f64,
+    /// The worker's by function, dearest first.
+    pub functions: Vec<(f64, String)>,
 }
 
-impl Difference {
-    fn count(bench: &Bench, place: Place, lengths: [u64; 2]) -> Result<Difference, String> {
+impl PerHit {
+    /// Counts hits from `place`: the difference of two runs of `lengths` hits.
+    ///
+    /// # Errors
+    /// When valgrind or the script under it fails.
+    pub fn count(place: Place, lengths: [u64; 2]) -> Result<PerHit, String> {
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut costs = Vec::new();
         let mut functions = Vec::new();
         for hits in lengths {
-            let out = bench.fast_directory().join(format!("callgrind-{hits}.out"));
+            let out = directory.path().join(format!("callgrind-{hits}.out"));
             count(place, hits, &out)?;
             let text = std::fs::read_to_string(&out)
                 .map_err(|error| format!("{}: {error}", out.display()))?;
@@ -91,7 +81,7 @@ impl Difference {
             })
             .collect();
         functions.sort_by(|left, right| right.0.total_cmp(&left.0));
-        Ok(Difference {
+        Ok(PerHit {
             ours: (costs[1].ours as f64 - costs[0].ours as f64) / hits,
             all: (costs[1].all as f64 - costs[0].all as f64) / hits,
             hits,
@@ -99,8 +89,9 @@ impl Difference {
         })
     }
 
-    fn notes(&self, what: &str) -> impl Iterator<Item = String> {
-        let Difference {
+    /// The count and the dearest functions, a line each.
+    pub fn notes(&self, what: &str) -> impl Iterator<Item = String> {
+        let PerHit {
             ours, all, hits, ..
         } = self;
         let summary = format!(
@@ -123,7 +114,7 @@ fn count(place: Place, hits: u64, out: &Path) -> Result<(), String> {
         ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
-        .args(["cost", "--hits", &hits.to_string(), "--from"])
+        .args(["cost-script", "--hits", &hits.to_string(), "--from"])
         .arg(place.name())
         .output()
         .map_err(|error| format!("cannot start valgrind: {error}"))?;
