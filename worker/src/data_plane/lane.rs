@@ -16,7 +16,7 @@ use std::time::Duration;
 use corelane_io::{Io, Nanos, Priority, Stream};
 use corelane_rpc_schema::frame::{
     self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES, READ_REQUEST_BYTES,
-    decode_read_request,
+    ReadRequestInPlace,
 };
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
@@ -236,20 +236,11 @@ async fn read<I: Io, U: UnderStore>(
                 held.clear();
             }
         }
-        let mut ahead = None;
-        while !input.is_empty() {
-            // The usual case stays out of the state machine below. Each request is decoded while
-            // the one before is served, so that what it will look at is in the processor's cache.
-            let request = ahead.take().or_else(|| decode_read_request(input));
-            if let Some(request) = request.filter(|_| lane.may_read()) {
-                input = &input[READ_REQUEST_BYTES..];
-                ahead = decode_read_request(input);
-                if let Some(ahead) = &ahead {
-                    shard.expect_read(lane, ahead);
-                }
-                lane.outbox.begin(request.length);
-                shard.read(lane, request);
-                continue;
+        loop {
+            // The usual case stays out of the state machine below.
+            input = serve_reads(shard, lane, input);
+            if input.is_empty() {
+                break;
             }
             match decode(input)? {
                 Decoded::Frame { frame, consumed } => {
@@ -272,6 +263,34 @@ async fn read<I: Io, U: UnderStore>(
             lane.unfinished_since.set(Some(shard.io.now()));
         }
     }
+}
+
+/// Serves whole and valid reads at the start of `input` for as long as there are such and the lane
+/// has room; gives the rest.
+///
+/// Each request is checked while the one before is served, so that what it will look at is in the
+/// processor's cache.
+fn serve_reads<'a, I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    mut input: &'a [u8],
+) -> &'a [u8] {
+    let check = |input: &'a [u8]| {
+        let request = ReadRequestInPlace::check(input)?;
+        let expected = shard.expect_read(lane, request.object(), request.offset());
+        Some((request, expected))
+    };
+    let mut next = check(input);
+    while let Some((request, expected)) = next
+        && lane.may_read()
+    {
+        input = &input[READ_REQUEST_BYTES..];
+        next = check(input);
+        let request = request.request();
+        lane.outbox.begin(request.length);
+        shard.read(lane, &request, expected);
+    }
+    input
 }
 
 #[inline]
@@ -301,7 +320,8 @@ async fn serve_frame<I: Io, U: UnderStore>(
                 lane.outbox.until_room().await;
             }
             lane.outbox.begin(request.length);
-            shard.read(lane, request);
+            let expected = shard.expect_read(lane, request.object, request.offset);
+            shard.read(lane, &request, expected);
             Ok(())
         }
         Frame::Message(header) => {

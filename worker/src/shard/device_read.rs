@@ -10,13 +10,13 @@ use std::rc::Rc;
 
 use corelane_io::{FrameLease, Io, Nanos, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
-use corelane_rpc_schema::{BlockId, Stripe};
+use corelane_rpc_schema::{BlockId, ObjectId, Stripe};
 
 use super::Shard;
 use super::metadata::Known;
 use super::read::{append_piece, checksum_mode};
 use super::slow::SlowRead;
-use crate::cache::frames::{FRAME_BYTES, FrameKey};
+use crate::cache::frames::{Expected, FRAME_BYTES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::store::BlockEntry;
 use crate::under_store::UnderStore;
@@ -34,15 +34,24 @@ pub(super) struct DeviceRead {
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
-    /// Brings what a read will look at closer to the processor. A hint.
+    /// Says where a read of `object` at `offset` will find its first frame, and brings what it will
+    /// look at closer to the processor. A hint.
     #[inline]
-    pub fn expect_read(&self, lane: &LaneState, request: &ReadRequest) {
-        let key = FrameKey::of_offset(request.object, request.offset);
-        self.tier.borrow().prefetch(key);
-        if let Some((object, block_bytes)) = lane.last_from_device.get()
-            && object == request.object
+    pub fn expect_read(&self, lane: &LaneState, object: ObjectId, offset: u64) -> Expected {
+        let key = FrameKey::of_offset(object, offset);
+        let expected = self.tier.borrow().expect(key);
+        if expected.is_absent() {
+            self.expect_device_read(lane, object, offset);
+        }
+        expected
+    }
+
+    #[inline]
+    fn expect_device_read(&self, lane: &LaneState, object: ObjectId, offset: u64) {
+        if let Some((last, block_bytes)) = lane.last_from_device.get()
+            && last == object
         {
-            let index = request.offset / u64::from(block_bytes);
+            let index = offset / u64::from(block_bytes);
             self.store.prefetch(BlockId {
                 object,
                 index: index as u32,
@@ -133,11 +142,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         };
         let end = request.offset + u64::from(request.length);
         let mode = checksum_mode(&request, end == known.meta.length);
-        let checksums =
-            (first_page..first_page + pages).map(|page| self.store.checksum(&entry, page));
+        let checksums = self.store.checksums(&entry, first_page, pages);
         let slice = frame.slice(start..start + request.length as usize);
         lane.outbox.answer(request.length, |batch| {
-            append_piece(batch, &request, ReadSource::Device, mode, slice, checksums);
+            append_piece(batch, &request, ReadSource::Device, mode, slice, &checksums);
         });
         self.counters.reads_device.increase();
         self.counters.bytes_served.add(u64::from(request.length));

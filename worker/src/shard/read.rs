@@ -12,6 +12,7 @@ use std::rc::Rc;
 use corelane_io::{Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority};
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
+    encode_usual_read_answer_head,
 };
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, ShardId, Stripe};
@@ -20,7 +21,7 @@ use super::Shard;
 use super::metadata::Known;
 use super::slow::SlowRead;
 use super::turns::{Turn, Turns};
-use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::cache::frames::{CachedFrame, Expected, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::{Batches, Outbox};
 use crate::mount::AccessSet;
@@ -154,58 +155,69 @@ enum OnDevice {
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Serves a read that `lane` has counted in. The answer goes into its outbox, now or later.
+    /// `expected` is what [`Shard::expect_read`] said.
     #[inline]
-    pub fn read(self: &Rc<Self>, lane: &Rc<LaneState>, request: ReadRequest) {
+    pub fn read(self: &Rc<Self>, lane: &Rc<LaneState>, request: &ReadRequest, expected: Expected) {
         if let Err(sentence) = request.check() {
-            self.counters.reads_failed.increase();
-            lane.answer_error(
-                request.request_id,
-                request.length,
-                error(ErrorCode::Invalid, sentence),
-            );
-            return;
-        }
-        if self.answer_from_tier(lane, &request) {
+            self.refuse(lane, request, sentence);
+        } else if self.answer_from_tier(lane, request, expected) {
             self.counters.reads_dram.increase();
             self.counters.bytes_served.add(u64::from(request.length));
-            return;
+        } else {
+            self.read_in_a_task(lane, request);
         }
+    }
+
+    #[cold]
+    fn refuse(&self, lane: &LaneState, request: &ReadRequest, sentence: &'static str) {
+        self.counters.reads_failed.increase();
+        let error = error(ErrorCode::Invalid, sentence);
+        lane.answer_error(request.request_id, request.length, error);
+    }
+
+    /// What the tier cannot answer at once.
+    #[inline(never)]
+    fn read_in_a_task(self: &Rc<Self>, lane: &Rc<LaneState>, request: &ReadRequest) {
         let (shard, lane) = (Rc::clone(self), Rc::clone(lane));
-        match self.plan_device_read(&lane, &request) {
+        match self.plan_device_read(&lane, request) {
             Some(read) => self.io.spawn(
                 Priority::Foreground,
-                shard.answer_from_device(lane, request, read),
+                shard.answer_from_device(lane, *request, read),
             ),
             None => self
                 .io
-                .spawn(Priority::Foreground, shard.answer_slowly(lane, request)),
+                .spawn(Priority::Foreground, shard.answer_slowly(lane, *request)),
         }
     }
 
     /// Answers if the tier has everything and the client may read the mount that it notes. Whether
     /// another mount lets the client read, the long way finds out.
     #[inline]
-    fn answer_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> bool {
+    fn answer_from_tier(
+        &self,
+        lane: &LaneState,
+        request: &ReadRequest,
+        expected: Expected,
+    ) -> bool {
         let start = (request.offset % FRAME_BYTES as u64) as usize;
         let end = start + request.length as usize;
         if end > FRAME_BYTES {
             return self.answer_long_from_tier(lane, request);
         }
         let mut tier = self.tier.borrow_mut();
-        let Some(cached) = tier.hit(FrameKey::of_offset(request.object, request.offset)) else {
+        let key = FrameKey::of_offset(request.object, request.offset);
+        let Some(cached) = tier.hit_expected(key, expected) else {
             return false;
         };
-        if !lane.access.borrow().allows(cached.mount) {
+        if end > cached.length as usize || !lane.access.borrow().allows(cached.mount) {
             return false;
         }
-        let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-        if end > cached.length as usize || !cached.frame.is_sealed(&pages) {
+        let Some(slice) = cached.frame.slice_if_sealed(start..end) else {
             return false;
-        }
+        };
         self.count_ahead_used(&cached.is_ahead);
-        let slice = cached.frame.slice(start..end);
         let mode = checksum_mode(request, end == cached.length as usize);
-        let checksums = cached.checksums[pages].iter().copied();
+        let checksums = &cached.checksums[start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)];
         lane.outbox.answer(request.length, |batch| {
             append_piece(batch, request, ReadSource::Dram, mode, slice, checksums);
         });
@@ -495,10 +507,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             match read {
                 Ok(frame) => {
                     let count = pages.len() as u32;
-                    let checksums = (first_page..first_page + count)
-                        .map(|page| self.store.checksum(&entry, page));
+                    let checksums = self.store.checksums(&entry, first_page, count);
                     let before = parts.checksums.len();
-                    parts.checksums.extend(checksums);
+                    parts.checksums.extend_from_slice(&checksums);
                     self.note_in_tier(piece, &frame, &parts.checksums[before..]);
                     parts.came_from(ReadSource::Device);
                     let start = piece.start - base;
@@ -638,22 +649,28 @@ pub(super) fn append_piece(
     source: ReadSource,
     mode: ChecksumMode,
     slice: FrameSlice,
-    checksums: impl Iterator<Item = u32>,
+    checksums: &[u32],
 ) {
     let head = ReadAnswerHead {
         request_id: request.request_id,
         source,
         shard_hint: None,
     };
-    batch.push_head_with(|out| match mode {
-        ChecksumMode::Range => {
-            let checksum = crc32c::crc32c(slice.bytes());
-            encode_read_answer_head(out, &head, request.length, mode, [checksum]);
+    batch.push_head_with(|out| match (mode, checksums) {
+        (ChecksumMode::Pages, [checksum]) => {
+            encode_usual_read_answer_head(out, &head, request.length, mode, *checksum);
         }
-        ChecksumMode::Pages => {
+        (ChecksumMode::Range, _) => {
+            let checksum = crc32c::crc32c(slice.bytes());
+            encode_usual_read_answer_head(out, &head, request.length, mode, checksum);
+        }
+        (ChecksumMode::Pages, _) => {
+            let checksums = checksums.iter().copied();
             encode_read_answer_head(out, &head, request.length, mode, checksums);
         }
-        ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
+        (ChecksumMode::None, _) => {
+            encode_read_answer_head(out, &head, request.length, mode, []);
+        }
     });
     batch.push_payload(Payload::Frame(slice));
     Outbox::pad(batch, request.length);

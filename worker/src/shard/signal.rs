@@ -13,6 +13,7 @@ pub struct Signal {
 
 impl Signal {
     /// Sets the flag and wakes the waiter.
+    #[inline]
     pub fn set(&self) {
         if !self.is_set.replace(true)
             && let Some(waker) = self.waker.borrow().as_ref()

@@ -44,7 +44,7 @@ mod untrusted;
 mod verify;
 mod wear;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -232,16 +232,17 @@ impl<I: Io> Store<I> {
         self.0.index.borrow_mut().touch(id);
     }
 
-    /// The stored CRC-32C of page `page` of a block that [`Store::lookup`] just found or
+    /// The stored CRC-32C of `pages` pages from `first_page` of a block that [`Store::lookup`] just found or
     /// [`Store::read`] just read. Nothing may be awaited in between: the region may be written
     /// again then, and the answer would be of another block.
     ///
     /// # Panics
     /// If the entry reaches past its region.
     #[inline]
-    pub fn checksum(&self, entry: &BlockEntry, page: u32) -> u32 {
+    pub fn checksums(&self, entry: &BlockEntry, first_page: u32, pages: u32) -> Ref<'_, [u32]> {
         let checksums = self.0.regions[entry.region as usize].checksums();
-        checksums[usize::from(entry.first_page) + page as usize]
+        let first = usize::from(entry.first_page) + first_page as usize;
+        Ref::map(checksums, |all| &all[first..first + pages as usize])
     }
 
     /// A block that was appended and is not on the device yet.
