@@ -101,7 +101,8 @@ impl Link {
 pub struct Expected(Slot);
 
 impl Expected {
-    /// Whether the frame was not there.
+    /// Whether the frame was not there. What relies on it may read bytes again that came into the tier
+    /// since, and nothing worse.
     #[inline]
     pub fn is_absent(self) -> bool {
         self.0 == EMPTY
@@ -162,6 +163,11 @@ impl FrameTier {
         self.evictions
     }
 
+    #[cold]
+    fn find_unexpected(&self, key: FrameKey) -> Option<Slot> {
+        self.find(key).map(|(_, slot)| slot)
+    }
+
     /// Where a key with this hash belongs in the table.
     #[inline]
     fn place_of(&self, hash: u64) -> usize {
@@ -177,17 +183,14 @@ impl FrameTier {
             if link.is_vacant() {
                 return None;
             }
-            if link.tag == tag_of(hash) && self.is_at(key, link.slot) {
+            if link.tag == tag_of(hash)
+                && let Some(Some(cached)) = self.slots.get(link.slot as usize)
+                && cached.key == key
+            {
                 return Some((place, link.slot));
             }
             place = (place + 1) & (self.table.len() - 1);
         }
-    }
-
-    #[inline]
-    fn is_at(&self, key: FrameKey, slot: Slot) -> bool {
-        let slot = self.slots.get(slot as usize).and_then(Option::as_ref);
-        slot.is_some_and(|cached| cached.key == key)
     }
 
     /// Says where `key` seems to be and brings that closer to the processor, for
@@ -221,10 +224,12 @@ impl FrameTier {
     /// As [`FrameTier::hit`]; looks first where the frame was expected.
     #[inline]
     pub fn hit_expected(&mut self, key: FrameKey, expected: Expected) -> Option<&CachedFrame> {
-        let slot = if self.is_at(key, expected.0) {
-            expected.0
-        } else {
-            self.find(key)?.1
+        let slot = match self.slots.get(expected.0 as usize) {
+            Some(Some(cached)) if cached.key == key => {
+                self.policy.touched(expected.0);
+                return Some(cached);
+            }
+            _ => self.find_unexpected(key)?,
         };
         self.policy.touched(slot);
         self.slots[slot as usize].as_ref()
