@@ -190,7 +190,8 @@ pub trait Device: Clone + 'static {
     /// Size and alignment.
     fn geometry(&self) -> &DeviceGeometry;
 
-    /// Fills all pages of `lease` from `offset`. Short reads are continued inside.
+    /// Fills all pages of `lease` from `offset`. Short reads are continued inside. The device may be
+    /// asked at once or when the future is first polled.
     ///
     /// The bytes are what the device returned: the caller checks them before it seals the lease.
     ///

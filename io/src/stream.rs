@@ -15,6 +15,7 @@ pub enum Payload {
 
 impl Payload {
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         match self {
             Payload::Frame(slice) => slice.bytes(),
@@ -22,16 +23,33 @@ impl Payload {
             Payload::Static(bytes) => bytes,
         }
     }
+
+    /// Number of bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Frame(slice) => slice.len(),
+            Payload::Remote(remote) => remote.bytes().len(),
+            Payload::Static(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Room for heads that a cleared batch keeps: a full lane of usual answers. Long error messages
 /// make it grow beyond; thousands of connections must not each keep their largest burst.
 const HEADS_KEPT_MAX: usize = 32 << 10;
 
+/// A payload, and the heads that leave before it.
 #[derive(Debug)]
-enum Part {
-    Head { start: u32, end: u32 },
-    Payload(Payload),
+struct Part {
+    heads_start: u32,
+    heads_end: u32,
+    payload: Payload,
 }
 
 /// Heads and payloads in the order in which they leave.
@@ -42,68 +60,65 @@ enum Part {
 pub struct SendBatch {
     heads: Vec<u8>,
     parts: Vec<Part>,
-    bytes: usize,
+    /// Where the heads start that no payload follows yet.
+    heads_start: u32,
+    payload_bytes: usize,
 }
 
 impl SendBatch {
-    /// An empty batch with room for `heads` head bytes and `parts` parts.
-    pub fn with_capacity(heads: usize, parts: usize) -> Self {
+    /// An empty batch with room for `heads` head bytes and `payloads` payloads.
+    pub fn with_capacity(heads: usize, payloads: usize) -> Self {
         SendBatch {
             heads: Vec::with_capacity(heads),
-            parts: Vec::with_capacity(parts),
-            bytes: 0,
+            parts: Vec::with_capacity(payloads),
+            heads_start: 0,
+            payload_bytes: 0,
         }
     }
 
     /// Appends a copy of `bytes` (a frame's prefix and header: tens of bytes).
     pub fn push_head(&mut self, bytes: &[u8]) {
-        let start = self.heads.len() as u32;
         self.heads.extend_from_slice(bytes);
-        self.extend_head_part(start);
     }
 
     /// Appends what `write` appends to the arena. It must only append.
+    #[inline]
     pub fn push_head_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.heads.len() as u32;
+        let start = self.heads.len();
         write(&mut self.heads);
-        assert!(
-            self.heads.len() >= start as usize,
-            "the writer may only append"
-        );
-        self.extend_head_part(start);
-    }
-
-    fn extend_head_part(&mut self, start: u32) {
-        let end = self.heads.len() as u32;
-        self.bytes += (end - start) as usize;
-        if let Some(Part::Head { end: last_end, .. }) = self.parts.last_mut()
-            && *last_end == start
-        {
-            *last_end = end;
-            return;
-        }
-        self.parts.push(Part::Head { start, end });
+        assert!(self.heads.len() >= start, "the writer may only append");
     }
 
     /// Appends a payload, held until [`SendBatch::clear`].
+    #[inline]
     pub fn push_payload(&mut self, payload: Payload) {
-        self.bytes += payload.bytes().len();
-        self.parts.push(Part::Payload(payload));
+        self.payload_bytes += payload.len();
+        let heads_end = self.heads.len() as u32;
+        self.parts.push(Part {
+            heads_start: self.heads_start,
+            heads_end,
+            payload,
+        });
+        self.heads_start = heads_end;
     }
 
     /// Total bytes to send.
+    #[inline]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.heads.len() + self.payload_bytes
     }
 
-    /// Number of parts, each at most one iovec.
+    /// Number of parts, each at most one iovec. Heads and payloads alternate, heads first and last;
+    /// where nothing stands between two payloads, or before or behind them, a part is empty.
+    #[inline]
     pub fn parts(&self) -> usize {
-        self.parts.len()
+        2 * self.parts.len() + 1
     }
 
     /// Whether there is nothing to send.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.bytes() == 0
     }
 
     /// Lets go of everything and keeps the usual capacity.
@@ -111,30 +126,52 @@ impl SendBatch {
         self.heads.clear();
         self.heads.shrink_to(HEADS_KEPT_MAX);
         self.parts.clear();
-        self.bytes = 0;
+        self.heads_start = 0;
+        self.payload_bytes = 0;
     }
 
     /// The bytes of part `index`.
     ///
     /// # Panics
     /// If `index` is not below [`SendBatch::parts`].
+    #[inline]
     pub fn part(&self, index: usize) -> &[u8] {
-        match &self.parts[index] {
-            Part::Head { start, end } => &self.heads[*start as usize..*end as usize],
-            Part::Payload(payload) => payload.bytes(),
+        match self.parts.get(index / 2) {
+            Some(part) if index % 2 == 1 => part.payload.bytes(),
+            Some(part) => self.heads_of(part),
+            None => {
+                assert!(
+                    index + 1 == self.parts(),
+                    "part {index} of {}",
+                    self.parts()
+                );
+                &self.heads[self.heads_start as usize..]
+            }
         }
     }
 
-    /// Replaces `iovecs` by one entry a part. They are valid until the batch is changed or dropped.
+    #[inline]
+    fn heads_of(&self, part: &Part) -> &[u8] {
+        &self.heads[part.heads_start as usize..part.heads_end as usize]
+    }
+
+    /// Replaces `iovecs` by one entry a part that is not empty. They are valid until the batch is
+    /// changed or dropped.
     pub fn fill_iovecs(&self, iovecs: &mut Vec<libc::iovec>) {
         iovecs.clear();
-        iovecs.extend((0..self.parts.len()).map(|index| {
-            let bytes = self.part(index);
-            libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
+        let mut push = |bytes: &[u8]| {
+            if !bytes.is_empty() {
+                iovecs.push(libc::iovec {
+                    iov_base: bytes.as_ptr().cast_mut().cast(),
+                    iov_len: bytes.len(),
+                });
             }
-        }));
+        };
+        for part in &self.parts {
+            push(self.heads_of(part));
+            push(part.payload.bytes());
+        }
+        push(&self.heads[self.heads_start as usize..]);
     }
 }
 
@@ -163,7 +200,26 @@ mod tests {
             .collect();
         assert_eq!(all, b"abcdpayloadef");
         assert_eq!(batch.bytes(), all.len());
+        let mut iovecs = Vec::new();
+        batch.fill_iovecs(&mut iovecs);
+        let lengths: Vec<usize> = iovecs.iter().map(|iovec| iovec.iov_len).collect();
+        assert_eq!(lengths, [4, 7, 2]);
         batch.clear();
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn payloads_without_heads_leave_no_empty_vectors() {
+        let mut batch = SendBatch::default();
+        batch.push_payload(Payload::Static(b"first"));
+        batch.push_payload(Payload::Static(b"second"));
+        let all: Vec<u8> = (0..batch.parts())
+            .flat_map(|index| batch.part(index).to_vec())
+            .collect();
+        assert_eq!(all, b"firstsecond");
+        let mut iovecs = Vec::new();
+        batch.fill_iovecs(&mut iovecs);
+        let lengths: Vec<usize> = iovecs.iter().map(|iovec| iovec.iov_len).collect();
+        assert_eq!(lengths, [5, 6]);
     }
 }

@@ -3,6 +3,7 @@
 //! Its invariant: no page is both leased and sealed, and a frame without references has neither.
 //! It must not give out bytes: a lease or a slice does.
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -24,6 +25,7 @@ pub(super) struct FrameState {
 }
 
 /// The bits of `pages`, the first page in the lowest bit.
+#[inline]
 pub(super) fn page_mask(pages: &Range<usize>) -> u16 {
     let width = pages.end - pages.start;
     (((1u32 << width) - 1) << pages.start) as u16
@@ -36,15 +38,23 @@ pub struct Frame {
 }
 
 impl Frame {
-    pub(super) fn state(&self) -> FrameState {
-        self.pool.states[self.index as usize].get()
+    #[inline]
+    fn state_cell(&self) -> &Cell<FrameState> {
+        &self.pool.states[self.index as usize]
     }
 
+    #[inline]
+    pub(super) fn state(&self) -> FrameState {
+        self.state_cell().get()
+    }
+
+    #[inline]
     pub(super) fn set_state(&self, state: FrameState) {
-        self.pool.states[self.index as usize].set(state);
+        self.state_cell().set(state);
     }
 
     /// Address of byte `offset` of the frame.
+    #[inline]
     pub(super) fn pointer(&self, offset: usize) -> *mut u8 {
         self.pool.shared.pointer(self.index, offset)
     }
@@ -74,6 +84,7 @@ impl Frame {
     }
 
     /// Whether all of `pages` are sealed.
+    #[inline]
     pub fn is_sealed(&self, pages: &Range<usize>) -> bool {
         let mask = page_mask(pages);
         self.state().sealed & mask == mask
@@ -83,6 +94,7 @@ impl Frame {
     ///
     /// # Panics
     /// If `pages` is empty or reaches past the frame.
+    #[inline]
     pub fn lease(&self, pages: Range<usize>) -> Option<FrameLease> {
         assert!(
             pages.start < pages.end && pages.end <= self.pages(),
@@ -106,20 +118,47 @@ impl Frame {
     /// # Panics
     /// If a page that `range` touches is not sealed.
     pub fn slice(&self, range: Range<usize>) -> FrameSlice {
-        assert!(
-            range.start < range.end && range.end <= self.pool.shared.frame_bytes,
-            "range {range:?} of a frame"
-        );
-        let pages = range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE);
-        assert!(
-            self.is_sealed(&pages),
-            "only sealed pages are readable, asked for {pages:?}"
-        );
-        FrameSlice {
+        self.slice_if_sealed(range.clone())
+            .unwrap_or_else(|| panic!("only sealed pages are readable, asked for bytes {range:?}"))
+    }
+
+    /// As [`Frame::slice`], or `None` if a page that `range` touches is not sealed.
+    #[inline]
+    pub fn slice_if_sealed(&self, range: Range<usize>) -> Option<FrameSlice> {
+        let mask = self.mask_of(&range);
+        (self.state().sealed & mask == mask).then(|| FrameSlice {
             frame: self.clone(),
             start: range.start as u32,
             end: range.end as u32,
+        })
+    }
+
+    /// As [`Frame::slice`], with this reference instead of a further one.
+    ///
+    /// # Panics
+    /// If a page that `range` touches is not sealed.
+    #[inline]
+    pub fn into_slice(self, range: Range<usize>) -> FrameSlice {
+        let mask = self.mask_of(&range);
+        assert!(
+            self.state().sealed & mask == mask,
+            "only sealed pages are readable"
+        );
+        FrameSlice {
+            frame: self,
+            start: range.start as u32,
+            end: range.end as u32,
         }
+    }
+
+    /// The bits of the pages that the bytes `range` touch.
+    #[inline]
+    fn mask_of(&self, range: &Range<usize>) -> u16 {
+        let (start, end) = (range.start, range.end);
+        if start >= end || end > self.pool.shared.frame_bytes {
+            out_of_range(start, end);
+        }
+        page_mask(&(start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)))
     }
 
     /// Whether both refer to the same frame of the same pool.
@@ -133,14 +172,22 @@ impl Frame {
     }
 }
 
+/// By value: an assertion would put the numbers into memory before each use.
+#[cold]
+fn out_of_range(start: usize, end: usize) -> ! {
+    panic!("range {start}..{end} of a frame");
+}
+
 impl Clone for Frame {
+    #[inline]
     fn clone(&self) -> Self {
-        let mut state = self.state();
+        let cell = self.state_cell();
+        let mut state = cell.get();
         state.references = state
             .references
             .checked_add(1)
             .expect("references of a frame fit u32");
-        self.set_state(state);
+        cell.set(state);
         Frame {
             pool: Rc::clone(&self.pool),
             index: self.index,
@@ -149,15 +196,18 @@ impl Clone for Frame {
 }
 
 impl Drop for Frame {
+    #[inline]
     fn drop(&mut self) {
-        let mut state = self.state();
+        let cell = self.state_cell();
+        let mut state = cell.get();
         state.references -= 1;
-        if state.references == 0 {
-            assert_eq!(state.leased, 0, "every lease holds its frame");
-            state.sealed = 0;
-            self.pool.give_back(self.index);
+        if state.references > 0 {
+            cell.set(state);
+            return;
         }
-        self.set_state(state);
+        assert_eq!(state.leased, 0, "every lease holds its frame");
+        cell.set(FrameState::default());
+        self.pool.give_back(self.index);
     }
 }
 
@@ -193,6 +243,37 @@ mod tests {
             frame.slice(2 * PAGE_SIZE..2 * PAGE_SIZE + 3).bytes(),
             [7, 7, 7]
         );
+    }
+
+    #[test]
+    fn a_frame_that_is_leased_sealed_and_sliced_has_one_reference_all_the_way() {
+        let pool = FramePool::map(1, 16).expect("memory for one frame");
+        let lease = pool.take_leased(2).expect("a free frame");
+        assert_eq!((lease.pages(), lease.frame().references()), (0..2, 1));
+        assert!(lease.frame().lease(1..3).is_none(), "page 1 is leased");
+        assert!(lease.frame().lease(2..3).is_some(), "page 2 is not");
+        assert!(lease.frame().slice_if_sealed(0..1).is_none());
+        let frame = lease.seal();
+        assert!(frame.slice_if_sealed(0..2 * PAGE_SIZE).is_some());
+        let slice = frame.into_slice(1..2 * PAGE_SIZE);
+        assert_eq!(
+            (slice.len(), slice.frame().references()),
+            (2 * PAGE_SIZE - 1, 1)
+        );
+        assert!(pool.take_leased(1).is_none(), "the only frame is in use");
+        drop(slice);
+        drop(pool.take_leased(16).expect("it is free again"));
+        let frame = pool.take().expect("it is free again");
+        assert!(frame.lease(0..16).is_some(), "a lease that was dropped");
+    }
+
+    #[test]
+    #[should_panic(expected = "only sealed pages are readable")]
+    fn an_unsealed_page_does_not_become_a_slice() {
+        let frame = pool().take().expect("a free frame");
+        let lease = frame.lease(0..1);
+        drop(lease);
+        frame.into_slice(0..1);
     }
 
     #[test]

@@ -19,11 +19,13 @@ pub struct FrameLease {
 
 impl FrameLease {
     /// The pages of the frame that may be written.
+    #[inline]
     pub fn pages(&self) -> Range<usize> {
         self.pages.clone()
     }
 
     /// Number of bytes that may be written.
+    #[inline]
     pub fn len(&self) -> usize {
         (self.pages.end - self.pages.start) * PAGE_SIZE
     }
@@ -39,6 +41,7 @@ impl FrameLease {
     }
 
     /// What the pages hold.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: this lease is the only writer of these pages and `&self` forbids writing now;
         // the range is inside the frame, which the lease keeps.
@@ -52,6 +55,7 @@ impl FrameLease {
     }
 
     /// Address of the first byte, for a backend that hands it to the kernel while it holds the lease.
+    #[inline]
     pub fn pointer(&self) -> *mut u8 {
         self.frame.pointer(self.pages.start * PAGE_SIZE)
     }
@@ -87,6 +91,7 @@ impl FrameLease {
     }
 
     /// Makes the pages readable and immutable.
+    #[inline]
     pub fn seal(self) -> Frame {
         let (frame, pages) = self.into_parts();
         let mask = page_mask(&pages);
@@ -112,6 +117,7 @@ impl FrameLease {
     }
 
     /// Takes the lease apart without making the pages vacant.
+    #[inline]
     fn into_parts(self) -> (Frame, Range<usize>) {
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is not dropped, so the frame is moved out exactly once.

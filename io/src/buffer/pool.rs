@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::frame::{Frame, FrameState};
+use super::frame::{Frame, FrameState, page_mask};
 use super::lease::FrameLease;
 use super::remote::RemoteLease;
 use super::shared::Shared;
@@ -37,7 +37,18 @@ impl Local {
         Some(first + (offset / self.registered_bytes_each.get()) as u16)
     }
 
+    /// Takes a frame off the free list.
+    #[inline]
+    fn next_free(&self) -> Option<u32> {
+        let free = self.free.borrow_mut().pop();
+        free.or_else(|| {
+            self.collect_lingering();
+            self.free.borrow_mut().pop()
+        })
+    }
+
     /// Takes frame `index` back, which has no references on this core any more.
+    #[inline]
     pub fn give_back(&self, index: u32) {
         if self.shared.remote_pins[index as usize].load(Ordering::Acquire) == 0 {
             self.free.borrow_mut().push(index);
@@ -46,6 +57,7 @@ impl Local {
         }
     }
 
+    #[cold]
     fn collect_lingering(&self) {
         let mut lingering = self.lingering.borrow_mut();
         if lingering.is_empty() {
@@ -156,16 +168,39 @@ impl FramePool {
     }
 
     /// A frame with all pages vacant, or `None` when all are in use.
+    #[inline]
     pub fn take(&self) -> Option<Frame> {
-        if self.0.free.borrow().is_empty() {
-            self.0.collect_lingering();
-        }
-        let index = self.0.free.borrow_mut().pop()?;
+        self.take_with(0)
+    }
+
+    /// The right to write the first `pages` pages of a frame, whose others are vacant, or `None` when
+    /// all frames are in use.
+    ///
+    /// # Panics
+    /// If `pages` is zero or more than a frame has.
+    #[inline]
+    pub fn take_leased(&self, pages: usize) -> Option<FrameLease> {
+        assert!(
+            (1..=self.frame_pages()).contains(&pages),
+            "a lease of {pages} pages"
+        );
+        let frame = self.take_with(page_mask(&(0..pages)))?;
+        Some(FrameLease {
+            frame,
+            pages: 0..pages,
+        })
+    }
+
+    /// A frame whose pages in `leased` are leased, by a lease that the caller makes.
+    #[inline]
+    fn take_with(&self, leased: u16) -> Option<Frame> {
+        let index = self.0.next_free()?;
         let state = &self.0.states[index as usize];
         assert_eq!(state.get().references, 0, "a free frame has no references");
         state.set(FrameState {
             references: 1,
-            ..FrameState::default()
+            sealed: 0,
+            leased,
         });
         Some(Frame {
             pool: Rc::clone(&self.0),

@@ -17,6 +17,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Address of byte `offset` of frame `index`.
+    #[inline]
     pub fn pointer(&self, index: u32, offset: usize) -> *mut u8 {
         debug_assert!(offset <= self.frame_bytes);
         // SAFETY: index is below the number of frames and offset within a frame, so the result

@@ -19,11 +19,23 @@ pub struct FrameSlice {
 
 impl FrameSlice {
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         let pointer = self.frame.pointer(self.start as usize);
         // SAFETY: the pages were sealed when the slice was made, and stay so while it holds the
         // frame; the range was checked then.
         unsafe { std::slice::from_raw_parts(pointer, (self.end - self.start) as usize) }
+    }
+
+    /// Number of bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Never true: a slice has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        false
     }
 
     /// The frame that the bytes are of.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use futures::FutureExt;
 use io_uring::{opcode, squeue, types};
 
 use super::core::Core;
@@ -211,16 +212,21 @@ impl Transfer {
         Ok(self.held)
     }
 
-    async fn run(self) -> Result<Held, IoError> {
+    /// Queues the first submission.
+    fn start(self) -> Completion {
         let core = Rc::clone(&self.device.core);
         let entry = self.entry();
         // SAFETY: the entry points into pages that `held` keeps: exclusively for a read (leased),
         // immutably for a write (sealed). Frames do not move.
-        let completion = unsafe { Completion::of(&core, Kind::Transfer(self), entry) };
-        match completion.await {
-            (result, Kind::Transfer(transfer)) => transfer.finish(result),
-            _ => unreachable!("an operation keeps its kind"),
-        }
+        unsafe { Completion::of(&core, Kind::Transfer(self), entry) }
+    }
+}
+
+/// What came of a transfer.
+fn finish((result, kind): (i32, Kind)) -> Result<Held, IoError> {
+    match kind {
+        Kind::Transfer(transfer) => transfer.finish(result),
+        _ => unreachable!("an operation keeps its kind"),
     }
 }
 
@@ -244,12 +250,12 @@ impl Device for UringDevice {
         lease: FrameLease,
     ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
         let transfer = Transfer::new(Rc::clone(&self.0), offset, Held::Lease(lease));
-        async move {
-            match transfer.run().await? {
-                Held::Lease(lease) => Ok(lease),
-                Held::Slice(_) => unreachable!("a read holds a lease"),
-            }
-        }
+        // Started here and not when it is first polled: what the caller keeps is a few words then,
+        // and a server holds thousands of them.
+        transfer.start().map(|done| match finish(done)? {
+            Held::Lease(lease) => Ok(lease),
+            Held::Slice(_) => unreachable!("a read holds a lease"),
+        })
     }
 
     fn write(
@@ -263,7 +269,7 @@ impl Device for UringDevice {
             "writes are of whole pages"
         );
         let transfer = Transfer::new(Rc::clone(&self.0), offset, Held::Slice(slice));
-        async move { transfer.run().await.map(drop) }
+        async move { finish(transfer.start().await).map(drop) }
     }
 
     fn flush(&self) -> impl Future<Output = Result<(), IoError>> + 'static {

@@ -36,10 +36,16 @@ static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 /// If `page` is longer than a page.
 #[inline]
 pub fn page_checksum(page: &[u8]) -> u32 {
-    match &ZEROS[page.len()..] {
-        [] => crc_fast::crc32_iscsi(page),
-        padding => crc32c::crc32c_append(crc32c::crc32c(page), padding),
+    if page.len() == PAGE_BYTES as usize {
+        crc_fast::crc32_iscsi(page)
+    } else {
+        padded_checksum(page)
     }
+}
+
+#[cold]
+fn padded_checksum(page: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(page), &ZEROS[page.len()..])
 }
 
 /// The checksums in a received READ answer, still in the receive buffer.

@@ -23,8 +23,8 @@ pub use checksums::{ChecksumMismatch, ChecksumMode, Checksums, page_checksum};
 pub use error::FrameError;
 pub use read::{
     HEADER_WORDS_MAX_READ_ANSWER, HEADER_WORDS_READ, READ_REQUEST_BYTES, ReadAnswer,
-    ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, decode_read_request,
-    encode_read_answer_head, encode_read_request,
+    ReadAnswerHead, ReadFlags, ReadRequest, ReadRequestInPlace, ReadSource,
+    encode_read_answer_head, encode_read_request, encode_usual_read_answer_head,
 };
 
 use crate::ids::READ_BYTES_MAX;

@@ -119,18 +119,50 @@ impl ReadRequest {
     }
 }
 
-/// The READ request at the start of `input`, if a whole and valid one stands there: the short way
-/// of a server, whose input is little else. What it does not recognise goes through
-/// [`decode`](super::decode), which says what is wrong with it.
-#[inline]
-pub fn decode_read_request(input: &[u8]) -> Option<ReadRequest> {
-    const PREFIX: [u8; PREFIX_BYTES] = prefix_bytes(KIND_READ, HEADER_WORDS_READ, 0);
-    let head: &[u8; READ_REQUEST_BYTES] = input.first_chunk()?;
-    if head[..12] != PREFIX[..12] || u32_at(head, 12) != head_checksum_fixed(head) {
-        return None;
+/// A READ request that was checked and still stands where it arrived: the short way of a server,
+/// whose input is little else.
+///
+/// Checking brings nothing out of the receive buffer, so that a server can check a request and
+/// prepare for it while it serves the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequestInPlace<'a>(&'a [u8; READ_REQUEST_BYTES]);
+
+impl<'a> ReadRequestInPlace<'a> {
+    /// The READ request at the start of `input`, if a whole and valid one stands there. What it does
+    /// not recognise goes through [`decode`](super::decode), which says what is wrong with it.
+    #[inline]
+    pub fn check(input: &'a [u8]) -> Option<Self> {
+        const PREFIX: [u8; PREFIX_BYTES] = prefix_bytes(KIND_READ, HEADER_WORDS_READ, 0);
+        let head: &[u8; READ_REQUEST_BYTES] = input.first_chunk()?;
+        let is_read =
+            u64_at(head, 0) == u64_at(&PREFIX, 0) && u32_at(head, 8) == u32_at(&PREFIX, 8);
+        let is_valid = is_read
+            && u32_at(head, PREFIX_BYTES + 36) & !ReadFlags::KNOWN == 0
+            && u32_at(head, 12) == head_checksum_fixed(head);
+        is_valid.then_some(ReadRequestInPlace(head))
     }
-    let header = head.last_chunk().expect("a READ has five words");
-    ReadRequest::from_header(header).ok()
+
+    /// The object asked for.
+    #[inline]
+    pub fn object(&self) -> ObjectId {
+        ObjectId {
+            home: u64_at(self.0, PREFIX_BYTES + 8),
+            version: u64_at(self.0, PREFIX_BYTES + 16),
+        }
+    }
+
+    /// First byte in the object.
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        u64_at(self.0, PREFIX_BYTES + 24)
+    }
+
+    /// The request.
+    #[inline]
+    pub fn request(&self) -> ReadRequest {
+        let header = self.0.last_chunk().expect("a READ has five words");
+        ReadRequest::from_header(header).expect("the flags were checked")
+    }
 }
 
 /// Appends a READ request to `out`.
@@ -175,6 +207,18 @@ pub struct ReadAnswerHead {
     pub source: ReadSource,
     /// The shard to ask next time, where this lane's was not the owner.
     pub shard_hint: Option<ShardId>,
+}
+
+impl ReadAnswerHead {
+    /// Bytes 8 to 15 of the fixed part.
+    #[inline]
+    fn fixed_word(&self, mode: ChecksumMode, count: u32) -> u64 {
+        let shard_hint = self.shard_hint.map_or(SHARD_HINT_NONE, |shard| shard.0);
+        u64::from(self.source as u8)
+            | u64::from(mode as u8) << 8
+            | u64::from(shard_hint) << 16
+            | u64::from(count) << 32
+    }
 }
 
 /// A received READ answer, all but its payload.
@@ -248,52 +292,87 @@ pub fn encode_read_answer_head(
     mode: ChecksumMode,
     checksums: impl IntoIterator<Item = u32>,
 ) {
+    let count = mode.count(payload_bytes);
+    let mut checksums = checksums.into_iter();
+    if count == 1 {
+        let checksum = checksums.next().expect("one checksum for this payload");
+        encode_usual_read_answer_head(out, head, payload_bytes, mode, checksum);
+    } else {
+        append_answer_head(out, head, payload_bytes, mode, &mut checksums);
+    }
+    assert!(
+        checksums.next().is_none(),
+        "{count} checksums for this payload, not more"
+    );
+}
+
+/// As [`encode_read_answer_head`] for an answer with one checksum: that of a page, or of a range.
+///
+/// # Panics
+/// If `mode` and `payload_bytes` ask for another number of checksums, or the payload is longer than
+/// [`READ_BYTES_MAX`].
+// Always: the caller knows the mode, and a call costs as much as the head.
+#[inline(always)]
+pub fn encode_usual_read_answer_head(
+    out: &mut Vec<u8>,
+    head: &ReadAnswerHead,
+    payload_bytes: u32,
+    mode: ChecksumMode,
+    checksum: u32,
+) {
+    assert!(
+        payload_bytes <= READ_BYTES_MAX && mode.count(payload_bytes) == 1,
+        "one checksum for a read answer of {payload_bytes} bytes"
+    );
+    const WORDS: u16 = HEADER_WORDS_ANSWER_FIXED as u16 + 1;
+    // Put together a word at a time: bytes would be stored one by one and loaded for the checksum.
+    let prefix = prefix_bytes(KIND_READ_ANSWER, WORDS, payload_bytes);
+    let words = [
+        u64_at(&prefix, 0),
+        u64_at(&prefix, 8),
+        head.request_id,
+        head.fixed_word(mode, 1),
+        u64::from(checksum),
+    ];
+    let mut bytes = [0; ANSWER_HEAD_BYTES_USUAL];
+    for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    seal_fixed(&mut bytes);
+    out.extend_from_slice(&bytes);
+}
+
+/// Appends the head of an answer with any other number of checksums.
+fn append_answer_head(
+    out: &mut Vec<u8>,
+    head: &ReadAnswerHead,
+    payload_bytes: u32,
+    mode: ChecksumMode,
+    checksums: &mut impl Iterator<Item = u32>,
+) {
     assert!(
         payload_bytes <= READ_BYTES_MAX,
         "a read answer of {payload_bytes} bytes"
     );
     let count = mode.count(payload_bytes);
     let words = HEADER_WORDS_ANSWER_FIXED as u32 + count.div_ceil(2);
-    let shard_hint = head.shard_hint.map_or(SHARD_HINT_NONE, |shard| shard.0);
     let start = out.len();
     let bytes = PREFIX_BYTES + words as usize * 8;
-
-    let mut fixed = [0; ANSWER_HEAD_BYTES_USUAL];
-    fixed[..PREFIX_BYTES].copy_from_slice(&prefix_bytes(
-        KIND_READ_ANSWER,
-        words as u16,
-        payload_bytes,
-    ));
-    fixed[16..24].copy_from_slice(&head.request_id.to_le_bytes());
-    fixed[24] = head.source as u8;
-    fixed[25] = mode as u8;
-    fixed[26..28].copy_from_slice(&shard_hint.to_le_bytes());
-    fixed[28..32].copy_from_slice(&count.to_le_bytes());
-    let mut checksums = checksums.into_iter();
-    if count == 1 {
-        let checksum = checksums.next().expect("one checksum for this payload");
-        fixed[32..36].copy_from_slice(&checksum.to_le_bytes());
-        seal_fixed(&mut fixed);
-        out.extend_from_slice(&fixed);
-    } else {
-        out.reserve(bytes);
-        out.extend_from_slice(&fixed[..32]);
-        let before = out.len();
-        for checksum in checksums.by_ref().take(count as usize) {
-            out.extend_from_slice(&checksum.to_le_bytes());
-        }
-        assert_eq!(
-            out.len() - before,
-            count as usize * 4,
-            "{count} checksums for this payload"
-        );
-        out.resize(start + bytes, 0);
-        seal(&mut out[start..]);
+    out.reserve(bytes);
+    out.extend_from_slice(&prefix_bytes(KIND_READ_ANSWER, words as u16, payload_bytes));
+    out.extend_from_slice(&head.request_id.to_le_bytes());
+    out.extend_from_slice(&head.fixed_word(mode, count).to_le_bytes());
+    let before = out.len();
+    for checksum in checksums.take(count as usize) {
+        out.extend_from_slice(&checksum.to_le_bytes());
     }
-    assert!(
-        checksums.next().is_none(),
-        "{count} checksums for this payload, not more"
+    assert_eq!(
+        out.len() - before,
+        count as usize * 4,
+        "{count} checksums for this payload"
     );
+    out.resize(start + bytes, 0);
+    seal(&mut out[start..]);
 }
 
 #[inline]
@@ -329,14 +408,20 @@ mod tests {
         let mut frame = Vec::new();
         encode_read_request(&mut frame, &request);
         frame.extend_from_slice(b"the next frame");
-        assert_eq!(decode_read_request(&frame), Some(request));
+        let in_place = ReadRequestInPlace::check(&frame).expect("a whole and valid request");
+        assert_eq!(in_place.request(), request);
+        assert_eq!(
+            (in_place.object(), in_place.offset()),
+            (request.object, request.offset)
+        );
         for at in 0..READ_REQUEST_BYTES {
             for bit in 0..8 {
                 let mut wrong = frame.clone();
                 wrong[at] ^= 1 << bit;
-                assert_eq!(decode_read_request(&wrong), None, "bit {bit} of byte {at}");
+                let checked = ReadRequestInPlace::check(&wrong);
+                assert!(checked.is_none(), "bit {bit} of byte {at}");
             }
-            assert_eq!(decode_read_request(&frame[..at]), None);
+            assert!(ReadRequestInPlace::check(&frame[..at]).is_none());
         }
     }
 

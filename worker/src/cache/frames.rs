@@ -1,7 +1,8 @@
 //! The DRAM tier: frames of registered memory with the checksums of their pages.
 //!
 //! A hit is one probe: the slot holds everything that the answer needs (mount for the access
-//! check, length, checksums, memory). The invariant: a frame in the tier holds bytes of exactly
+//! check, length, checksums, memory), and a frame that is not here costs a look at the table alone,
+//! which has a piece of each key's hash. The invariant: a frame in the tier holds bytes of exactly
 //! the object version in its key, and a page is sealed only after its checksum was verified or
 //! taken on arrival. The tier never does I/O.
 
@@ -32,6 +33,7 @@ pub struct FrameKey {
 
 impl FrameKey {
     /// The frame that holds byte `offset` of `object`.
+    #[inline]
     pub fn of_offset(object: ObjectId, offset: u64) -> Self {
         FrameKey {
             object,
@@ -48,18 +50,21 @@ impl FrameKey {
 }
 
 /// A frame of the tier and what is known of it.
+///
+/// Two cache lines: in the first what every hit looks at, and the checksums of the first pages.
+#[repr(C, align(64))]
 #[derive(Debug)]
 pub struct CachedFrame {
     /// Which one.
     pub key: FrameKey,
-    /// Whose object it is, for the access check.
-    pub mount: MountId,
-    /// Bytes of the object in the frame: [`FRAME_BYTES`], or less in the object's last one.
-    pub length: u32,
-    /// Set in the first frame of a block that was fetched ahead, until a read hits it.
-    pub is_ahead: Cell<bool>,
     /// The memory.
     pub frame: Frame,
+    /// Bytes of the object in the frame: [`FRAME_BYTES`], or less in the object's last one.
+    pub length: u32,
+    /// Whose object it is, for the access check.
+    pub mount: MountId,
+    /// Set in the first frame of a block that was fetched ahead, until a read hits it.
+    pub is_ahead: Cell<bool>,
     /// CRC-32C of each sealed page.
     pub checksums: [u32; FRAME_PAGES],
 }
@@ -71,11 +76,44 @@ const VICTIMS_MAX: usize = 8;
 /// No slot.
 const EMPTY: Slot = Slot::MAX;
 
+/// An entry of the table: a slot, and the half of its key's hash that does not place it. Keys that
+/// share it are told apart by the slot.
+#[derive(Clone, Copy)]
+struct Link {
+    slot: Slot,
+    tag: u32,
+}
+
+impl Link {
+    const VACANT: Link = Link {
+        slot: EMPTY,
+        tag: 0,
+    };
+
+    #[inline]
+    fn is_vacant(self) -> bool {
+        self.slot == EMPTY
+    }
+}
+
+/// Where [`FrameTier::expect`] saw a frame. It may be gone by the time it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected(Slot);
+
+impl Expected {
+    /// Whether the frame was not there. What relies on it may read bytes again that came into the tier
+    /// since, and nothing worse.
+    #[inline]
+    pub fn is_absent(self) -> bool {
+        self.0 == EMPTY
+    }
+}
+
 /// A fixed number of frames, found by key.
 pub struct FrameTier {
     pool: FramePool,
     /// Open addressing with linear probing; at most half full, so probes are short.
-    table: Box<[Slot]>,
+    table: Box<[Link]>,
     slots: Box<[Option<CachedFrame>]>,
     free: Vec<Slot>,
     policy: Box<dyn Policy>,
@@ -91,7 +129,7 @@ impl FrameTier {
         assert_eq!(pool.frame_bytes(), FRAME_BYTES, "frames of the tier");
         let slots = pool.frames();
         FrameTier {
-            table: vec![EMPTY; (slots * 2).next_power_of_two()].into_boxed_slice(),
+            table: vec![Link::VACANT; (slots * 2).next_power_of_two()].into_boxed_slice(),
             slots: (0..slots).map(|_| None).collect(),
             free: (0..slots as Slot).rev().collect(),
             policy,
@@ -125,43 +163,80 @@ impl FrameTier {
         self.evictions
     }
 
+    #[cold]
+    fn find_unexpected(&self, key: FrameKey) -> Option<Slot> {
+        self.find(key).map(|(_, slot)| slot)
+    }
+
+    /// Where a key with this hash belongs in the table.
+    #[inline]
+    fn place_of(&self, hash: u64) -> usize {
+        hash as usize & (self.table.len() - 1)
+    }
+
     #[inline]
     fn find(&self, key: FrameKey) -> Option<(usize, Slot)> {
-        let mask = self.table.len() - 1;
-        let mut place = key.hash() as usize & mask;
+        let hash = key.hash();
+        let mut place = self.place_of(hash);
         loop {
-            let slot = self.table[place];
-            if slot == EMPTY {
+            let link = self.table[place];
+            if link.is_vacant() {
                 return None;
             }
-            if self.slots[slot as usize]
-                .as_ref()
-                .is_some_and(|cached| cached.key == key)
+            if link.tag == tag_of(hash)
+                && let Some(Some(cached)) = self.slots.get(link.slot as usize)
+                && cached.key == key
             {
-                return Some((place, slot));
+                return Some((place, link.slot));
             }
-            place = (place + 1) & mask;
+            place = (place + 1) & (self.table.len() - 1);
         }
     }
 
-    /// Brings what a look at `key` needs closer to the processor.
+    /// Says where `key` seems to be and brings that closer to the processor, for
+    /// [`FrameTier::hit_expected`].
     #[inline]
-    pub fn prefetch(&self, key: FrameKey) {
-        let place = key.hash() as usize & (self.table.len() - 1);
-        if let Some(slot) = self.slots.get(self.table[place] as usize) {
-            prefetch(slot);
+    pub fn expect(&self, key: FrameKey) -> Expected {
+        let hash = key.hash();
+        let mut place = self.place_of(hash);
+        loop {
+            let link = self.table[place];
+            if link.is_vacant() {
+                return Expected(EMPTY);
+            }
+            if link.tag == tag_of(hash) {
+                if let Some(slot) = self.slots.get(link.slot as usize) {
+                    prefetch(slot);
+                }
+                return Expected(link.slot);
+            }
+            place = (place + 1) & (self.table.len() - 1);
         }
     }
 
     /// The frame `key`, counted as read.
-    #[inline]
     pub fn hit(&mut self, key: FrameKey) -> Option<&CachedFrame> {
         let (_, slot) = self.find(key)?;
         self.policy.touched(slot);
         self.slots[slot as usize].as_ref()
     }
 
+    /// As [`FrameTier::hit`]; looks first where the frame was expected.
+    #[inline]
+    pub fn hit_expected(&mut self, key: FrameKey, expected: Expected) -> Option<&CachedFrame> {
+        let slot = match self.slots.get(expected.0 as usize) {
+            Some(Some(cached)) if cached.key == key => {
+                self.policy.touched(expected.0);
+                return Some(cached);
+            }
+            _ => self.find_unexpected(key)?,
+        };
+        self.policy.touched(slot);
+        self.slots[slot as usize].as_ref()
+    }
+
     /// The frame `key`, without counting.
+    #[inline]
     pub fn peek(&self, key: FrameKey) -> Option<&CachedFrame> {
         let (_, slot) = self.find(key)?;
         self.slots[slot as usize].as_ref()
@@ -216,13 +291,16 @@ impl FrameTier {
             }
         };
         self.slots[slot as usize] = Some(cached);
-        let mask = self.table.len() - 1;
-        let mut place = key.hash() as usize & mask;
-        while self.table[place] != EMPTY {
-            place = (place + 1) & mask;
+        let hash = key.hash();
+        let mut place = self.place_of(hash);
+        while !self.table[place].is_vacant() {
+            place = (place + 1) & (self.table.len() - 1);
         }
-        self.table[place] = slot;
-        self.policy.inserted(slot, key.hash());
+        self.table[place] = Link {
+            slot,
+            tag: tag_of(hash),
+        };
+        self.policy.inserted(slot, hash);
     }
 
     /// Takes the frame `key` out.
@@ -274,19 +352,25 @@ impl FrameTier {
         // Backward shift: entries behind the hole move up as long as their own place allows.
         let mask = self.table.len() - 1;
         let mut place = (hole + 1) & mask;
-        while self.table[place] != EMPTY {
-            let other = self.slots[self.table[place] as usize]
+        while !self.table[place].is_vacant() {
+            let other = self.slots[self.table[place].slot as usize]
                 .as_ref()
                 .expect("a linked slot is full");
-            let home = other.key.hash() as usize & mask;
+            let home = self.place_of(other.key.hash());
             if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
                 self.table[hole] = self.table[place];
                 hole = place;
             }
             place = (place + 1) & mask;
         }
-        self.table[hole] = EMPTY;
+        self.table[hole] = Link::VACANT;
     }
+}
+
+/// The half of a hash that [`FrameTier::place_of`] does not use.
+#[inline]
+fn tag_of(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 #[cfg(test)]
@@ -341,7 +425,11 @@ mod tests {
                     }
                     _ => {
                         // The tier may have evicted it; what it has must be the last that was put.
-                        if let Some(cached) = tier.hit(key(number)) {
+                        let expected = tier.expect(key(number));
+                        if expected.is_absent() {
+                            prop_assert!(tier.peek(key(number)).is_none());
+                        }
+                        if let Some(cached) = tier.hit_expected(key(number), expected) {
                             prop_assert_eq!(oracle.get(&number), Some(&cached.checksums[0]));
                         }
                     }
@@ -357,6 +445,57 @@ mod tests {
         let near = FrameKey::of_offset(object, FRAME_BYTES as u64);
         let far = FrameKey::of_offset(object, (1 << 48) + FRAME_BYTES as u64);
         assert_ne!(near, far);
+    }
+
+    #[test]
+    fn an_expectation_that_is_out_of_date_misleads_nobody() {
+        let mut tier = tier(2);
+        put(&mut tier, 1, 10);
+        let (here, absent) = (tier.expect(key(1)), tier.expect(key(2)));
+        assert!(!here.is_absent() && absent.is_absent());
+        tier.remove(key(1));
+        put(&mut tier, 2, 20);
+        put(&mut tier, 1, 11);
+        let mut mark = |number, expected| {
+            let found = tier.hit_expected(key(number), expected);
+            found.map(|cached| cached.checksums[0])
+        };
+        assert_eq!(mark(1, here), Some(11));
+        assert_eq!(mark(2, here), Some(20));
+        assert_eq!(mark(2, absent), Some(20));
+        assert_eq!(mark(3, here), None);
+    }
+
+    #[test]
+    fn keys_of_one_tag_are_told_apart() {
+        let object = ObjectId {
+            home: 1,
+            version: 2,
+        };
+        // The hash leaves the home half out.
+        let one = FrameKey { object, number: 0 };
+        let other = FrameKey {
+            object: ObjectId { home: 9, ..object },
+            number: 0,
+        };
+        assert_eq!(one.hash(), other.hash());
+        let mut tier = tier(4);
+        for (key, mark) in [(one, 1), (other, 2)] {
+            let frame = tier.take().expect("nothing is held outside");
+            tier.insert(CachedFrame {
+                key,
+                mount: MountId(0),
+                length: FRAME_BYTES as u32,
+                is_ahead: Cell::new(false),
+                frame,
+                checksums: [mark; FRAME_PAGES],
+            });
+        }
+        for (key, mark) in [(one, 1), (other, 2)] {
+            let expected = tier.expect(key);
+            let found = tier.hit_expected(key, expected).expect("it was put");
+            assert_eq!((found.key, found.checksums[0]), (key, mark));
+        }
     }
 
     #[test]
@@ -387,7 +526,7 @@ mod tests {
         put(&mut tier, 1, 1);
         put(&mut tier, 2, 2);
         let held: Vec<Frame> = [1, 2]
-            .map(|number| tier.hit(key(number)).expect("cached").frame.clone())
+            .map(|number| tier.peek(key(number)).expect("cached").frame.clone())
             .into();
         assert!(tier.take().is_none());
         drop(held);

@@ -47,6 +47,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether both are of the same place.
+    #[inline]
+    pub fn is_at(&self, other: &Entry) -> bool {
+        (self.region, self.first_page) == (other.region, other.first_page)
+    }
+
     fn pack(&self) -> u32 {
         assert!(
             (1..=LENGTH_MAX).contains(&self.length),
@@ -57,6 +63,10 @@ impl Entry {
         OCCUPIED | (self.length - 1) | frequency | if self.pinned { PINNED } else { 0 }
     }
 }
+
+/// Where [`Index::locate`] found a block. It may have moved when the table has changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(usize);
 
 /// The table is full; nothing was inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +110,13 @@ impl Slot {
             && self.home == id.object.home
             && self.version == id.object.version
             && self.block == id.index
+    }
+
+    #[inline]
+    fn touch(&mut self) {
+        if self.packed & FREQUENCY_MASK != FREQUENCY_MASK {
+            self.packed += 1 << FREQUENCY_SHIFT;
+        }
     }
 
     #[inline]
@@ -218,6 +235,22 @@ impl Index {
         prefetch(&self.slots[self.ideal(id)]);
     }
 
+    /// What is known of `id`, and where.
+    #[inline]
+    pub fn locate(&self, id: BlockId) -> Option<(Place, Entry)> {
+        self.find(id).map(|at| (Place(at), self.slots[at].entry()))
+    }
+
+    /// As [`Index::touch`], looking first at `place`; gives the entry as it is now.
+    #[inline]
+    pub fn touch_at(&mut self, place: Place, id: BlockId) -> Option<Entry> {
+        let is_there = self.slots.get(place.0).is_some_and(|slot| slot.holds(id));
+        let at = if is_there { place.0 } else { self.find(id)? };
+        let slot = &mut self.slots[at];
+        slot.touch();
+        Some(slot.entry())
+    }
+
     /// What is known of `id`.
     #[inline]
     pub fn get(&self, id: BlockId) -> Option<Entry> {
@@ -288,10 +321,7 @@ impl Index {
     #[inline]
     pub fn touch(&mut self, id: BlockId) {
         if let Some(at) = self.find(id) {
-            let packed = self.slots[at].packed;
-            if packed & FREQUENCY_MASK != FREQUENCY_MASK {
-                self.slots[at].packed = packed + (1 << FREQUENCY_SHIFT);
-            }
+            self.slots[at].touch();
         }
     }
 
@@ -402,7 +432,15 @@ mod tests {
                     }
                     Op::Remove(key) => prop_assert_eq!(index.remove(id(key)), oracle.remove(&id(key))),
                     Op::Touch(key) => {
-                        index.touch(id(key));
+                        // By a place that is right, one of another block, or without one.
+                        let place = index.locate(id(key ^ (key & 1))).map(|(place, _)| place);
+                        match place {
+                            Some(place) => {
+                                let touched = index.touch_at(place, id(key));
+                                prop_assert_eq!(touched, index.get(id(key)));
+                            }
+                            None => index.touch(id(key)),
+                        }
                         if let Some(entry) = oracle.get_mut(&id(key)) {
                             entry.frequency = (entry.frequency + 1).min(FREQUENCY_MAX);
                         }

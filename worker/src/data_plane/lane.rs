@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use corelane_io::{Io, Nanos, Priority, Stream};
 use corelane_rpc_schema::frame::{
-    self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES, READ_REQUEST_BYTES,
-    decode_read_request,
+    self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES, READ_REQUEST_BYTES, ReadRequest,
+    ReadRequestInPlace,
 };
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
 };
-use corelane_rpc_schema::{ObjectId, READ_BYTES_MAX, STRIPE_BYTES};
+use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES};
 
 use super::outbox::Outbox;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
+use crate::shard::metadata::Known;
 use crate::shard::signal::Signal;
 use crate::under_store::UnderStore;
 
@@ -58,8 +59,8 @@ impl Broken {
 pub struct LaneState {
     /// Answers on their way out.
     pub outbox: Outbox,
-    /// Object and block size of the last read that took the short way to the device.
-    pub last_from_device: Cell<Option<(ObjectId, u32)>>,
+    /// Object of the last read that took the short way to the device: the next one is often of it.
+    pub last_from_device: RefCell<Option<Rc<Known>>>,
     /// Mounts that the client may read; set by hello, renewed when mounts change.
     pub access: RefCell<Arc<AccessSet>>,
     /// Name of the token, empty without one.
@@ -155,7 +156,7 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
             tuning.lane_bytes_max,
             Rc::clone(&shard.shared_credit),
         ),
-        last_from_device: Cell::new(None),
+        last_from_device: RefCell::new(None),
         access: RefCell::new(Arc::new(AccessSet::none())),
         reader: RefCell::default(),
         client_name: RefCell::new(Rc::from("")),
@@ -236,20 +237,11 @@ async fn read<I: Io, U: UnderStore>(
                 held.clear();
             }
         }
-        let mut ahead = None;
-        while !input.is_empty() {
-            // The usual case stays out of the state machine below. Each request is decoded while
-            // the one before is served, so that what it will look at is in the processor's cache.
-            let request = ahead.take().or_else(|| decode_read_request(input));
-            if let Some(request) = request.filter(|_| lane.may_read()) {
-                input = &input[READ_REQUEST_BYTES..];
-                ahead = decode_read_request(input);
-                if let Some(ahead) = &ahead {
-                    shard.expect_read(lane, ahead);
-                }
-                lane.outbox.begin(request.length);
-                shard.read(lane, request);
-                continue;
+        loop {
+            // The usual case stays out of the state machine below.
+            input = serve_reads(shard, lane, input);
+            if input.is_empty() {
+                break;
             }
             match decode(input)? {
                 Decoded::Frame { frame, consumed } => {
@@ -272,6 +264,47 @@ async fn read<I: Io, U: UnderStore>(
             lane.unfinished_since.set(Some(shard.io.now()));
         }
     }
+}
+
+/// Serves whole and valid reads at the start of `input` for as long as there are such and the lane
+/// has room; gives the rest.
+///
+/// Each request is checked while the one before is served, so that what it will look at is in the
+/// processor's cache.
+#[inline(never)]
+fn serve_reads<'a, I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    mut input: &'a [u8],
+) -> &'a [u8] {
+    let check = |input: &'a [u8]| {
+        let request = ReadRequestInPlace::check(input)?;
+        let expected = shard.expect_read(lane, request.object(), request.offset());
+        Some((request, expected))
+    };
+    let mut next = check(input);
+    while let Some((request, expected)) = next
+        && lane.may_read()
+    {
+        input = &input[READ_REQUEST_BYTES..];
+        next = check(input);
+        let request = request.request();
+        lane.outbox.begin(request.length);
+        shard.read(lane, &request, expected);
+    }
+    input
+}
+
+/// Serves one read that was not checked ahead.
+#[inline(never)]
+fn serve_read<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    request: &ReadRequest,
+) {
+    lane.outbox.begin(request.length);
+    let expected = shard.expect_read(lane, request.object, request.offset);
+    shard.read(lane, request, expected);
 }
 
 #[inline]
@@ -300,8 +333,7 @@ async fn serve_frame<I: Io, U: UnderStore>(
             if !lane.outbox.has_room() {
                 lane.outbox.until_room().await;
             }
-            lane.outbox.begin(request.length);
-            shard.read(lane, request);
+            serve_read(shard, lane, &request);
             Ok(())
         }
         Frame::Message(header) => {

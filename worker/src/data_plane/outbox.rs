@@ -5,8 +5,9 @@
 //! Batches are used again; in steady state nothing allocates. The invariant: `requests` and `bytes` count every request from its decoding until its answer
 //! was handed to the network, so what a client can pin is bounded by the limits given here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use corelane_io::{Nanos, Payload, SendBatch};
@@ -114,6 +115,7 @@ impl Batches {
         self.filling.push_payload(payload);
     }
 
+    #[cold]
     fn begin_another(&mut self) {
         let next = self.spare.pop().unwrap_or_else(empty_batch);
         let full = std::mem::replace(&mut self.filling, next);
@@ -139,6 +141,39 @@ impl Batches {
 
 fn empty_batch() -> Box<SendBatch> {
     Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS))
+}
+
+/// An answer while it is appended.
+pub struct Answering<'a> {
+    batches: RefMut<'a, Batches>,
+    has_answers: &'a Signal,
+    bytes: u32,
+}
+
+impl Deref for Answering<'_> {
+    type Target = Batches;
+
+    #[inline]
+    fn deref(&self) -> &Batches {
+        &self.batches
+    }
+}
+
+impl DerefMut for Answering<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Batches {
+        &mut self.batches
+    }
+}
+
+impl Drop for Answering<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Behind the answer: the request is answered when the batch with its end was sent.
+        self.batches.owed.requests += 1;
+        self.batches.owed.bytes += u64::from(self.bytes);
+        self.has_answers.set();
+    }
 }
 
 /// The answers of one lane.
@@ -227,18 +262,24 @@ impl Outbox {
     }
 
     /// Appends the answer to a request that was counted in with `bytes`.
-    #[inline]
     pub fn answer(&self, bytes: u32, write: impl FnOnce(&mut Batches)) {
-        self.append(|batches| {
-            write(batches);
-            // Behind the write: it is answered when the batch with the answer's end was sent.
-            batches.owed.requests += 1;
-            batches.owed.bytes += u64::from(bytes);
-        });
+        if let Some(mut answering) = self.begin_answer(bytes) {
+            write(&mut answering);
+        }
+    }
+
+    /// The same in two steps: what is appended until the guard goes is the answer. `None` where the
+    /// lane is closed.
+    #[inline]
+    pub fn begin_answer(&self, bytes: u32) -> Option<Answering<'_>> {
+        (!self.is_closed.get()).then(|| Answering {
+            batches: self.batches.borrow_mut(),
+            has_answers: &self.has_answers,
+            bytes,
+        })
     }
 
     /// Appends something that answers no request.
-    #[inline]
     pub fn append(&self, write: impl FnOnce(&mut Batches)) {
         if self.is_closed.get() {
             return;

@@ -1,61 +1,96 @@
 //! The short way of a read from the device: one piece, of a block that is there, owned by this
 //! shard and known by id.
 //!
-//! Everything up to the device is decided in the turn in which the request was decoded, so the
-//! task that waits for the device is small and looks nothing up. What does not fit here (several
+//! The device is asked in the turn in which the request was decoded, so the task that waits for it
+//! is small and looks nothing up. What does not fit here (several
 //! frames, an unknown object, no free buffer) or goes wrong here takes the general way in
 //! [`read`](super::read), which is right for every read.
 
 use std::rc::Rc;
 
-use corelane_io::{FrameLease, Io, Nanos, PAGE_SIZE, Priority};
+use corelane_io::{Frame, FrameLease, Io, Nanos, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
-use corelane_rpc_schema::{BlockId, Stripe};
+use corelane_rpc_schema::{ObjectId, Stripe};
+use futures::FutureExt;
 
 use super::Shard;
 use super::metadata::Known;
 use super::read::{append_piece, checksum_mode};
 use super::slow::SlowRead;
-use crate::cache::frames::{FRAME_BYTES, FrameKey};
+use crate::cache::frames::{Expected, FRAME_BYTES, FrameKey};
 use crate::data_plane::lane::LaneState;
-use crate::store::BlockEntry;
+use crate::store::BlockRead;
 use crate::under_store::UnderStore;
 
 /// A read that only the device is still needed for.
-pub(super) struct DeviceRead {
+struct DeviceRead<I: Io> {
     known: Rc<Known>,
-    block: BlockId,
-    entry: BlockEntry,
-    first_page: u32,
-    /// First byte wanted, within the pages of the lease.
-    start: usize,
-    lease: FrameLease,
+    block: BlockRead<I>,
+    /// First byte wanted, within the pages that are read.
+    start: u32,
     began: Nanos,
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
-    /// Brings what a read will look at closer to the processor. A hint.
-    #[inline]
-    pub fn expect_read(&self, lane: &LaneState, request: &ReadRequest) {
-        let key = FrameKey::of_offset(request.object, request.offset);
-        self.tier.borrow().prefetch(key);
-        if let Some((object, block_bytes)) = lane.last_from_device.get()
-            && object == request.object
+    /// Says where a read of `object` at `offset` will find its first frame, and brings what it will
+    /// look at closer to the processor. A hint.
+    #[inline(always)]
+    pub fn expect_read(&self, lane: &LaneState, object: ObjectId, offset: u64) -> Expected {
+        let key = FrameKey::of_offset(object, offset);
+        let expected = self.tier.borrow().expect(key);
+        if expected.is_absent() {
+            self.expect_device_read(lane, object, offset);
+        }
+        expected
+    }
+
+    #[inline(never)]
+    fn expect_device_read(&self, lane: &LaneState, object: ObjectId, offset: u64) {
+        if let Some(last) = &*lane.last_from_device.borrow()
+            && last.meta.id == object
         {
-            let index = request.offset / u64::from(block_bytes);
-            self.store.prefetch(BlockId {
-                object,
-                index: index as u32,
-            });
+            self.store.prefetch(last.meta.block(block_of(last, offset)));
         }
     }
 
-    /// Decides whether `request`, which missed the tier, can go the short way.
-    pub(super) fn plan_device_read(
+    /// Begins to serve `request`, which missed the tier, if it can go the short way; else nothing has
+    /// happened but notes of what is asked for.
+    pub(super) fn read_from_device(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        request: &ReadRequest,
+        expected: Expected,
+    ) -> bool {
+        let Some((read, lease)) = self.plan_device_read(lane, request, expected) else {
+            return false;
+        };
+        let (shard, lane, request) = (Rc::clone(self), Rc::clone(lane), *request);
+        // Mapped, not awaited: a future that awaited it would hold the device's future twice.
+        self.io.spawn(
+            Priority::Foreground,
+            read.block
+                .ask(lease)
+                .map(move |came| match read.block.check(came) {
+                    Ok(frame) => shard.answer_from_device(&lane, &request, &read, frame),
+                    Err(error) => {
+                        // The general way sees only that the block is not there any more.
+                        drop(read);
+                        shard.count_unreadable(&error);
+                        shard.read_slowly(&lane, &request);
+                    }
+                }),
+        );
+        true
+    }
+
+    /// Decides whether `request`, which missed the tier, can go the short way, and finds memory.
+    #[inline(always)]
+    fn plan_device_read(
         &self,
         lane: &LaneState,
         request: &ReadRequest,
-    ) -> Option<DeviceRead> {
+        expected: Expected,
+    ) -> Option<(DeviceRead<I>, FrameLease)> {
         let in_frame = (request.offset % FRAME_BYTES as u64) as usize;
         let end = request.offset + u64::from(request.length);
         if in_frame + request.length as usize > FRAME_BYTES
@@ -63,94 +98,114 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         {
             return None;
         }
-        let known = self.metadata.borrow().known_by_id(request.object)?;
+        let known = self.last_known(lane, request.object)?;
         if end > known.meta.length || !lane.access.borrow().allows(known.mount.get()) {
             return None;
         }
-        let block_bytes = u64::from(known.meta.block_bytes);
-        lane.last_from_device
-            .set(Some((request.object, known.meta.block_bytes)));
-        let block = known.meta.block((request.offset / block_bytes) as u32);
-        let entry = self.store.lookup(block)?;
-        let in_block = (request.offset % block_bytes) as usize;
-        let first_page = in_block / PAGE_SIZE;
-        let start = in_block % PAGE_SIZE;
-        let pages = (start + request.length as usize).div_ceil(PAGE_SIZE);
+        let block = known.meta.block(block_of(&known, request.offset));
+        let located = self.store.locate(block)?;
+        let in_block = (request.offset % u64::from(known.meta.block_bytes)) as u32;
+        let start = in_block % PAGE_SIZE as u32;
+        let pages = (start + request.length).div_ceil(PAGE_SIZE as u32);
         let pool = if pages == 1 {
             &self.pages
         } else {
             &self.frames
         };
-        let frame = pool.take()?;
+        let lease = pool.take_leased(pages as usize)?;
         {
             // Last, because asking notes the frame: one that is there in part, or worth keeping,
             // is read into by the general way.
             let key = FrameKey::of_offset(request.object, request.offset);
             let mut tier = self.tier.borrow_mut();
-            if tier.peek(key).is_some() || tier.admits(key) {
+            if !expected.is_absent() && tier.peek(key).is_some() || tier.admits(key) {
                 return None;
             }
         }
-        let lease = frame.lease(0..pages);
-        self.store.touch(block);
-        Some(DeviceRead {
-            known,
-            block,
-            entry,
-            first_page: first_page as u32,
-            start,
-            lease: lease.expect("a fresh frame is vacant"),
-            began: self.io.now(),
-        })
+        match self
+            .store
+            .begin_read(&located, in_block / PAGE_SIZE as u32, pages)
+        {
+            Ok(block) => {
+                let began = self.io.now();
+                let read = DeviceRead {
+                    known,
+                    block,
+                    start,
+                    began,
+                };
+                Some((read, lease))
+            }
+            Err(error) => {
+                self.count_unreadable(&error);
+                None
+            }
+        }
     }
 
-    /// Reads, checks and answers.
-    pub(super) async fn answer_from_device(
-        self: Rc<Self>,
-        lane: Rc<LaneState>,
-        request: ReadRequest,
-        read: DeviceRead,
+    /// The object with id `object`, if it is remembered; quickly if the lane's last read was of it.
+    #[inline]
+    fn last_known(&self, lane: &LaneState, object: ObjectId) -> Option<Rc<Known>> {
+        if let Some(last) = &*lane.last_from_device.borrow()
+            && last.meta.id == object
+            && last.is_remembered.get()
+        {
+            return Some(Rc::clone(last));
+        }
+        self.look_up_known(lane, object)
+    }
+
+    #[inline(never)]
+    fn look_up_known(&self, lane: &LaneState, object: ObjectId) -> Option<Rc<Known>> {
+        let known = self.metadata.borrow().known_by_id(object)?;
+        lane.last_from_device.replace(Some(Rc::clone(&known)));
+        Some(known)
+    }
+
+    /// Answers with what was read and checked.
+    #[inline]
+    fn answer_from_device(
+        &self,
+        lane: &LaneState,
+        request: &ReadRequest,
+        read: &DeviceRead<I>,
+        frame: Frame,
     ) {
-        let DeviceRead {
-            known,
-            block,
-            entry,
-            first_page,
-            start,
-            lease,
-            began,
-        } = read;
-        let pages = lease.pages().len() as u32;
-        let frame = match self.store.read(block, entry, first_page, lease).await {
-            Ok(frame) => frame,
-            Err(error) => {
-                // The general way sees only that the block is not there any more.
-                self.count_unreadable(&error);
-                let again = Rc::clone(&self).answer_slowly(lane, request);
-                self.io.spawn(Priority::Foreground, again);
-                return;
-            }
-        };
         let end = request.offset + u64::from(request.length);
-        let mode = checksum_mode(&request, end == known.meta.length);
-        let checksums =
-            (first_page..first_page + pages).map(|page| self.store.checksum(&entry, page));
-        let slice = frame.slice(start..start + request.length as usize);
-        lane.outbox.answer(request.length, |batch| {
-            append_piece(batch, &request, ReadSource::Device, mode, slice, checksums);
-        });
+        let mode = checksum_mode(request, end == read.known.meta.length);
+        let start = read.start as usize;
+        let slice = frame.into_slice(start..start + request.length as usize);
+        if let Some(mut answer) = lane.outbox.begin_answer(request.length) {
+            let checksums = read.block.checksums();
+            append_piece(
+                &mut answer,
+                request,
+                ReadSource::Device,
+                mode,
+                slice,
+                &checksums,
+            );
+        }
         self.counters.reads_device.increase();
         self.counters.bytes_served.add(u64::from(request.length));
-        let waited = self.io.now().since(began).as_nanos() as u64;
+        let waited = self.io.now().since(read.began).as_nanos() as u64;
         self.slow.borrow_mut().note(SlowRead {
             source: ReadSource::Device,
             total_ns: waited,
             device_ns: waited,
             under_store_ns: 0,
-            request: &request,
-            client: &lane.client_name.borrow(),
+            request,
+            client: || lane.client_name.borrow().to_string(),
             wall_clock_ms: || self.io.wall_clock_ms(),
         });
-        self.consider_read_ahead(&known, request.offset..end, false);
+        self.consider_read_ahead(&read.known, request.offset..end, false);
     }
+}
+
+/// Number of the block of `known` that byte `offset` is in.
+#[inline]
+fn block_of(known: &Known, offset: u64) -> u32 {
+    let block_bytes = known.meta.block_bytes;
+    debug_assert!(block_bytes.is_power_of_two());
+    (offset >> block_bytes.trailing_zeros()) as u32
 }

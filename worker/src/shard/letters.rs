@@ -189,7 +189,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         ]);
         ShardStats {
             values,
-            latencies: self.slow.borrow().latencies(),
+            latencies: self.slow.borrow_mut().latencies(),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Known {
     pub meta: Arc<ObjectMeta>,
     /// Changes when mounts do.
     pub mount: Cell<MountId>,
+    /// False once it was forgotten: what is kept of it elsewhere hears of no change any more.
+    pub is_remembered: Cell<bool>,
 }
 
 type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
@@ -131,12 +133,15 @@ impl Metadata {
         let known = Rc::new(Known {
             meta,
             mount: Cell::new(mount),
+            is_remembered: Cell::new(true),
         });
         self.by_id.insert(known.meta.id, Rc::clone(&known));
         self.ids.push_back(known.meta.id);
         while self.ids.len() > self.objects_max {
             let oldest = self.ids.pop_front().expect("longer than zero");
-            self.by_id.remove(&oldest);
+            if let Some(forgotten) = self.by_id.remove(&oldest) {
+                forgotten.is_remembered.set(false);
+            }
         }
         known
     }

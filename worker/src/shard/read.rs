@@ -12,6 +12,7 @@ use std::rc::Rc;
 use corelane_io::{Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority};
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
+    encode_usual_read_answer_head,
 };
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, ShardId, Stripe};
@@ -20,7 +21,7 @@ use super::Shard;
 use super::metadata::Known;
 use super::slow::SlowRead;
 use super::turns::{Turn, Turns};
-use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
+use crate::cache::frames::{CachedFrame, Expected, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::{Batches, Outbox};
 use crate::mount::AccessSet;
@@ -154,65 +155,93 @@ enum OnDevice {
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Serves a read that `lane` has counted in. The answer goes into its outbox, now or later.
-    #[inline]
-    pub fn read(self: &Rc<Self>, lane: &Rc<LaneState>, request: ReadRequest) {
+    /// `expected` is what [`Shard::expect_read`] said.
+    // Always: a hit is some 150 instructions, and a call with what it needs a tenth of that.
+    #[inline(always)]
+    pub fn read(self: &Rc<Self>, lane: &Rc<LaneState>, request: &ReadRequest, expected: Expected) {
         if let Err(sentence) = request.check() {
-            self.counters.reads_failed.increase();
-            lane.answer_error(
-                request.request_id,
-                request.length,
-                error(ErrorCode::Invalid, sentence),
-            );
-            return;
-        }
-        if self.answer_from_tier(lane, &request) {
+            self.refuse(lane, request, sentence);
+        } else if self.answer_from_tier(lane, request, expected) {
             self.counters.reads_dram.increase();
             self.counters.bytes_served.add(u64::from(request.length));
-            return;
+        } else {
+            self.read_in_a_task(lane, request, expected);
         }
-        let (shard, lane) = (Rc::clone(self), Rc::clone(lane));
-        match self.plan_device_read(&lane, &request) {
-            Some(read) => self.io.spawn(
-                Priority::Foreground,
-                shard.answer_from_device(lane, request, read),
-            ),
-            None => self
-                .io
-                .spawn(Priority::Foreground, shard.answer_slowly(lane, request)),
+    }
+
+    #[cold]
+    fn refuse(&self, lane: &LaneState, request: &ReadRequest, sentence: &'static str) {
+        self.counters.reads_failed.increase();
+        let error = error(ErrorCode::Invalid, sentence);
+        lane.answer_error(request.request_id, request.length, error);
+    }
+
+    /// What the tier cannot answer at once.
+    #[inline(never)]
+    fn read_in_a_task(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        request: &ReadRequest,
+        expected: Expected,
+    ) {
+        if !self.read_from_device(lane, request, expected) {
+            self.read_slowly(lane, request);
         }
+    }
+
+    /// Starts the general way, whose task is large.
+    #[inline(never)]
+    pub(super) fn read_slowly(self: &Rc<Self>, lane: &Rc<LaneState>, request: &ReadRequest) {
+        let answer = Rc::clone(self).answer_slowly(Rc::clone(lane), *request);
+        self.io.spawn(Priority::Foreground, answer);
     }
 
     /// Answers if the tier has everything and the client may read the mount that it notes. Whether
     /// another mount lets the client read, the long way finds out.
-    #[inline]
-    fn answer_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> bool {
+    #[inline(always)]
+    fn answer_from_tier(
+        &self,
+        lane: &LaneState,
+        request: &ReadRequest,
+        expected: Expected,
+    ) -> bool {
         let start = (request.offset % FRAME_BYTES as u64) as usize;
         let end = start + request.length as usize;
         if end > FRAME_BYTES {
             return self.answer_long_from_tier(lane, request);
         }
+        if expected.is_absent() {
+            return false;
+        }
         let mut tier = self.tier.borrow_mut();
-        let Some(cached) = tier.hit(FrameKey::of_offset(request.object, request.offset)) else {
+        let key = FrameKey::of_offset(request.object, request.offset);
+        let Some(cached) = tier.hit_expected(key, expected) else {
             return false;
         };
-        if !lane.access.borrow().allows(cached.mount) {
+        if end > cached.length as usize || !lane.access.borrow().allows(cached.mount) {
             return false;
         }
-        let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-        if end > cached.length as usize || !cached.frame.is_sealed(&pages) {
+        let Some(slice) = cached.frame.slice_if_sealed(start..end) else {
             return false;
-        }
+        };
         self.count_ahead_used(&cached.is_ahead);
-        let slice = cached.frame.slice(start..end);
         let mode = checksum_mode(request, end == cached.length as usize);
-        let checksums = cached.checksums[pages].iter().copied();
-        lane.outbox.answer(request.length, |batch| {
-            append_piece(batch, request, ReadSource::Dram, mode, slice, checksums);
-        });
+        let checksums = &cached.checksums[start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)];
+        if let Some(mut answer) = lane.outbox.begin_answer(request.length) {
+            append_piece(
+                &mut answer,
+                request,
+                ReadSource::Dram,
+                mode,
+                slice,
+                checksums,
+            );
+        }
         true
     }
 
     /// A read over several frames, if all of them are in the tier.
+    #[inline(never)]
     fn answer_long_from_tier(&self, lane: &LaneState, request: &ReadRequest) -> bool {
         let mut tier = self.tier.borrow_mut();
         let mut ends_with_object = false;
@@ -271,7 +300,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         true
     }
 
-    pub(super) async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
+    async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
         let began = self.io.now();
         let access = std::sync::Arc::clone(&lane.access.borrow());
         let owner = self.owner_of(request.object.home, Stripe::of_offset(request.offset));
@@ -311,7 +340,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             device_ns: parts.device_ns,
             under_store_ns: parts.under_store_ns,
             request,
-            client: &lane.client_name.borrow(),
+            client: || lane.client_name.borrow().to_string(),
             wall_clock_ms: || self.io.wall_clock_ms(),
         });
     }
@@ -495,10 +524,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             match read {
                 Ok(frame) => {
                     let count = pages.len() as u32;
-                    let checksums = (first_page..first_page + count)
-                        .map(|page| self.store.checksum(&entry, page));
+                    let checksums = self.store.checksums(&entry, first_page, count);
                     let before = parts.checksums.len();
-                    parts.checksums.extend(checksums);
+                    parts.checksums.extend_from_slice(&checksums);
                     self.note_in_tier(piece, &frame, &parts.checksums[before..]);
                     parts.came_from(ReadSource::Device);
                     let start = piece.start - base;
@@ -631,32 +659,51 @@ fn denied() -> ErrorMessage {
 }
 
 /// Appends the answer to a read of one piece. `checksums` are those of the pages that it touches.
-#[inline]
+// Always: as for `Shard::read`.
+#[inline(always)]
 pub(super) fn append_piece(
     batch: &mut Batches,
     request: &ReadRequest,
     source: ReadSource,
     mode: ChecksumMode,
     slice: FrameSlice,
-    checksums: impl Iterator<Item = u32>,
+    checksums: &[u32],
 ) {
     let head = ReadAnswerHead {
         request_id: request.request_id,
         source,
         shard_hint: None,
     };
-    batch.push_head_with(|out| match mode {
-        ChecksumMode::Range => {
-            let checksum = crc32c::crc32c(slice.bytes());
-            encode_read_answer_head(out, &head, request.length, mode, [checksum]);
+    batch.push_head_with(|out| match checksums {
+        [checksum] if mode == ChecksumMode::Pages => {
+            encode_usual_read_answer_head(out, &head, request.length, mode, *checksum);
         }
-        ChecksumMode::Pages => {
-            encode_read_answer_head(out, &head, request.length, mode, checksums);
-        }
-        ChecksumMode::None => encode_read_answer_head(out, &head, request.length, mode, []),
+        _ => encode_head_of_piece(out, &head, request.length, mode, &slice, checksums),
     });
     batch.push_payload(Payload::Frame(slice));
     Outbox::pad(batch, request.length);
+}
+
+/// The head of an answer that is not of one whole page.
+#[inline(never)]
+fn encode_head_of_piece(
+    out: &mut Vec<u8>,
+    head: &ReadAnswerHead,
+    length: u32,
+    mode: ChecksumMode,
+    slice: &FrameSlice,
+    checksums: &[u32],
+) {
+    match mode {
+        ChecksumMode::Range => {
+            let checksum = crc32c::crc32c(slice.bytes());
+            encode_usual_read_answer_head(out, head, length, mode, checksum);
+        }
+        ChecksumMode::Pages => {
+            encode_read_answer_head(out, head, length, mode, checksums.iter().copied());
+        }
+        ChecksumMode::None => encode_read_answer_head(out, head, length, mode, []),
+    }
 }
 
 fn append_answer(batch: &mut Batches, request: &ReadRequest, parts: ReadParts) {

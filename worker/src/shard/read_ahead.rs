@@ -51,6 +51,7 @@ impl ReadAhead {
     }
 
     /// Begins to watch `object`, in place of the one that has been watched the longest.
+    #[cold]
     fn watch(&mut self, object: ObjectId) -> &mut Sequence {
         if self.sequences.len() >= self.objects_max
             && let Some(oldest) = self.order.pop_front()
@@ -62,6 +63,7 @@ impl ReadAhead {
     }
 
     /// Notes a read of `range` and says which bytes to fetch ahead. `window_min` is the block size.
+    #[inline]
     fn note(
         &mut self,
         object: ObjectId,
@@ -87,39 +89,57 @@ impl ReadAhead {
             };
             return 0..0;
         }
-        sequence.end = sequence.end.max(range.end);
-        sequence.length += 1;
-        if sequence.length < SEQUENCE_MIN {
+        sequence.go_on(&range, window_min, window_max)
+    }
+}
+
+impl Sequence {
+    /// Notes a read that continues the sequence.
+    #[inline(never)]
+    fn go_on(&mut self, range: &Range<u64>, window_min: u64, window_max: u64) -> Range<u64> {
+        self.end = self.end.max(range.end);
+        self.length += 1;
+        if self.length < SEQUENCE_MIN {
             return 0..0;
         }
-        let is_far_ahead = sequence.ahead >= sequence.end + sequence.window_bytes / 2;
-        if is_far_ahead && sequence.window_bytes > 0 {
+        let is_far_ahead = self.ahead >= self.end + self.window_bytes / 2;
+        if is_far_ahead && self.window_bytes > 0 {
             return 0..0;
         }
-        sequence.window_bytes = (sequence.window_bytes * 2).clamp(window_min, window_max);
-        let start = sequence.end.max(sequence.ahead);
-        let end = sequence.end + sequence.window_bytes;
-        sequence.ahead = sequence.ahead.max(end);
+        self.window_bytes = (self.window_bytes * 2).clamp(window_min, window_max);
+        let start = self.end.max(self.ahead);
+        let end = self.end + self.window_bytes;
+        self.ahead = self.ahead.max(end);
         start..end.max(start)
     }
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Fetches ahead where the read continues a sequence. `missed` says that it had to be fetched.
+    #[inline]
     pub(crate) fn consider_read_ahead(&self, known: &Rc<Known>, range: Range<u64>, missed: bool) {
-        let meta = &known.meta;
-        let block_bytes = u64::from(meta.block_bytes);
-        let stripe = Stripe::of_offset(range.start);
+        let start = range.start;
         let ahead = self.read_ahead.borrow_mut().note(
-            meta.id,
+            known.meta.id,
             range,
             missed,
-            block_bytes,
+            u64::from(known.meta.block_bytes),
             self.tuning.read_ahead_bytes_max,
         );
-        if ahead.is_empty() || self.fills.is_crowded() {
+        if !ahead.is_empty() {
+            self.fetch_ahead(known, start, ahead);
+        }
+    }
+
+    /// Fetches those blocks of `ahead` that are in the stripe of byte `start` and not here.
+    #[inline(never)]
+    fn fetch_ahead(&self, known: &Rc<Known>, start: u64, ahead: Range<u64>) {
+        if self.fills.is_crowded() {
             return;
         }
+        let meta = &known.meta;
+        let block_bytes = u64::from(meta.block_bytes);
+        let stripe = Stripe::of_offset(start);
         let in_stripe = meta.blocks_of(stripe);
         let first = (ahead.start / block_bytes) as u32;
         let last = ahead.end.div_ceil(block_bytes) as u32;

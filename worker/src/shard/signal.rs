@@ -13,10 +13,16 @@ pub struct Signal {
 
 impl Signal {
     /// Sets the flag and wakes the waiter.
+    #[inline]
     pub fn set(&self) {
-        if !self.is_set.replace(true)
-            && let Some(waker) = self.waker.borrow().as_ref()
-        {
+        if !self.is_set.replace(true) {
+            self.wake();
+        }
+    }
+
+    #[inline(never)]
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
     }

@@ -14,7 +14,7 @@ const KEPT_MAX: usize = 32;
 const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// A read that took a task.
-pub struct SlowRead<'a, C: FnOnce() -> u64> {
+pub struct SlowRead<'a, N: FnOnce() -> String, C: FnOnce() -> u64> {
     /// Where it was served from.
     pub source: ReadSource,
     /// From decode to the answer.
@@ -25,8 +25,8 @@ pub struct SlowRead<'a, C: FnOnce() -> u64> {
     pub under_store_ns: u64,
     /// The request.
     pub request: &'a ReadRequest,
-    /// Name of the client.
-    pub client: &'a str,
+    /// Name of the client; asked only where the read is kept.
+    pub client: N,
     /// Milliseconds since the Unix epoch; asked only where the read is kept.
     pub wall_clock_ms: C,
 }
@@ -37,6 +37,17 @@ pub struct SlowLog {
     /// A read is kept if it took longer than this: the least of those kept, once there are enough.
     kept_above_us: Option<u64>,
     latencies: [Histogram<u64>; 3],
+    run: Run,
+}
+
+/// Reads in succession that took as long, which are counted together: the clock is read once a turn of
+/// the loop, so reads that a device answers together often took as long.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    source: ReadSource,
+    total_us: u64,
+    /// Not counted in the latencies yet.
+    reads: u64,
 }
 
 impl Default for SlowLog {
@@ -47,6 +58,7 @@ impl Default for SlowLog {
             kept: Vec::with_capacity(KEPT_MAX),
             kept_above_us: None,
             latencies: [histogram(), histogram(), histogram()],
+            run: Run::default(),
         }
     }
 }
@@ -61,15 +73,33 @@ fn name(source: ReadSource) -> &'static str {
 
 impl SlowLog {
     /// Notes a read.
-    pub fn note<C: FnOnce() -> u64>(&mut self, read: SlowRead<'_, C>) {
+    #[inline]
+    pub fn note<N: FnOnce() -> String, C: FnOnce() -> u64>(&mut self, read: SlowRead<'_, N, C>) {
         let total_us = read.total_ns / 1000;
-        self.latencies[read.source as usize].saturating_record(total_us);
+        if self.run.source != read.source || self.run.total_us != total_us {
+            self.end_run();
+            self.run = Run {
+                source: read.source,
+                total_us,
+                reads: 0,
+            };
+        }
+        self.run.reads += 1;
         if self.kept_above_us.is_some_and(|least| total_us <= least) {
             return;
         }
+        self.keep(read, total_us);
+    }
+
+    #[cold]
+    fn keep<N: FnOnce() -> String, C: FnOnce() -> u64>(
+        &mut self,
+        read: SlowRead<'_, N, C>,
+        total_us: u64,
+    ) {
         let request = SlowRequest {
             at_ms: (read.wall_clock_ms)(),
-            client: read.client.to_owned(),
+            client: (read.client)(),
             object: read.request.object,
             offset: read.request.offset,
             length: read.request.length,
@@ -87,6 +117,17 @@ impl SlowLog {
             .flatten();
     }
 
+    /// Counts the reads of the run.
+    fn end_run(&mut self) {
+        let Run {
+            source,
+            total_us,
+            reads,
+        } = self.run;
+        self.latencies[source as usize].saturating_record_n(total_us, reads);
+        self.run.reads = 0;
+    }
+
     fn place_of(&self, total_us: u64) -> Option<usize> {
         let mut kept = self.kept.iter();
         kept.position(|kept| kept.total_us == total_us)
@@ -101,7 +142,8 @@ impl SlowLog {
     }
 
     /// For each source: p50, p99, p99.9 in microseconds, and the count.
-    pub fn latencies(&self) -> Vec<(&'static str, [u64; 4])> {
+    pub fn latencies(&mut self) -> Vec<(&'static str, [u64; 4])> {
+        self.end_run();
         [ReadSource::Dram, ReadSource::Device, ReadSource::UnderStore]
             .into_iter()
             .map(|source| {
@@ -131,7 +173,7 @@ mod tests {
                 device_ns: 0,
                 under_store_ns: 0,
                 request: &request,
-                client: "test",
+                client: || "test".to_owned(),
                 wall_clock_ms: || 1,
             });
         };
@@ -144,6 +186,9 @@ mod tests {
         assert_eq!((kept[0].total_us, kept[KEPT_MAX - 1].total_us), (199, 168));
         assert!(log.take().is_empty());
         assert_eq!(log.latencies()[1].1[3], 200);
+        (0..3).for_each(|_| note(&mut log, 7));
+        assert_eq!(log.latencies()[1].1[3], 203);
+        log.take();
         note(&mut log, 1);
         assert_eq!(log.take().len(), 1, "what was slow before does not count");
     }

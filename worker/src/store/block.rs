@@ -6,12 +6,21 @@ use std::sync::Arc;
 use corelane_io::{Frame, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 
-use crate::cache::index::Entry;
+use crate::cache::index::{Entry, Place};
 use crate::mount::MountId;
 use crate::object::ObjectMeta;
 
 /// Where a block is on a device. What [`Store::lookup`](super::Store::lookup) answers.
 pub type BlockEntry = Entry;
+
+/// Where a block is on a device, and where the index has it. What
+/// [`Store::locate`](super::Store::locate) answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Located {
+    pub(super) id: BlockId,
+    pub(super) entry: BlockEntry,
+    pub(super) place: Place,
+}
 
 /// A block to be kept.
 #[derive(Debug)]

@@ -110,7 +110,7 @@ impl<I: Io> Inner<I> {
     #[inline]
     pub(super) fn is_still_at(&self, id: BlockId, entry: &BlockEntry) -> bool {
         let now = self.index.borrow().get(id);
-        now.is_some_and(|now| (now.region, now.first_page) == (entry.region, entry.first_page))
+        now.is_some_and(|now| now.is_at(entry))
     }
 
     /// Removes the entry of `id`, if it is still where `entry` says.

@@ -44,7 +44,7 @@ mod untrusted;
 mod verify;
 mod wear;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -55,7 +55,7 @@ use corelane_io::{Frame, FrameLease, FramePool, Io};
 use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
 use futures::lock::Mutex;
 
-pub use block::{BlockEntry, Held, NewBlock, PendingBlock};
+pub use block::{BlockEntry, Held, Located, NewBlock, PendingBlock};
 pub use config::{FormatOptions, StoreConfig};
 pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
@@ -63,6 +63,7 @@ pub use format::{DeviceLock, format_devices, format_paths};
 pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
+pub use read::BlockRead;
 pub use untrusted::hold_for_device_bytes;
 pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
 pub use wear::Wear;
@@ -220,6 +221,13 @@ impl<I: Io> Store<I> {
         self.0.index.borrow().get(id)
     }
 
+    /// As [`Store::lookup`], for [`Store::begin_read`].
+    #[inline]
+    pub fn locate(&self, id: BlockId) -> Option<Located> {
+        let (place, entry) = self.0.index.borrow().locate(id)?;
+        Some(Located { id, entry, place })
+    }
+
     /// Brings what [`Store::lookup`] of `id` needs closer to the processor.
     #[inline]
     pub fn prefetch(&self, id: BlockId) {
@@ -232,16 +240,17 @@ impl<I: Io> Store<I> {
         self.0.index.borrow_mut().touch(id);
     }
 
-    /// The stored CRC-32C of page `page` of a block that [`Store::lookup`] just found or
+    /// The stored CRC-32C of `pages` pages from `first_page` of a block that [`Store::lookup`] just found or
     /// [`Store::read`] just read. Nothing may be awaited in between: the region may be written
     /// again then, and the answer would be of another block.
     ///
     /// # Panics
     /// If the entry reaches past its region.
     #[inline]
-    pub fn checksum(&self, entry: &BlockEntry, page: u32) -> u32 {
+    pub fn checksums(&self, entry: &BlockEntry, first_page: u32, pages: u32) -> Ref<'_, [u32]> {
         let checksums = self.0.regions[entry.region as usize].checksums();
-        checksums[usize::from(entry.first_page) + page as usize]
+        let first = usize::from(entry.first_page) + first_page as usize;
+        Ref::map(checksums, |all| &all[first..first + pages as usize])
     }
 
     /// A block that was appended and is not on the device yet.
@@ -266,6 +275,24 @@ impl<I: Io> Store<I> {
         lease: FrameLease,
     ) -> impl Future<Output = Result<Frame, ReadError>> + use<I> + 'static {
         Rc::clone(&self.0).read_block(id, entry, first_page, lease)
+    }
+
+    /// As [`Store::touch`] and [`Store::read`], step by step: the block stays where it is for as long as
+    /// the [`BlockRead`] lives, which asks the device and checks what comes.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    ///
+    /// # Panics
+    /// If the block has no such pages.
+    #[inline]
+    pub fn begin_read(
+        &self,
+        located: &Located,
+        first_page: u32,
+        pages: u32,
+    ) -> Result<BlockRead<I>, ReadError> {
+        self.0.begin_read(located, first_page, pages)
     }
 
     /// Queues a block to be written. It is readable by [`Store::pending`] from now on and by

@@ -1,16 +1,20 @@
 //! Reading a block's pages back, and checking each before anyone sees it.
 
+use std::cell::Ref;
+use std::future::Future;
 use std::rc::Rc;
 
 use corelane_io::hint::prefetch;
-use corelane_io::{Frame, FrameLease, Io, PAGE_SIZE};
+use corelane_io::{Device, Frame, FrameLease, Io, IoError, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 use corelane_rpc_schema::frame::page_checksum;
 
 use super::Inner;
-use super::block::BlockEntry;
+use super::block::{BlockEntry, Located};
+use super::device::DeviceState;
 use super::error::ReadError;
-use super::region::{ReadGuard, Region};
+use super::region::Region;
+use super::transfer::taken_out;
 
 impl<I: Io> Inner<I> {
     /// See [`Store::read`](super::Store::read).
@@ -24,37 +28,60 @@ impl<I: Io> Inner<I> {
         if !self.is_still_at(id, &entry) {
             return Err(ReadError::Gone);
         }
+        let read = self.begin_read_at(id, entry, first_page, lease.pages().len() as u32)?;
+        let came = read.ask(lease).await;
+        read.check(came)
+    }
+
+    /// See [`Store::begin_read`](super::Store::begin_read).
+    #[inline]
+    pub(super) fn begin_read(
+        self: &Rc<Self>,
+        located: &Located,
+        first_page: u32,
+        pages: u32,
+    ) -> Result<BlockRead<I>, ReadError> {
+        let Located { id, entry, place } = *located;
+        let now = self.index.borrow_mut().touch_at(place, id);
+        if !now.is_some_and(|now| now.is_at(&entry)) {
+            return Err(ReadError::Gone);
+        }
+        self.begin_read_at(id, entry, first_page, pages)
+    }
+
+    /// Begins to read pages of a block that is where `entry` says at this moment.
+    #[inline]
+    fn begin_read_at(
+        self: &Rc<Self>,
+        id: BlockId,
+        entry: BlockEntry,
+        first_page: u32,
+        pages: u32,
+    ) -> Result<BlockRead<I>, ReadError> {
         let block_pages = entry.length.div_ceil(PAGE_SIZE as u32);
-        let pages = lease.pages().len() as u32;
         assert!(
-            first_page + pages <= block_pages,
+            pages > 0 && first_page + pages <= block_pages,
             "pages {first_page}+{pages} of {block_pages} of {id}"
         );
         let region = &self.regions[entry.region as usize];
         let device = self
             .device(region.device)
             .expect("entries point at devices that are there");
+        if !device.healthy.get() {
+            self.remove_entry_at(id, &entry);
+            return Err(ReadError::Device(taken_out(&device.path)));
+        }
         let page = u32::from(entry.first_page) + first_page;
         // They are needed when the device has answered.
         prefetch(&region.checksums()[page as usize..(page + pages) as usize]);
-        // Held until the bytes are checked: the region is not written again before.
-        let _guard = ReadGuard::new(region, &self.signal);
-        let lease = match self
-            .read_device(device, device.offset(region.local, page), lease)
-            .await
-        {
-            Ok(lease) => lease,
-            Err(error) => {
-                self.remove_entry_at(id, &entry);
-                return Err(ReadError::Device(error));
-            }
-        };
-        if let Err(wrong) = check_pages(region, page, lease.bytes()) {
-            self.heal(id, &entry, page + wrong);
-            return Err(ReadError::Corrupt);
-        }
-        self.counters.bytes_read.add(lease.len() as u64);
-        Ok(lease.seal())
+        region.hold();
+        Ok(BlockRead {
+            store: Rc::clone(self),
+            id,
+            entry,
+            page,
+            pages,
+        })
     }
 
     /// Drops a block whose page `page` of the region did not match its checksum.
@@ -71,6 +98,87 @@ impl<I: Io> Inner<I> {
             device = %device.path, offset = device.offset(region.local, page), block = %id,
             "a page does not match its checksum: the block is dropped and fetched again when asked for"
         );
+    }
+}
+
+/// A read of a block's pages that has begun. While it lives, its region is not written again.
+pub struct BlockRead<I: Io> {
+    store: Rc<Inner<I>>,
+    id: BlockId,
+    entry: BlockEntry,
+    /// First page in the region.
+    page: u32,
+    pages: u32,
+}
+
+impl<I: Io> BlockRead<I> {
+    /// Asks the device for the pages.
+    ///
+    /// # Panics
+    /// If the lease has another number of pages.
+    #[inline]
+    pub fn ask(
+        &self,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + use<'_, I> + 'static {
+        assert_eq!(lease.pages().len() as u32, self.pages, "pages to read");
+        let region = self.region();
+        let device = self.device();
+        device
+            .device
+            .read(device.offset(region.local, self.page), lease)
+    }
+
+    /// Checks what the device gave, and seals it.
+    ///
+    /// # Errors
+    /// As [`Store::read`](super::Store::read).
+    #[inline]
+    pub fn check(&self, came: Result<FrameLease, IoError>) -> Result<Frame, ReadError> {
+        let lease = match came {
+            Ok(lease) => lease,
+            Err(error) => return Err(self.failed(error)),
+        };
+        if let Err(wrong) = check_pages(self.region(), self.page, lease.bytes()) {
+            self.store.heal(self.id, &self.entry, self.page + wrong);
+            return Err(ReadError::Corrupt);
+        }
+        self.store.counters.bytes_read.add(lease.len() as u64);
+        Ok(lease.seal())
+    }
+
+    #[cold]
+    fn failed(&self, error: IoError) -> ReadError {
+        self.store.note_error(self.device(), &error);
+        self.store.remove_entry_at(self.id, &self.entry);
+        ReadError::Device(error)
+    }
+
+    /// The stored CRC-32C of the pages.
+    #[inline]
+    pub fn checksums(&self) -> Ref<'_, [u32]> {
+        let first = self.page as usize;
+        Ref::map(self.region().checksums(), |all| {
+            &all[first..first + self.pages as usize]
+        })
+    }
+
+    #[inline]
+    fn region(&self) -> &Region {
+        &self.store.regions[self.entry.region as usize]
+    }
+
+    #[inline]
+    fn device(&self) -> &DeviceState<I::Device> {
+        let device = self.store.device(self.region().device);
+        device.expect("the read began on it")
+    }
+}
+
+impl<I: Io> Drop for BlockRead<I> {
+    #[inline]
+    fn drop(&mut self) {
+        self.region().release(&self.store.signal);
     }
 }
 

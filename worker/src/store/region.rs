@@ -91,6 +91,27 @@ impl Region {
         Ref::map(self.checksums.borrow(), |checksums| &**checksums)
     }
 
+    /// Keeps the region from being written until [`Region::release`].
+    #[inline]
+    pub(super) fn hold(&self) {
+        self.readers.set(self.readers.get() + 1);
+    }
+
+    /// Ends a [`Region::hold`], and tells a reclaim that waits.
+    #[inline]
+    pub(super) fn release(&self, signal: &Signal) {
+        let readers = self.readers.get() - 1;
+        self.readers.set(readers);
+        // Only a reclaim waits for readers, and it has said so by the state.
+        let waited_for = matches!(
+            self.state.get(),
+            RegionState::Reclaiming | RegionState::Sibling
+        );
+        if readers == 0 && waited_for {
+            signal.raise();
+        }
+    }
+
     /// Whether the region's device bytes may be written by this shard at some time.
     pub(super) fn is_ours(&self) -> bool {
         self.state.get() != RegionState::Sibling
@@ -105,22 +126,13 @@ pub(super) struct ReadGuard<'a> {
 
 impl<'a> ReadGuard<'a> {
     pub(super) fn new(region: &'a Region, signal: &'a Signal) -> Self {
-        region.readers.set(region.readers.get() + 1);
+        region.hold();
         ReadGuard { region, signal }
     }
 }
 
 impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        let readers = self.region.readers.get() - 1;
-        self.region.readers.set(readers);
-        // Only a reclaim waits for readers, and it has said so by the state.
-        let waited_for = matches!(
-            self.region.state.get(),
-            RegionState::Reclaiming | RegionState::Sibling
-        );
-        if readers == 0 && waited_for {
-            self.signal.raise();
-        }
+        self.region.release(self.signal);
     }
 }
