@@ -126,3 +126,30 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_asked_again() {
+        let refused = |code| Error::Refused {
+            what: String::new(),
+            code,
+            message: String::new(),
+            retry_after: Duration::ZERO,
+        };
+        for (code, is_passing) in [
+            (ErrorCode::Busy, true),
+            (ErrorCode::Draining, true),
+            (ErrorCode::NotFound, false),
+            (ErrorCode::Denied, false),
+            (ErrorCode::Invalid, false),
+            (ErrorCode::Internal, false),
+        ] {
+            assert_eq!(refused(code).is_passing(), is_passing, "{code:?}");
+        }
+        let path = String::new();
+        assert!(!Error::VersionChanged { path }.is_passing());
+    }
+}

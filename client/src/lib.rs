@@ -15,7 +15,8 @@ mod error;
 mod lane;
 mod options;
 mod pieces;
-mod retry;
+pub mod policy;
+mod random;
 mod shards;
 mod sources;
 

@@ -270,6 +270,15 @@ proptest! {
     }
 
     #[test]
+    fn one_replica_more_changes_none_of_the_others(members in any_members(2..40), replicas in 1..5usize) {
+        let (fewer, more) = (few(&members, replicas), few(&members, replicas + 1));
+        for slot in 0..fewer.slots() {
+            let (fewer, more) = (fewer.holders(Slot(slot)), more.holders(Slot(slot)));
+            prop_assert_eq!(fewer, &more[..fewer.len()]);
+        }
+    }
+
+    #[test]
     fn the_order_in_which_members_are_named_does_not_matter(
         (members, shuffled) in any_members(1..40)
             .prop_flat_map(|members| (Just(members.clone()), Just(members).prop_shuffle())),
