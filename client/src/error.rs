@@ -109,13 +109,20 @@ impl Error {
     /// are asked here, which change nothing.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Error::Connect { .. }
-            | Error::Disconnected { .. }
-            | Error::Protocol { .. }
-            | Error::Timeout { .. } => true,
             Error::Refused { code, .. } => matches!(code, ErrorCode::Busy | ErrorCode::Draining),
-            _ => false,
+            error => error.is_of_the_connection(),
         }
+    }
+
+    /// Whether it is the worker or the way to it that is lost, not the request.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        matches!(
+            self,
+            Error::Connect { .. }
+                | Error::Disconnected { .. }
+                | Error::Protocol { .. }
+                | Error::Timeout { .. }
+        )
     }
 
     /// How long a busy worker wants to be left alone.
