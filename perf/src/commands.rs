@@ -3,6 +3,7 @@
 mod ceiling;
 mod gate;
 mod load;
+mod simulate;
 
 use clap::Subcommand;
 
@@ -23,6 +24,8 @@ pub enum Command {
     Prepare(load::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
+    /// Simulates fleets of many workers from what was measured on one
+    Simulate(simulate::SimulateArguments),
     /// Runs a fixed script of DRAM hits on a simulated core, for a profiler
     #[command(hide = true)]
     Cost(Cost),
@@ -46,6 +49,7 @@ impl Command {
             Command::Search(arguments) => arguments.run(),
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
+            Command::Simulate(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),

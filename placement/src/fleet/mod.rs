@@ -163,24 +163,25 @@ impl Fleet {
         counts
     }
 
-    /// The share of the places (slots times replicas) whose worker holds the slot here and not in
-    /// `before`: what has to be copied or fetched again.
+    /// The share of the places (slots times the first `replicas`) whose worker holds the slot here
+    /// and not in `before`: what has to be copied or fetched again.
     ///
     /// # Panics
-    /// If the fleets have other numbers of slots.
-    pub fn moved_share_from(&self, before: &Fleet) -> f64 {
+    /// If the fleets have other numbers of slots, or this one has fewer replicas.
+    pub fn moved_share_from(&self, before: &Fleet, replicas: usize) -> f64 {
         assert_eq!(self.slots_log2, before.slots_log2, "slots of two fleets");
+        assert!(replicas <= self.replicas, "{replicas} of {}", self.replicas);
         let mut moved = 0u64;
         for slot in 0..self.slots() {
-            let old = before.holders(Slot(slot));
-            let arrived = self.holders(Slot(slot)).iter().filter(|index| {
+            let old = &before.holders(Slot(slot))[..replicas.min(before.replicas)];
+            let arrived = self.holders(Slot(slot))[..replicas].iter().filter(|index| {
                 let key = self.members[usize::from(**index)].key;
                 !old.iter()
                     .any(|index| before.members[usize::from(*index)].key == key)
             });
             moved += arrived.count() as u64;
         }
-        moved as f64 / (u64::from(self.slots()) * self.replicas as u64) as f64
+        moved as f64 / (u64::from(self.slots()) * replicas as u64) as f64
     }
 }
 

@@ -143,8 +143,8 @@ fn a_joining_or_leaving_worker_moves_its_share_and_little_else() {
             let share = 1.0 / (count + 1) as f64;
             let deviation = 4.0 * (share / f64::from(SLOTS)).sqrt();
             for moved in [
-                after.moved_share_from(&before),
-                before.moved_share_from(&after),
+                after.moved_share_from(&before, replicas),
+                before.moved_share_from(&after, replicas),
             ] {
                 assert!(
                     moved <= share * (1.0 + extra_max) + deviation,
