@@ -87,6 +87,11 @@ impl Client {
         self.inner.shards.map().hello.clone()
     }
 
+    /// Whether a connection to the worker is open.
+    pub fn is_connected(&self) -> bool {
+        self.inner.shards.is_connected()
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
         Counters {

@@ -278,3 +278,36 @@ async fn workers_that_are_no_fleet_are_refused() {
     assert_eq!(refused(&one, 0), FleetError::Replicas(0));
     assert_eq!(refused(&one, 9), FleetError::Replicas(9));
 }
+
+#[tokio::test]
+async fn a_read_that_tries_a_silent_worker_does_not_wait_for_it() {
+    let mut servers = servers(2).await;
+    let mut options = options(1);
+    options.avoid = AvoidLimits {
+        first: Duration::ZERO,
+        most: Duration::ZERO,
+    };
+    // Nobody hedges here; without the trial's own patience a read waits for this.
+    options.client.connect_timeout = Duration::from_secs(3600);
+    let fleet = fleet(&servers, options);
+    let object = fleet.open(PATH).await.expect("it is there");
+    let lost = owner(&fleet, &object, 0);
+    fleet.read(&object, 0..10).await.expect("served");
+    let first = servers[lost].addresses[0];
+    drop(servers.remove(lost));
+    // It takes connections and never says a word.
+    let _silent = loop {
+        // The server's tasks end when the runtime comes to them.
+        match tokio::net::TcpListener::bind(first).await {
+            Ok(listener) => break listener,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    for _ in 0..3 {
+        let read = fleet
+            .read(&object, 0..10)
+            .await
+            .expect("the other one answers");
+        assert!(read == bytes(object.id, 0, 10));
+    }
+}

@@ -24,6 +24,17 @@ impl Default for AvoidLimits {
     }
 }
 
+/// What a request may do with a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Ask it.
+    Open,
+    /// Ask it, and be the one that finds out whether it is back.
+    Trial,
+    /// Ask others first.
+    Avoided,
+}
+
 /// Whether one worker is avoided. Times are since a start that the caller chooses.
 #[derive(Clone, Debug)]
 pub struct Avoidance {
@@ -55,18 +66,27 @@ impl Avoidance {
         }
     }
 
-    /// Whether a request may go to the worker at `now`. The one that hears yes at the end of the
-    /// time is the one that tries: those behind it hear no until it is known how that went.
-    pub fn may_ask(&mut self, now: Duration) -> bool {
+    /// Whether a request may go to the worker at `now`. The one that hears that it tries is alone:
+    /// those behind it hear no until it is known how that went.
+    pub fn access(&mut self, now: Duration) -> Access {
         match self.state {
-            State::Open => true,
-            State::Avoided { until } | State::Tried { until } if now < until => false,
+            State::Open => Access::Open,
+            State::Avoided { until } | State::Tried { until } if now < until => Access::Avoided,
             State::Avoided { .. } | State::Tried { .. } => {
                 self.state = State::Tried {
                     until: now + self.next,
                 };
-                true
+                Access::Trial
             }
+        }
+    }
+
+    /// The connection is gone though no request has failed, as was found at `now`. It may have been
+    /// closed in good order, or the worker is gone with it: then whoever connects waits for long. So
+    /// one request finds out.
+    pub fn connection_lost(&mut self, now: Duration) {
+        if self.state == State::Open {
+            self.state = State::Avoided { until: now };
         }
     }
 
@@ -107,19 +127,21 @@ mod tests {
     #[test]
     fn a_lost_worker_is_tried_by_one_request_after_longer_and_longer_times() {
         let mut avoidance = avoidance();
-        assert!(avoidance.may_ask(ms(0)) && avoidance.may_ask(ms(0)));
+        assert_eq!(avoidance.access(ms(0)), Access::Open);
+        assert_eq!(avoidance.access(ms(0)), Access::Open);
         let mut now = 0;
         for span in [100, 200, 300, 300] {
             avoidance.failed(ms(now));
-            assert!(!avoidance.may_ask(ms(now + span - 1)));
+            assert_eq!(avoidance.access(ms(now + span - 1)), Access::Avoided);
             now += span;
-            assert!(avoidance.may_ask(ms(now)), "one tries");
-            assert!(!avoidance.may_ask(ms(now)), "the others wait");
+            assert_eq!(avoidance.access(ms(now)), Access::Trial);
+            assert_eq!(avoidance.access(ms(now)), Access::Avoided);
         }
         avoidance.answered();
-        assert!(avoidance.may_ask(ms(now)) && avoidance.may_ask(ms(now)));
+        assert_eq!(avoidance.access(ms(now)), Access::Open);
         avoidance.failed(ms(now));
-        assert!(avoidance.may_ask(ms(now + 100)), "the time is short again");
+        let short_again = avoidance.access(ms(now + 100));
+        assert_eq!(short_again, Access::Trial);
     }
 
     #[test]
@@ -128,15 +150,26 @@ mod tests {
         for _ in 0..50 {
             avoidance.failed(ms(10));
         }
-        assert!(avoidance.may_ask(ms(110)));
+        assert_eq!(avoidance.access(ms(110)), Access::Trial);
     }
 
     #[test]
     fn a_request_that_tries_and_is_never_heard_of_does_not_close_the_worker() {
         let mut avoidance = avoidance();
         avoidance.failed(ms(0));
-        assert!(avoidance.may_ask(ms(100)));
-        assert!(!avoidance.may_ask(ms(299)));
-        assert!(avoidance.may_ask(ms(300)));
+        assert_eq!(avoidance.access(ms(100)), Access::Trial);
+        assert_eq!(avoidance.access(ms(299)), Access::Avoided);
+        assert_eq!(avoidance.access(ms(300)), Access::Trial);
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_again_by_one_request() {
+        let mut avoidance = avoidance();
+        avoidance.connection_lost(ms(5));
+        assert_eq!(avoidance.access(ms(5)), Access::Trial);
+        avoidance.connection_lost(ms(6));
+        assert_eq!(avoidance.access(ms(6)), Access::Avoided);
+        avoidance.answered();
+        assert_eq!(avoidance.access(ms(7)), Access::Open);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A request goes to the first holder of its stripe; after a failure that may pass, at once to the
 //! next one; when all were asked, again to the first after a wait. Workers that are avoided come last:
-//! where nobody else is left, asking them is better than giving up.
+//! where nobody else is left, asking them is better than giving up. The one request that tries an avoided
+//! worker does not wait for it alone: it may ask another one beside it in any case.
 //!
 //! The invariant: each worker is asked once in a round, and the retries of all rounds together are
 //! bounded by the limits of [`super::retry`].
@@ -12,7 +13,12 @@ use std::time::Duration;
 use corelane_placement::fleet::{MemberIndex, REPLICAS_MAX};
 use smallvec::SmallVec;
 
+use super::avoid::Access;
 use super::retry::{Attempts, RetryLimits};
+
+/// How long a request that tries an avoided worker waits for it before it asks another one beside it:
+/// several times what a connection within a data centre takes.
+pub const TRIAL_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Holders and their stand-in, and as many that are leaving.
 type Order = SmallVec<[MemberIndex; 4]>;
@@ -24,13 +30,15 @@ pub struct Route {
     /// Of `order`, those at the front that may be hedged: replicas that are not avoided.
     hedgeable: usize,
     position: usize,
+    /// Whether the first of `order` is tried.
+    is_trial: bool,
     attempts: Attempts,
 }
 
 impl Route {
     /// A way through `holders`, of which the first `replicas` hold the stripe and the others stand
-    /// in for them, and `leaving`, which may still have it. `may_ask` says who is not avoided; it is
-    /// asked of each worker that is reached while no other has said yes, and of all replicas.
+    /// in for them, and `leaving`, which may still have it. `access` says who is avoided; it is asked
+    /// of the workers in their order until one can be asked, and then only of further replicas.
     ///
     /// # Panics
     /// If there are no holders.
@@ -39,33 +47,46 @@ impl Route {
         replicas: usize,
         leaving: impl Iterator<Item = MemberIndex>,
         limits: RetryLimits,
-        mut may_ask: impl FnMut(MemberIndex) -> bool,
+        mut access: impl FnMut(MemberIndex) -> Access,
     ) -> Route {
         assert!(!holders.is_empty(), "a stripe has a holder");
         assert!(holders.len() <= REPLICAS_MAX, "{} holders", holders.len());
         let (replicas, stand_ins) = holders.split_at(replicas.min(holders.len()));
         let mut order = Order::new();
         let mut avoided = Order::new();
+        let mut trial = None;
         for worker in replicas {
-            let list = if may_ask(*worker) {
-                &mut order
-            } else {
-                &mut avoided
-            };
-            list.push(*worker);
+            match access(*worker) {
+                Access::Open => order.push(*worker),
+                // One at a time: a second one would hold up the same request.
+                Access::Trial if trial.is_none() => trial = Some(*worker),
+                Access::Trial | Access::Avoided => avoided.push(*worker),
+            }
         }
-        let hedgeable = order.len();
+        let mut hedgeable = order.len();
         for worker in leaving.chain(stand_ins.iter().copied()) {
             // Whoever is behind one that can be asked needs no answer now.
-            let is_open = !order.is_empty() || may_ask(worker);
-            let list = if is_open { &mut order } else { &mut avoided };
-            list.push(worker);
+            let access = if order.is_empty() {
+                access(worker)
+            } else {
+                Access::Open
+            };
+            match access {
+                Access::Open => order.push(worker),
+                Access::Trial if trial.is_none() => trial = Some(worker),
+                Access::Trial | Access::Avoided => avoided.push(worker),
+            }
+        }
+        if let Some(worker) = trial {
+            order.insert(0, worker);
+            hedgeable += 1;
         }
         order.append(&mut avoided);
         Route {
             order,
             hedgeable,
             position: 0,
+            is_trial: trial.is_some(),
             attempts: Attempts::new(limits),
         }
     }
@@ -75,10 +96,22 @@ impl Route {
         self.order[self.position]
     }
 
-    /// Whom to ask beside the present one, if it is late: the next replica that is not avoided.
+    /// Whether the worker to ask now is one that was avoided, and this request finds out whether it
+    /// is back. Then another one is asked beside it after [`TRIAL_PATIENCE`], whatever the budget.
+    pub fn is_trial(&self) -> bool {
+        self.is_trial && self.position == 0
+    }
+
+    /// Whom to ask beside the present one, if it is late: the next replica that is not avoided; in a
+    /// trial whoever comes next.
     pub fn second(&self) -> Option<MemberIndex> {
         let next = self.position + 1;
-        (next < self.hedgeable).then(|| self.order[next])
+        let bound = if self.is_trial() {
+            self.order.len()
+        } else {
+            self.hedgeable
+        };
+        (next < bound).then(|| self.order[next])
     }
 
     /// Goes on to the next worker after a failure that may pass: how long to wait before it is
@@ -106,7 +139,11 @@ mod tests {
 
     fn route(holders: &[MemberIndex], leaving: &[MemberIndex], avoided: &[MemberIndex]) -> Route {
         Route::new(holders, 2, leaving.iter().copied(), LIMITS, |worker| {
-            !avoided.contains(&worker)
+            if avoided.contains(&worker) {
+                Access::Avoided
+            } else {
+                Access::Open
+            }
         })
     }
 
@@ -149,11 +186,32 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_tried_again_only_by_a_request_that_needs_it() {
+    fn who_tries_a_worker_asks_it_first_and_any_other_beside_it() {
+        let with_trial = |replicas, holders: &[MemberIndex]| {
+            Route::new(holders, replicas, [].into_iter(), LIMITS, |worker| {
+                if worker == 2 {
+                    Access::Trial
+                } else {
+                    Access::Open
+                }
+            })
+        };
+        let mut route = with_trial(2, &[1, 2, 3]);
+        assert_eq!(route.order.to_vec(), [2, 1, 3]);
+        assert!(route.is_trial());
+        assert_eq!(route.second(), Some(1));
+        route.next(Duration::ZERO, 0.0).expect("an attempt is left");
+        assert!(!route.is_trial(), "the next one is no trial");
+        let route = with_trial(1, &[2, 3]);
+        assert_eq!((route.worker(), route.second()), (2, Some(3)));
+    }
+
+    #[test]
+    fn nobody_is_tried_by_a_request_that_does_not_reach_it() {
         let mut asked = Vec::new();
         Route::new(&[1, 2, 3], 1, [9].into_iter(), LIMITS, |worker| {
             asked.push(worker);
-            true
+            Access::Open
         });
         assert_eq!(asked, [1]);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use corelane_client::policy::avoid::Avoidance;
 use corelane_client::policy::credits::Credits;
 use corelane_client::policy::hedge::Hedging;
-use corelane_client::policy::route::Route;
+use corelane_client::policy::route::{Route, TRIAL_PATIENCE};
 use corelane_placement::fleet::{MemberIndex, Slot};
 use slab::Slab;
 
@@ -90,6 +90,8 @@ struct World<'a> {
     fills: Fills,
     view: usize,
     is_dead: Vec<bool>,
+    /// When clients know of the death of each worker.
+    known_dead_ns: Vec<u64>,
     operations: Slab<Operation>,
     /// All that were ever sent: an event may name one that has ended.
     attempts: Vec<Sent>,
@@ -117,6 +119,7 @@ impl<'a> World<'a> {
             fills: Fills::new(spec.under_store.clone()),
             view: 0,
             is_dead: vec![false; spec.workers.len()],
+            known_dead_ns: vec![u64::MAX; spec.workers.len()],
             operations: Slab::new(),
             attempts: Vec::new(),
             asks: 0,
@@ -194,7 +197,14 @@ impl<'a> World<'a> {
             self.spec.replicas,
             view.leaving(slot),
             self.spec.retry,
-            |worker| self.avoidance[first_pair + usize::from(worker)].may_ask(now),
+            |worker| {
+                let avoidance = &mut self.avoidance[first_pair + usize::from(worker)];
+                // By then every client has heard that its lanes are gone.
+                if self.known_dead_ns[usize::from(worker)] <= now.as_nanos() as u64 {
+                    avoidance.connection_lost(now);
+                }
+                avoidance.access(now)
+            },
         );
         let operation = self.operations.insert(Operation {
             due_ns: self.events.now(),
@@ -218,11 +228,17 @@ impl<'a> World<'a> {
         operation.asked_ns = self.events.now();
         let worker = operation.route.worker();
         let second = operation.route.second();
+        let is_trial = operation.route.is_trial();
         let client = operation.client;
         let delay = self.hedging[client]
             .as_mut()
             .filter(|_| u64::from(self.spec.read_bytes) <= hedged_bytes_max(self.spec))
             .and_then(Hedging::read_begins);
+        let delay = if is_trial {
+            delay.or(Some(TRIAL_PATIENCE))
+        } else {
+            delay
+        };
         if let (Some(delay), Some(_)) = (delay, second) {
             let ask = self.asks;
             self.events.add(
@@ -244,7 +260,7 @@ impl<'a> World<'a> {
             return;
         }
         let hedging = self.hedging[operation.client].as_mut();
-        if !hedging.is_some_and(Hedging::may_hedge) {
+        if !operation.route.is_trial() && !hedging.is_some_and(Hedging::may_hedge) {
             return;
         }
         let second = operation.route.second().expect("the delay was for it");
@@ -417,6 +433,8 @@ impl<'a> World<'a> {
     /// Every lane to the worker is reset: whatever was under way on it is lost.
     fn die(&mut self, worker: usize) {
         self.is_dead[worker] = true;
+        let half_path_ns = self.spec.model.path.quantile(0.5) / 2;
+        self.known_dead_ns[worker] = self.events.now() + half_path_ns;
         self.servers.forget(worker);
         for client in 0..self.spec.clients {
             let pair = self.pair(client, worker as MemberIndex);

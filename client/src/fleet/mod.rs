@@ -9,6 +9,8 @@
 //! options allow. Every worker can: one that does not hold a stripe fetches it from the under-store. So
 //! where all replicas are lost, the next worker of the placement stands in for them.
 
+mod options;
+
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use corelane_placement::fleet::{
-    Fleet as Placement, FleetError, Member, MemberIndex, MemberKey, MemberState, REPLICAS_MAX,
+    Fleet as Placement, FleetError, Member, MemberIndex, MemberKey, REPLICAS_MAX,
 };
 use corelane_rpc_schema::{STRIPE_BYTES, Stripe};
 use futures::future::{Either, select};
@@ -25,76 +27,16 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+pub use options::{FleetCounters, FleetOptions, Worker};
+
 use crate::client::{Client, Object};
 use crate::error::Error;
 use crate::options::Options;
-use crate::policy::avoid::{AvoidLimits, Avoidance};
-use crate::policy::hedge::{HedgeLimits, Hedging};
-use crate::policy::route::Route;
+use crate::policy::avoid::{Access, Avoidance};
+use crate::policy::hedge::Hedging;
+use crate::policy::route::{Route, TRIAL_PATIENCE};
 use crate::random;
 use crate::sources::Sources;
-
-/// One worker of a fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Worker {
-    /// What it is known by in the placement: the same for all clients, for its whole life.
-    pub id: String,
-    /// Any data port of it (host:port).
-    pub address: String,
-    /// Its share, in a unit that is the same for all workers: GiB of cache, say.
-    pub weight: u32,
-    /// Whether it takes stripes.
-    pub state: MemberState,
-}
-
-impl Worker {
-    /// An active worker.
-    pub fn active(id: impl Into<String>, address: impl Into<String>, weight: u32) -> Worker {
-        Worker {
-            id: id.into(),
-            address: address.into(),
-            weight,
-            state: MemberState::Active,
-        }
-    }
-}
-
-/// How a [`Fleet`] behaves.
-#[derive(Clone, Debug)]
-pub struct FleetOptions {
-    /// Towards each worker, and the bounds of retries.
-    pub client: Options,
-    /// Workers that hold each stripe.
-    pub replicas: usize,
-    /// When a late read is sent to a second replica; none turns that off. It needs two replicas.
-    pub hedge: Option<HedgeLimits>,
-    /// How long a worker that cannot be reached is left alone.
-    pub avoid: AvoidLimits,
-}
-
-impl Default for FleetOptions {
-    fn default() -> Self {
-        FleetOptions {
-            client: Options::default(),
-            replicas: 1,
-            hedge: Some(HedgeLimits::default()),
-            avoid: AvoidLimits::default(),
-        }
-    }
-}
-
-/// What a fleet's client counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FleetCounters {
-    /// Requests that were sent again, to the same worker or to another one.
-    pub retries: u64,
-    /// Requests that were sent to a second replica because the first was late.
-    pub hedges: u64,
-    /// Of them, those whose answer came first.
-    pub hedges_won: u64,
-    /// Times that a worker could not be reached.
-    pub unreachable: u64,
-}
 
 /// A client of several workers with the same mounts. Cheap to clone.
 #[derive(Clone)]
@@ -121,6 +63,20 @@ struct Connection {
     address: String,
     client: OnceCell<Client>,
     avoidance: Mutex<Avoidance>,
+}
+
+impl Connection {
+    fn access(&self, now: Duration) -> Access {
+        let mut avoidance = lock(&self.avoidance);
+        if self
+            .client
+            .get()
+            .is_some_and(|client| !client.is_connected())
+        {
+            avoidance.connection_lost(now);
+        }
+        avoidance.access(now)
+    }
 }
 
 /// What came for a piece.
@@ -315,7 +271,7 @@ impl Inner {
             self.replicas,
             self.placement.leaving(slot),
             self.options.client.retry_limits(),
-            |worker| lock(&self.workers[usize::from(worker)].avoidance).may_ask(now),
+            |worker| self.workers[usize::from(worker)].access(now),
         )
     }
 
@@ -351,34 +307,37 @@ impl Inner {
         range: &Range<u64>,
     ) -> Result<Read, Error> {
         let first = pin!(self.ask(route.worker(), object, range));
-        let Some(hedging) = self.hedging.as_ref().filter(|_| {
+        let hedging = self.hedging.as_ref().filter(|_| {
             let limits = self.options.hedge.unwrap_or_default();
             range.end - range.start <= limits.bytes_max
-        }) else {
-            return first.await;
-        };
+        });
         let began = Instant::now();
-        let delay = lock(hedging).read_begins();
+        let mut delay = hedging.and_then(|hedging| lock(hedging).read_begins());
+        if route.is_trial() {
+            delay = delay.or(Some(TRIAL_PATIENCE));
+        }
         let outcome = match (delay, route.second()) {
             (Some(delay), Some(second)) => {
+                let may_ask =
+                    || route.is_trial() || hedging.is_some_and(|hedging| lock(hedging).may_hedge());
                 let second = || self.ask(second, object, range);
-                self.first_answer(hedging, first, delay, second).await
+                self.first_answer(first, delay, may_ask, second).await
             }
             _ => first.await,
         };
-        if outcome.is_ok() {
+        if let (Some(hedging), Ok(_)) = (hedging, &outcome) {
             lock(hedging).read_ended(began.elapsed());
         }
         outcome
     }
 
-    /// The answer of `first`, or of `second`, which is asked after `delay` if the budget allows it.
+    /// The answer of `first`, or of `second`, which is asked after `delay` if `may_ask` then says so.
     /// An error counts only when the other one has failed too.
     async fn first_answer<F>(
         &self,
-        hedging: &Mutex<Hedging>,
         first: impl Future<Output = Result<Read, Error>> + Unpin,
         delay: Duration,
+        may_ask: impl FnOnce() -> bool,
         second: impl FnOnce() -> F,
     ) -> Result<Read, Error>
     where
@@ -389,7 +348,7 @@ impl Inner {
             Either::Left((outcome, _)) => return outcome,
             Either::Right(((), first)) => first,
         };
-        if !lock(hedging).may_hedge() {
+        if !may_ask() {
             return first.await;
         }
         // Relaxed here and below: counters order nothing.
