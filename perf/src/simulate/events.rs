@@ -66,7 +66,7 @@ impl<E> Events<E> {
     }
 
     /// Takes the next event; the clock moves to it.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn pop(&mut self) -> Option<E> {
         let Reverse(entry) = self.queue.pop()?;
         assert!(entry.at >= self.now, "time runs forward");
         self.now = entry.at;
@@ -85,7 +85,7 @@ mod tests {
             events.add(after, event);
         }
         let mut order = String::new();
-        while let Some(event) = events.next() {
+        while let Some(event) = events.pop() {
             order.push(event);
             if event == 'b' {
                 events.add(3, 'e');

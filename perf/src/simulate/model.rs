@@ -307,7 +307,7 @@ fn turns_per_operation(observation: &Observation, cost: TurnCost, path: &Latenci
         events.add(path.draw(&mut random), Event::AtWorker);
     }
     let mut operations = 0;
-    while let Some(event) = events.next() {
+    while let Some(event) = events.pop() {
         let turn = match event {
             Event::AtWorker => {
                 if is_open {

@@ -137,7 +137,7 @@ impl<'a> World<'a> {
                 .add(self.spec.warm_up_ns + after_ns, Event::Happens(number));
         }
         self.schedule_next();
-        while let Some(event) = self.events.next() {
+        while let Some(event) = self.events.pop() {
             match event {
                 Event::Due => self.begin(),
                 Event::AtWorker(attempt) => self.at_worker(attempt),
