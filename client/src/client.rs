@@ -13,7 +13,8 @@ use futures::{StreamExt, TryStreamExt};
 use crate::error::Error;
 use crate::options::Options;
 use crate::pieces::{Piece, piece_bytes, pieces};
-use crate::retry::Attempts;
+use crate::policy::retry::Attempts;
+use crate::random;
 use crate::shards::Shards;
 use crate::sources::Sources;
 
@@ -86,6 +87,11 @@ impl Client {
         self.inner.shards.map().hello.clone()
     }
 
+    /// Whether a connection to the worker is open.
+    pub fn is_connected(&self) -> bool {
+        self.inner.shards.is_connected()
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -108,7 +114,7 @@ impl Client {
             path: path.to_owned(),
         });
         let what = || format!("open {path}");
-        let mut attempts = Attempts::new(&self.inner.options);
+        let mut attempts = Attempts::new(self.inner.options.retry_limits());
         loop {
             let answer = match self.inner.shards.lane(shard).await {
                 Ok(lane) => {
@@ -224,7 +230,7 @@ impl Client {
         object: &Object,
         piece: Piece,
     ) -> Result<(Bytes, ReadSource), Error> {
-        let mut attempts = Attempts::new(&self.inner.options);
+        let mut attempts = Attempts::new(self.inner.options.retry_limits());
         let mut opened_again = false;
         let mut mismatched = false;
         loop {
@@ -326,9 +332,13 @@ impl Client {
     }
 
     async fn wait_to_retry(&self, attempts: &mut Attempts, error: Error) -> Result<(), Error> {
-        let reason = error.to_string();
-        let wait = attempts.wait_after(error)?;
-        tracing::debug!(%reason, ?wait, "asking again");
+        if !error.is_passing() {
+            return Err(error);
+        }
+        let Some(wait) = attempts.wait(error.retry_after(), random::fraction()) else {
+            return Err(error);
+        };
+        tracing::debug!(%error, ?wait, "asking again");
         self.inner.retries.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(wait).await;
         Ok(())

@@ -109,13 +109,20 @@ impl Error {
     /// are asked here, which change nothing.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Error::Connect { .. }
-            | Error::Disconnected { .. }
-            | Error::Protocol { .. }
-            | Error::Timeout { .. } => true,
             Error::Refused { code, .. } => matches!(code, ErrorCode::Busy | ErrorCode::Draining),
-            _ => false,
+            error => error.is_of_the_connection(),
         }
+    }
+
+    /// Whether it is the worker or the way to it that is lost, not the request.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        matches!(
+            self,
+            Error::Connect { .. }
+                | Error::Disconnected { .. }
+                | Error::Protocol { .. }
+                | Error::Timeout { .. }
+        )
     }
 
     /// How long a busy worker wants to be left alone.
@@ -124,5 +131,32 @@ impl Error {
             Error::Refused { retry_after, .. } => *retry_after,
             _ => Duration::ZERO,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_asked_again() {
+        let refused = |code| Error::Refused {
+            what: String::new(),
+            code,
+            message: String::new(),
+            retry_after: Duration::ZERO,
+        };
+        for (code, is_passing) in [
+            (ErrorCode::Busy, true),
+            (ErrorCode::Draining, true),
+            (ErrorCode::NotFound, false),
+            (ErrorCode::Denied, false),
+            (ErrorCode::Invalid, false),
+            (ErrorCode::Internal, false),
+        ] {
+            assert_eq!(refused(code).is_passing(), is_passing, "{code:?}");
+        }
+        let path = String::new();
+        assert!(!Error::VersionChanged { path }.is_passing());
     }
 }

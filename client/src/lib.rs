@@ -2,7 +2,8 @@
 //!
 //! [`Client`] is the data plane: it opens objects and reads ranges of them straight from the core
 //! that owns each stripe, over one connection a shard. [`control::Control`] is the control plane:
-//! statistics, mounts, loads. [`blocking`] wraps both for tools without an async runtime.
+//! statistics, mounts, loads. [`fleet::Fleet`] is the data plane of several workers, each stripe from
+//! the one that owns it. [`blocking`] wraps the first two for tools without an async runtime.
 //!
 //! The invariant of a read: the bytes are all of one version of the object and match the checksums
 //! that the worker sent, or there is an error. Whatever the network does, nothing waits for ever
@@ -12,10 +13,12 @@ pub mod blocking;
 mod client;
 pub mod control;
 mod error;
+pub mod fleet;
 mod lane;
 mod options;
 mod pieces;
-mod retry;
+pub mod policy;
+mod random;
 mod shards;
 mod sources;
 

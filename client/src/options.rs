@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::policy::retry::RetryLimits;
+
 /// How a [`crate::Client`] behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -26,6 +28,17 @@ pub struct Options {
     pub pieces_in_flight_max: usize,
     /// How often [`crate::Client::read_file`] starts again because the object changed under it.
     pub version_changes_max: u32,
+}
+
+impl Options {
+    /// Bounds of the attempts of one request.
+    pub(crate) fn retry_limits(&self) -> RetryLimits {
+        RetryLimits {
+            retries_max: self.retries_max,
+            back_off_first: self.back_off_first,
+            back_off_max: self.back_off_max,
+        }
+    }
 }
 
 impl Default for Options {

@@ -125,6 +125,13 @@ impl Shards {
         Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether a lane to any shard is open.
+    pub(crate) fn is_connected(&self) -> bool {
+        let map = self.map();
+        let mut slots = map.slots.iter().flat_map(|shard| &shard.lanes);
+        slots.any(|slot| slot.open_lane().is_some())
+    }
+
     /// An open lane to `shard`, or to another one that answers for it, if its port has gone.
     pub(crate) async fn lane(&self, shard: ShardId) -> Result<Arc<Lane>, Error> {
         let map = self.map();

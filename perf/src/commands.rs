@@ -4,6 +4,7 @@ mod ceiling;
 mod cost;
 mod gate;
 mod load;
+mod simulate;
 
 use clap::Subcommand;
 
@@ -24,6 +25,8 @@ pub enum Command {
     Prepare(load::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
+    /// Simulates fleets of many workers from what was measured on one
+    Simulate(simulate::SimulateArguments),
     /// Counts the instructions of a hit, and compares them with a budget
     Cost(cost::CostArguments),
     /// Runs a fixed script of hits on a simulated core, for a profiler
@@ -49,6 +52,7 @@ impl Command {
             Command::Search(arguments) => arguments.run(),
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
+            Command::Simulate(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
             Command::CostScript(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),

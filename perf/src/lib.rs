@@ -16,6 +16,7 @@
 //! | [`allocations`] | heap allocations by thread |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
 //! | [`search`] | the highest sustainable rate |
+//! | [`simulate`] | what a fleet would do |
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
 //! | [`server_process`] | servers as child processes, so that CPU and memory are theirs alone |
@@ -39,5 +40,6 @@ pub mod sample;
 pub mod search;
 pub mod server_metrics;
 pub mod server_process;
+pub mod simulate;
 pub mod target;
 pub mod workload;

@@ -1,5 +1,18 @@
 //! Where a stripe of an object lives. Pure arithmetic, the same in client, worker, master and
-//! simulator: whoever knows an object's home half and the number of partitions knows the partition.
+//! simulator: whoever knows an object's home half and the number of partitions knows the partition,
+//! and whoever knows the members of a fleet knows the workers ([`fleet`]).
+
+pub mod fleet;
+
+/// The odd increment of SplitMix64: 2^64 over the golden ratio.
+const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(mut number: u64) -> u64 {
+    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
 
 /// The partition of `stripe` of the object with home half `home`, among `partitions`.
 ///
@@ -13,10 +26,7 @@ pub fn partition_of(home: u64, stripe: u32, partitions: u32) -> u16 {
         partitions.is_power_of_two() && partitions <= 1 << 16,
         "partitions {partitions} is not a power of two up to 65536"
     );
-    let mut mixed = home.wrapping_add(u64::from(stripe).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
+    let mixed = mix(home.wrapping_add(u64::from(stripe).wrapping_mul(GOLDEN_GAMMA)));
     (mixed & u64::from(partitions - 1)) as u16
 }
 

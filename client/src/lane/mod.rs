@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::policy::credits::CreditLimits;
 use receiver::Receiver;
 
 /// The hello's request id; those of requests have a one in the upper half.
@@ -57,8 +58,7 @@ struct Shared {
     closed: CancellationToken,
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// All credit of `bytes`.
-    bytes_max: u32,
+    limits: CreditLimits,
     /// Counts what arrives: tells a slow answer from a dead lane.
     receipts: Arc<AtomicU64>,
     going_away: AtomicBool,
@@ -166,9 +166,8 @@ impl Lane {
         let mut receiver = Receiver::new(reader, address, Arc::clone(&receipts));
         let answer = receiver.hello_answer().await?;
 
-        let requests = (answer.requests_in_flight_max as usize).clamp(1, Semaphore::MAX_PERMITS);
-        // Permits are taken by the u32, so more than that could not be used at once.
-        let bytes_max = answer.bytes_in_flight_max.clamp(1, u64::from(u32::MAX)) as u32;
+        let limits =
+            CreditLimits::granted(answer.requests_in_flight_max, answer.bytes_in_flight_max);
         let shared = Arc::new(Shared {
             address,
             state: Mutex::new(State {
@@ -179,9 +178,9 @@ impl Lane {
             }),
             wake_writer: Notify::new(),
             closed: CancellationToken::new(),
-            requests: Arc::new(Semaphore::new(requests)),
-            bytes: Arc::new(Semaphore::new(bytes_max as usize)),
-            bytes_max,
+            requests: Arc::new(Semaphore::new(limits.requests() as usize)),
+            bytes: Arc::new(Semaphore::new(limits.bytes() as usize)),
+            limits,
             receipts,
             going_away: AtomicBool::new(false),
         });
@@ -284,11 +283,9 @@ impl Lane {
             .map_err(closed)?;
         let bytes = match read_bytes {
             None => None,
-            // A piece cut by another lane's limits may be longer than all credit here; it then goes
-            // alone, and the worker decides.
             Some(bytes) => Some(
                 Arc::clone(&self.shared.bytes)
-                    .acquire_many_owned(bytes.min(self.shared.bytes_max))
+                    .acquire_many_owned(self.shared.limits.bytes_of_read(bytes))
                     .await
                     .map_err(closed)?,
             ),

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod devices;
 mod end_to_end;
+mod fleet;
 mod harness;
 mod hostile;
 mod memory;
