@@ -4,6 +4,7 @@ mod ceiling;
 mod gate;
 pub(crate) mod quantities;
 mod read;
+mod report;
 
 use clap::Subcommand;
 
@@ -20,6 +21,8 @@ pub enum Command {
     Read(read::ReadArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
+    /// Shows runs on one HTML page, and what changed between two sets of them
+    Report(report::ReportArguments),
     /// Runs a fixed script of DRAM hits on a simulated core, for a profiler
     #[command(hide = true)]
     Cost(Cost),
@@ -41,6 +44,7 @@ impl Command {
             Command::Ceiling(arguments) => arguments.run(),
             Command::Read(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
+            Command::Report(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),

@@ -11,6 +11,7 @@
 //! | [`load`] | the closed-loop generator |
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
 //! | [`allocations`] | heap allocations by thread |
+//! | [`report`] | run files in, one HTML page out |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
 //! | [`commands`] | the command line |
@@ -26,6 +27,7 @@ pub mod load;
 pub mod memory;
 pub mod process;
 pub mod random;
+pub mod report;
 pub mod ring;
 pub mod run;
 pub mod sample;
