@@ -4,6 +4,7 @@ mod ceiling;
 mod cost;
 mod gate;
 mod load;
+mod report;
 mod simulate;
 
 use clap::Subcommand;
@@ -25,6 +26,8 @@ pub enum Command {
     Prepare(load::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
+    /// Shows runs on one HTML page, and what changed between two sets of them
+    Report(report::ReportArguments),
     /// Simulates fleets of many workers from what was measured on one
     Simulate(simulate::SimulateArguments),
     /// Counts the instructions of a hit, and compares them with a budget
@@ -53,6 +56,7 @@ impl Command {
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
             Command::Simulate(arguments) => arguments.run(),
+            Command::Report(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),
             Command::CostScript(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),

@@ -14,6 +14,7 @@
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
 //! | [`cost`] | instructions of a hit, and their budget |
 //! | [`allocations`] | heap allocations by thread |
+//! | [`report`] | run files in, one HTML page out |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
 //! | [`search`] | the highest sustainable rate |
 //! | [`simulate`] | what a fleet would do |
@@ -34,6 +35,7 @@ pub mod memory;
 pub mod process;
 pub(crate) mod quantities;
 pub mod random;
+pub mod report;
 pub mod ring;
 pub mod run;
 pub mod sample;

@@ -11,6 +11,14 @@ impl Run {
     /// # Errors
     /// A sentence that names the file: it cannot be read, is not a run, or is of a later version.
     pub fn read(path: &Path) -> Result<Run, String> {
+        Run::read_with_text(path).map(|(_, run)| run)
+    }
+
+    /// Reads a run, and hands out the text that it was read from too.
+    ///
+    /// # Errors
+    /// As [`Run::read`].
+    pub fn read_with_text(path: &Path) -> Result<(String, Run), String> {
         let fail = |reason: String| format!("{}: {reason}", path.display());
         let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
         let value: serde_json::Value =
@@ -29,7 +37,8 @@ impl Run {
                 )));
             }
         }
-        serde_json::from_value(value).map_err(|error| fail(error.to_string()))
+        let run = serde_json::from_value(value).map_err(|error| fail(error.to_string()))?;
+        Ok((text, run))
     }
 
     /// Writes the run to `path`, through a file beside it, so that a reader sees all of it or nothing.

@@ -1,0 +1,172 @@
+//! What a reader must not overlook about a point, in words.
+
+use super::number::{figure, percent, rate, whole};
+use crate::load::Verify;
+use crate::run::Point;
+
+/// Above this share of time taken by the hypervisor, in percent, figures are doubtful; the gate
+/// repeats such rounds.
+const STEAL_PERCENT_MAX: f64 = 1.0;
+
+/// From this load of a generator on, in percent of a core, the generator may be what was measured.
+const GENERATOR_BUSY_PERCENT_MAX: f64 = 95.0;
+
+/// One thing to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Warning {
+    /// Whether the point is worthless as a measure of what it names.
+    pub is_grave: bool,
+    /// A sentence.
+    pub text: String,
+}
+
+/// What is to be said about a point, the gravest first.
+pub(super) fn of(point: &Point) -> Vec<Warning> {
+    let mut all = Vec::new();
+    let mut say = |is_grave, text: String| all.push(Warning { is_grave, text });
+    if point.wrong > 0 {
+        say(
+            true,
+            format!(
+                "Wrong bytes: {} of {} compared payloads were not what they should be.",
+                whole(point.wrong),
+                whole(point.verified)
+            ),
+        );
+    }
+    if point.errors > 0 {
+        let first = match &point.first_error {
+            Some(text) => format!("; the first said: {text}"),
+            None => String::new(),
+        };
+        say(
+            true,
+            format!(
+                "{} of {} reads were answered with an error{first}.",
+                whole(point.errors),
+                whole(point.reads.max(point.errors))
+            ),
+        );
+    }
+    if point.operations == 0 {
+        say(true, "Not one operation ended.".to_owned());
+    }
+    if point.is_overrun {
+        say(
+            true,
+            "Overrun: the backlog passed its bound and the stretch was ended early. Latencies would \
+             have gone on growing."
+                .to_owned(),
+        );
+    }
+    if point.unfinished > 0 {
+        say(
+            false,
+            format!(
+                "{} operations had not ended when they were given up; they count with the time that they \
+                 had waited.",
+                whole(point.unfinished)
+            ),
+        );
+    }
+    if let (Some(false), Some(offered)) = (point.keeps_offered_rate(), point.arrivals.per_second())
+        && !point.is_overrun
+        && point.unfinished == 0
+    {
+        say(
+            false,
+            format!(
+                "The offered rate was not kept: {} of {}, {} %.",
+                rate(point.rate),
+                rate(offered),
+                percent(point.rate / offered)
+            ),
+        );
+    }
+    if point.steal_percent > STEAL_PERCENT_MAX {
+        say(
+            false,
+            format!(
+                "The hypervisor took {} % of the machine's time meanwhile.",
+                figure(point.steal_percent)
+            ),
+        );
+    }
+    if point.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX {
+        say(
+            false,
+            format!(
+                "A generator used {} % of its core: unless it was told to spin, it was the limit, not the \
+                 server.",
+                figure(point.generator_busy_percent)
+            ),
+        );
+    }
+    if point.verified == 0 && point.operations > 0 {
+        say(
+            false,
+            match point.verify {
+                Verify::None => "No payload was compared with what it should be.".to_owned(),
+                Verify::Sample | Verify::All => {
+                    "Payloads were to be compared, and none was.".to_owned()
+                }
+            },
+        );
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixtures;
+
+    fn said(change: impl FnOnce(&mut Point)) -> Vec<String> {
+        let mut point = fixtures::load("a", 1.0).points.remove(0);
+        assert_eq!(of(&point), []);
+        change(&mut point);
+        of(&point).into_iter().map(|warning| warning.text).collect()
+    }
+
+    #[test]
+    fn each_doubt_is_said_in_words() {
+        let cases: [(&dyn Fn(&mut Point), &str); 7] = [
+            (&|point| point.wrong = 3, "Wrong bytes: 3 of"),
+            (
+                &|point| {
+                    point.errors = 2;
+                    point.first_error = Some("no such key".to_owned());
+                },
+                "no such key",
+            ),
+            (&|point| point.is_overrun = true, "Overrun"),
+            (&|point| point.unfinished = 1_234, "1,234 operations"),
+            (&|point| point.steal_percent = 2.5, "2.50 %"),
+            (&|point| point.generator_busy_percent = 99.0, "99.0 %"),
+            (&|point| point.verified = 0, "none was"),
+        ];
+        for (change, words) in cases {
+            let said = said(change);
+            assert!(
+                said.len() == 1 && said[0].contains(words),
+                "{words}: {said:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rate_that_was_not_kept_is_said_unless_something_graver_was() {
+        let open = |rate: f64| {
+            let mut run = fixtures::load("a", 1.0);
+            let found = run
+                .points
+                .iter()
+                .position(|point| point.arrivals.per_second().is_some());
+            let mut point = run.points.remove(found.expect("an open loop"));
+            point.rate = rate;
+            of(&point)
+        };
+        assert_eq!(open(199_900.0), []);
+        assert!(open(150_000.0)[0].text.contains("75.0 %"));
+    }
+}
