@@ -3,8 +3,7 @@
 //! Every question gets exactly one answer. A full queue is waited out, not grown: the other side
 //! empties it in its own task, so two shards that wait for each other's queues go on.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +13,10 @@ use corelane_rpc_schema::frame::ReadRequest;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{ObjectId, ShardId};
 use futures::channel::oneshot;
+use slab::Slab;
 
 use super::Shard;
+use super::forward::Forwarded;
 use super::message::{Answer, Message, Question, RemoteRead};
 use super::read::{ReadParts, error};
 use crate::mount::AccessSet;
@@ -28,19 +29,39 @@ const QUESTIONS_MAX: usize = 4096;
 /// How long a shard waits between tries when a queue of the mesh is full.
 const FULL_RETRY: Duration = Duration::from_micros(50);
 
-/// The questions of a shard that wait for their answers.
+/// Ticket of what is said without waiting for an answer.
+const TICKET_OF_NOBODY: u64 = u64::MAX;
+
+/// Who waits for an answer.
+pub(super) enum Waiting {
+    /// A task.
+    Task(oneshot::Sender<Answer>),
+    /// A read of another shard's stripe.
+    Read(Forwarded),
+}
+
+/// The questions of a shard that wait for their answers. A ticket is a place in the table: it is
+/// taken again only after its one answer came.
 pub struct Asking {
-    next_ticket: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
+    waiting: RefCell<Slab<Waiting>>,
 }
 
 impl Asking {
     /// None.
     pub fn new() -> Self {
         Asking {
-            next_ticket: Cell::new(1),
-            waiting: RefCell::default(),
+            waiting: RefCell::new(Slab::new()),
         }
+    }
+
+    /// Notes who waits, and gives the ticket of the question.
+    pub(super) fn wait(&self, waiting: Waiting) -> u64 {
+        self.waiting.borrow_mut().insert(waiting) as u64
+    }
+
+    /// Whether no further question may be asked now.
+    pub fn is_full(&self) -> bool {
+        self.len() >= QUESTIONS_MAX
     }
 
     /// Unanswered questions.
@@ -110,16 +131,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         question: Question,
     ) -> Result<Answer, ErrorMessage> {
         assert_ne!(to, self.id, "a shard does not ask itself");
-        if self.asking.len() >= QUESTIONS_MAX {
+        if self.asking.is_full() {
             return Err(error(
                 ErrorCode::Busy,
                 "too many requests to another core are waiting; retry",
             ));
         }
-        let ticket = self.asking.next_ticket.get();
-        self.asking.next_ticket.set(ticket + 1);
         let (sender, receiver) = oneshot::channel();
-        self.asking.waiting.borrow_mut().insert(ticket, sender);
+        let ticket = self.asking.wait(Waiting::Task(sender));
         self.post(to, Message::Ask { ticket, question }).await;
         receiver
             .await
@@ -143,28 +162,18 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             )
             .await?
         {
-            Answer::Read(read) => read.map(|read| ReadParts {
-                source: read.source,
-                pieces: read.pieces.into_iter().map(Payload::Remote).collect(),
-                checksums: read.checksums,
-                ends_with_object: read.ends_with_object,
-                owner: Some(owner),
-                device_ns: 0,
-                under_store_ns: 0,
-            }),
+            Answer::Read(read) => read.map(|read| ReadParts::of_owner(owner, read)),
             answer => unreachable!("{answer:?} does not answer a read"),
         }
     }
 
     /// Tells the home shard that a version is gone, without waiting.
     pub(crate) fn tell_to_forget(&self, home: ShardId, object: ObjectId) {
-        let ticket = self.asking.next_ticket.get();
-        self.asking.next_ticket.set(ticket + 1);
         // Where the queue is full the home finds out by itself when its metadata ages.
         let _ = self.mesh.borrow_mut().send(
             usize::from(home.0),
             Message::Ask {
-                ticket,
+                ticket: TICKET_OF_NOBODY,
                 question: Question::Forget { object },
             },
         );
@@ -185,10 +194,31 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     pub(crate) fn on_message(self: &Rc<Self>, from: usize, message: Message) {
         match message {
             Message::Tell { ticket, answer } => {
-                let waiting = self.asking.waiting.borrow_mut().remove(&ticket);
-                if let Some(sender) = waiting {
+                if ticket == TICKET_OF_NOBODY {
+                    return;
+                }
+                let waiting = self.asking.waiting.borrow_mut().remove(ticket as usize);
+                match waiting {
                     // Whoever asked may be gone; the answer's pins go with it.
-                    let _ = sender.send(answer);
+                    Waiting::Task(sender) => drop(sender.send(answer)),
+                    Waiting::Read(read) => {
+                        self.answer_forwarded(read, ShardId(from as u16), answer);
+                    }
+                }
+            }
+            Message::Ask {
+                ticket,
+                question: Question::Read { request, access },
+            } if let Some(read) = self.read_for_sibling(&request, &access) => {
+                let answer = Answer::Read(Ok(read));
+                let tell = Message::Tell { ticket, answer };
+                let sent = self.mesh.borrow_mut().send(from, tell);
+                if let Err(tell) = sent {
+                    // A full queue is waited out in a task.
+                    let shard = Rc::clone(self);
+                    self.io.spawn(Priority::Foreground, async move {
+                        shard.post(ShardId(from as u16), tell).await;
+                    });
                 }
             }
             Message::Ask { ticket, question } => {

@@ -179,8 +179,8 @@ impl Fill {
     }
 
     /// Appends the checksums of `pages` of the block, which are readable.
-    pub fn append_checksums(&self, pages: std::ops::Range<usize>, out: &mut Vec<u32>) {
-        out.extend_from_slice(&self.checksums.borrow()[pages]);
+    pub fn append_checksums(&self, pages: std::ops::Range<usize>, out: &mut impl Extend<u32>) {
+        out.extend(self.checksums.borrow()[pages].iter().copied());
     }
 
     /// Asks that the block be kept on the device whatever the admission policy says.

@@ -9,6 +9,7 @@ use corelane_io::RemoteFrame;
 use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::ErrorMessage;
+use smallvec::SmallVec;
 
 use crate::mount::AccessSet;
 use crate::object::ObjectMeta;
@@ -92,9 +93,9 @@ pub struct RemoteRead {
     /// Where they came from.
     pub source: ReadSource,
     /// The bytes, in order.
-    pub pieces: Vec<RemoteFrame>,
+    pub pieces: SmallVec<[RemoteFrame; 1]>,
     /// CRC-32C of each page that the range touches.
-    pub checksums: Vec<u32>,
+    pub checksums: SmallVec<[u32; 4]>,
     /// Whether the range ends where the object does.
     pub ends_with_object: bool,
 }

@@ -13,6 +13,7 @@
 //! | [`read_ahead`] | fills before they are asked for |
 //! | [`metadata`] | path to object, as fresh as the mount demands |
 //! | [`asking`] | questions to and from the other shards |
+//! | `forward` | reads of other shards' stripes |
 //! | [`lanes`] | the open connections, and which of them are cut off |
 //! | `load` | bringing an object onto the devices because somebody said so |
 //! | [`letters`] | requests of the control plane |
@@ -26,6 +27,7 @@ pub mod counters;
 mod device_read;
 pub mod dispatch;
 pub mod fill;
+mod forward;
 pub mod lanes;
 pub mod letters;
 mod load;

@@ -16,6 +16,7 @@ use corelane_rpc_schema::frame::{
 };
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, ShardId, Stripe};
+use smallvec::SmallVec;
 
 use super::Shard;
 use super::metadata::Known;
@@ -37,9 +38,9 @@ pub struct ReadParts {
     /// The slowest place that a piece came from.
     pub source: ReadSource,
     /// The bytes, in order.
-    pub pieces: Vec<Payload>,
+    pub pieces: SmallVec<[Payload; 1]>,
     /// CRC-32C of each page that the range touches.
-    pub checksums: Vec<u32>,
+    pub checksums: SmallVec<[u32; 4]>,
     /// Whether the range ends where the object does.
     pub ends_with_object: bool,
     /// The shard to ask next time, where this one had to ask it.
@@ -54,8 +55,8 @@ impl ReadParts {
     fn new() -> Self {
         ReadParts {
             source: ReadSource::Dram,
-            pieces: Vec::new(),
-            checksums: Vec::new(),
+            pieces: SmallVec::new(),
+            checksums: SmallVec::new(),
             ends_with_object: false,
             owner: None,
             device_ns: 0,
@@ -184,7 +185,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         request: &ReadRequest,
         expected: Expected,
     ) {
-        if !self.read_from_device(lane, request, expected) {
+        if !self.read_from_device(lane, request, expected) && !self.forward_read(lane, request) {
             self.read_slowly(lane, request);
         }
     }
@@ -310,24 +311,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.counters.reads_forwarded.increase();
             self.ask_read(owner, &request, access).await
         };
-        match gathered {
-            Ok(parts) => {
-                self.count_read(&lane, &request, &parts, began);
-                lane.outbox.answer(request.length, |batch| {
-                    append_answer(batch, &request, parts)
-                });
-            }
-            Err(error) => {
-                self.counters.reads_failed.increase();
-                if error.code == ErrorCode::Busy {
-                    self.counters.answers_busy.increase();
-                }
-                lane.answer_error(request.request_id, request.length, error);
-            }
-        }
+        self.answer_gathered(&lane, &request, began, gathered);
     }
 
-    fn count_read(&self, lane: &LaneState, request: &ReadRequest, parts: &ReadParts, began: Nanos) {
+    pub(super) fn count_read(
+        &self,
+        lane: &LaneState,
+        request: &ReadRequest,
+        parts: &ReadParts,
+        began: Nanos,
+    ) {
         match parts.source {
             ReadSource::Dram => self.counters.reads_dram.increase(),
             ReadSource::Device => self.counters.reads_device.increase(),
@@ -458,7 +451,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Counts a block that was fetched ahead, the first time that a read wants it.
     #[inline]
-    fn count_ahead_used(&self, is_ahead: &Cell<bool>) {
+    pub(super) fn count_ahead_used(&self, is_ahead: &Cell<bool>) {
         if is_ahead.get() {
             is_ahead.set(false);
             self.counters.blocks_read_ahead_used.increase();
@@ -706,7 +699,7 @@ fn encode_head_of_piece(
     }
 }
 
-fn append_answer(batch: &mut Batches, request: &ReadRequest, parts: ReadParts) {
+pub(super) fn append_answer(batch: &mut Batches, request: &ReadRequest, parts: ReadParts) {
     let length: usize = parts.pieces.iter().map(|piece| piece.bytes().len()).sum();
     assert_eq!(
         length, request.length as usize,
