@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,7 +145,7 @@ impl Executor {
         let task = Task {
             future,
             _presence: Presence {
-                shared: Arc::clone(&self.shared),
+                shared: NonNull::from(&*self.shared),
                 key,
             },
         };
@@ -330,14 +331,20 @@ struct Task<F> {
     _presence: Presence,
 }
 
+/// Points at what the task's schedule function holds: a second count of it would cost two atomic
+/// operations a task.
 struct Presence {
-    shared: Arc<Shared>,
+    shared: NonNull<Shared>,
     key: usize,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let waker = self.shared.local.alive.borrow_mut().try_remove(self.key);
+        // SAFETY: the future, and this with it, is dropped before the schedule function that stands in
+        // the same allocation and holds an `Arc<Shared>`. Before it is in that allocation it is dropped
+        // by nobody but `spawn`, which borrows the executor.
+        let shared = unsafe { self.shared.as_ref() };
+        let waker = shared.local.alive.borrow_mut().try_remove(self.key);
         // Dropped after the borrow ended: it may be the last reference to the task.
         drop(waker);
     }

@@ -41,10 +41,11 @@ impl Local {
     #[inline]
     fn next_free(&self) -> Option<u32> {
         let free = self.free.borrow_mut().pop();
-        free.or_else(|| {
-            self.collect_lingering();
-            self.free.borrow_mut().pop()
-        })
+        if free.is_some() {
+            return free;
+        }
+        self.collect_lingering();
+        self.free.borrow_mut().pop()
     }
 
     /// Takes frame `index` back, which has no references on this core any more.
@@ -178,7 +179,7 @@ impl FramePool {
     ///
     /// # Panics
     /// If `pages` is zero or more than a frame has.
-    #[inline]
+    #[inline(always)]
     pub fn take_leased(&self, pages: usize) -> Option<FrameLease> {
         assert!(
             (1..=self.frame_pages()).contains(&pages),
@@ -192,7 +193,7 @@ impl FramePool {
     }
 
     /// A frame whose pages in `leased` are leased, by a lease that the caller makes.
-    #[inline]
+    #[inline(always)]
     fn take_with(&self, leased: u16) -> Option<Frame> {
         let index = self.0.next_free()?;
         let state = &self.0.states[index as usize];

@@ -24,7 +24,7 @@ pub use error::FrameError;
 pub use read::{
     HEADER_WORDS_MAX_READ_ANSWER, HEADER_WORDS_READ, READ_REQUEST_BYTES, ReadAnswer,
     ReadAnswerHead, ReadFlags, ReadRequest, ReadRequestInPlace, ReadSource,
-    encode_read_answer_head, encode_read_request, encode_usual_read_answer_head,
+    encode_read_answer_head, encode_read_request, usual_read_answer_head,
 };
 
 use crate::ids::READ_BYTES_MAX;

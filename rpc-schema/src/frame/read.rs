@@ -296,7 +296,7 @@ pub fn encode_read_answer_head(
     let mut checksums = checksums.into_iter();
     if count == 1 {
         let checksum = checksums.next().expect("one checksum for this payload");
-        encode_usual_read_answer_head(out, head, payload_bytes, mode, checksum);
+        out.extend_from_slice(&usual_read_answer_head(head, payload_bytes, mode, checksum));
     } else {
         append_answer_head(out, head, payload_bytes, mode, &mut checksums);
     }
@@ -306,20 +306,20 @@ pub fn encode_read_answer_head(
     );
 }
 
-/// As [`encode_read_answer_head`] for an answer with one checksum: that of a page, or of a range.
+/// What [`encode_read_answer_head`] appends for an answer with one checksum: that of a page, or of a
+/// range.
 ///
 /// # Panics
 /// If `mode` and `payload_bytes` ask for another number of checksums, or the payload is longer than
 /// [`READ_BYTES_MAX`].
 // Always: the caller knows the mode, and a call costs as much as the head.
 #[inline(always)]
-pub fn encode_usual_read_answer_head(
-    out: &mut Vec<u8>,
+pub fn usual_read_answer_head(
     head: &ReadAnswerHead,
     payload_bytes: u32,
     mode: ChecksumMode,
     checksum: u32,
-) {
+) -> [u8; ANSWER_HEAD_BYTES_USUAL] {
     assert!(
         payload_bytes <= READ_BYTES_MAX && mode.count(payload_bytes) == 1,
         "one checksum for a read answer of {payload_bytes} bytes"
@@ -339,7 +339,7 @@ pub fn encode_usual_read_answer_head(
         *place = word.to_le_bytes();
     }
     seal_fixed(&mut bytes);
-    out.extend_from_slice(&bytes);
+    bytes
 }
 
 /// Appends the head of an answer with any other number of checksums.

@@ -241,14 +241,28 @@ impl Index {
         self.find(id).map(|at| (Place(at), self.slots[at].entry()))
     }
 
-    /// As [`Index::touch`], looking first at `place`; gives the entry as it is now.
+    /// As [`Index::touch`], looking first at `place`. Says whether `id` still is in the region and page
+    /// of `entry`; if not, nothing is counted.
     #[inline]
-    pub fn touch_at(&mut self, place: Place, id: BlockId) -> Option<Entry> {
-        let is_there = self.slots.get(place.0).is_some_and(|slot| slot.holds(id));
-        let at = if is_there { place.0 } else { self.find(id)? };
+    pub fn touch_at(&mut self, place: Place, id: BlockId, entry: &Entry) -> bool {
+        let at = match self.slots.get(place.0) {
+            Some(slot) if slot.holds(id) => place.0,
+            _ => match self.find_again(id) {
+                Some(at) => at,
+                None => return false,
+            },
+        };
         let slot = &mut self.slots[at];
-        slot.touch();
-        Some(slot.entry())
+        let is_at = (slot.region, slot.first_page) == (entry.region, entry.first_page);
+        if is_at {
+            slot.touch();
+        }
+        is_at
+    }
+
+    #[cold]
+    fn find_again(&self, id: BlockId) -> Option<usize> {
+        self.find(id)
     }
 
     /// What is known of `id`.
@@ -434,12 +448,17 @@ mod tests {
                     Op::Touch(key) => {
                         // By a place that is right, one of another block, or without one.
                         let place = index.locate(id(key ^ (key & 1))).map(|(place, _)| place);
-                        match place {
-                            Some(place) => {
-                                let touched = index.touch_at(place, id(key));
-                                prop_assert_eq!(touched, index.get(id(key)));
+                        match (place, index.get(id(key))) {
+                            (Some(place), Some(entry)) => {
+                                let elsewhere = Entry { region: entry.region ^ 1, ..entry };
+                                prop_assert!(!index.touch_at(place, id(key), &elsewhere));
+                                prop_assert!(index.touch_at(place, id(key), &entry));
                             }
-                            None => index.touch(id(key)),
+                            (Some(place), None) => {
+                                let (_, entry) = index.slot(place.0).expect("it was located");
+                                prop_assert!(!index.touch_at(place, id(key), &entry));
+                            }
+                            (None, _) => index.touch(id(key)),
                         }
                         if let Some(entry) = oracle.get_mut(&id(key)) {
                             entry.frequency = (entry.frequency + 1).min(FREQUENCY_MAX);

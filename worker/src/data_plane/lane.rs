@@ -24,6 +24,7 @@ use corelane_rpc_schema::messages::{
 use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES};
 
 use super::outbox::Outbox;
+use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::shard::metadata::Known;
@@ -277,22 +278,29 @@ fn serve_reads<'a, I: Io, U: UnderStore>(
     lane: &Rc<LaneState>,
     mut input: &'a [u8],
 ) -> &'a [u8] {
-    let check = |input: &'a [u8]| {
-        let request = ReadRequestInPlace::check(input)?;
-        let expected = shard.expect_read(lane, request.object(), request.offset());
-        Some((request, expected))
-    };
-    let mut next = check(input);
+    let mut next = check_ahead(shard, lane, input);
     while let Some((request, expected)) = next
         && lane.may_read()
     {
         input = &input[READ_REQUEST_BYTES..];
-        next = check(input);
+        next = check_ahead(shard, lane, input);
         let request = request.request();
         lane.outbox.begin(request.length);
         shard.read(lane, &request, expected);
     }
     input
+}
+
+/// The READ at the start of `input`, if a whole and valid one stands there, and what to expect of it.
+#[inline(always)]
+fn check_ahead<'a, I: Io, U: UnderStore>(
+    shard: &Shard<I, U>,
+    lane: &LaneState,
+    input: &'a [u8],
+) -> Option<(ReadRequestInPlace<'a>, Expected)> {
+    let request = ReadRequestInPlace::check(input)?;
+    let expected = shard.expect_read(lane, request.object(), request.offset());
+    Some((request, expected))
 }
 
 /// Serves one read that was not checked ahead.

@@ -100,8 +100,13 @@ impl Batches {
         }
     }
 
-    /// Appends what `write` appends to the arena of heads. It must only append.
+    /// Appends a copy of a head.
     #[inline]
+    pub fn push_head(&mut self, head: &[u8]) {
+        self.filling.push_head(head);
+    }
+
+    /// Appends what `write` appends to the arena of heads. It must only append.
     pub fn push_head_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.filling.push_head_with(write);
     }

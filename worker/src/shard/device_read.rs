@@ -6,12 +6,15 @@
 //! frames, an unknown object, no free buffer) or goes wrong here takes the general way in
 //! [`read`](super::read), which is right for every read.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
-use corelane_io::{Frame, FrameLease, Io, Nanos, PAGE_SIZE, Priority};
+use corelane_io::{Frame, FrameLease, Io, IoError, Nanos, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
 use corelane_rpc_schema::{ObjectId, Stripe};
-use futures::FutureExt;
+use pin_project_lite::pin_project;
 
 use super::Shard;
 use super::metadata::Known;
@@ -29,6 +32,45 @@ struct DeviceRead<I: Io> {
     /// First byte wanted, within the pages that are read.
     start: u32,
     began: Nanos,
+}
+
+pin_project! {
+    /// Waits for the device, then checks and answers. Written out, because an `async` block would hold
+    /// the device's future and all that it captures twice, and be copied as such.
+    struct DeviceAnswer<I: Io, U: UnderStore, F> {
+        #[pin]
+        asked: F,
+        shard: Rc<Shard<I, U>>,
+        lane: Rc<LaneState>,
+        request: ReadRequest,
+        read: DeviceRead<I>,
+    }
+}
+
+impl<I, U, F> Future for DeviceAnswer<I, U, F>
+where
+    I: Io,
+    U: UnderStore,
+    F: Future<Output = Result<FrameLease, IoError>>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let came = ready!(this.asked.poll(context));
+        match this.read.block.check(came) {
+            Ok(frame) => {
+                this.shard
+                    .answer_from_device(this.lane, this.request, this.read, frame);
+            }
+            Err(error) => {
+                // The general way sees only that the block is not there any more.
+                this.shard.count_unreadable(&error);
+                this.shard.read_slowly(this.lane, this.request);
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
@@ -53,44 +95,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    /// Begins to serve `request`, which missed the tier, if it can go the short way; else nothing has
-    /// happened but notes of what is asked for.
+    /// Begins to serve `request`, which missed the tier, if it can go the short way; `None` if not, and
+    /// nothing has happened but notes of what is asked for.
+    #[inline]
     pub(super) fn read_from_device(
         self: &Rc<Self>,
         lane: &Rc<LaneState>,
         request: &ReadRequest,
         expected: Expected,
-    ) -> bool {
-        let Some((read, lease)) = self.plan_device_read(lane, request, expected) else {
-            return false;
-        };
-        let (shard, lane, request) = (Rc::clone(self), Rc::clone(lane), *request);
-        // Mapped, not awaited: a future that awaited it would hold the device's future twice.
-        self.io.spawn(
-            Priority::Foreground,
-            read.block
-                .ask(lease)
-                .map(move |came| match read.block.check(came) {
-                    Ok(frame) => shard.answer_from_device(&lane, &request, &read, frame),
-                    Err(error) => {
-                        // The general way sees only that the block is not there any more.
-                        drop(read);
-                        shard.count_unreadable(&error);
-                        shard.read_slowly(&lane, &request);
-                    }
-                }),
-        );
-        true
-    }
-
-    /// Decides whether `request`, which missed the tier, can go the short way, and finds memory.
-    #[inline(always)]
-    fn plan_device_read(
-        &self,
-        lane: &LaneState,
-        request: &ReadRequest,
-        expected: Expected,
-    ) -> Option<(DeviceRead<I>, FrameLease)> {
+    ) -> Option<()> {
         let in_frame = (request.offset % FRAME_BYTES as u64) as usize;
         let end = request.offset + u64::from(request.length);
         if in_frame + request.length as usize > FRAME_BYTES
@@ -122,25 +135,26 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 return None;
             }
         }
-        match self
+        let first_page = in_block / PAGE_SIZE as u32;
+        let block = self
             .store
-            .begin_read(&located, in_block / PAGE_SIZE as u32, pages)
-        {
-            Ok(block) => {
-                let began = self.io.now();
-                let read = DeviceRead {
-                    known,
-                    block,
-                    start,
-                    began,
-                };
-                Some((read, lease))
-            }
-            Err(error) => {
-                self.count_unreadable(&error);
-                None
-            }
-        }
+            .begin_read(&located, first_page, pages)
+            .inspect_err(|error| self.count_unreadable(error))
+            .ok()?;
+        let answer = DeviceAnswer {
+            asked: block.ask(lease),
+            shard: Rc::clone(self),
+            lane: Rc::clone(lane),
+            request: *request,
+            read: DeviceRead {
+                known,
+                block,
+                start,
+                began: self.io.now(),
+            },
+        };
+        self.io.spawn(Priority::Foreground, answer);
+        Some(())
     }
 
     /// The object with id `object`, if it is remembered; quickly if the lane's last read was of it.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use corelane_io::{Frame, FrameLease, FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority};
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadFlags, ReadRequest, ReadSource, encode_read_answer_head,
-    encode_usual_read_answer_head,
+    usual_read_answer_head,
 };
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, ShardId, Stripe};
@@ -185,7 +185,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         request: &ReadRequest,
         expected: Expected,
     ) {
-        if !self.read_from_device(lane, request, expected) && !self.forward_read(lane, request) {
+        if self.read_from_device(lane, request, expected).is_none()
+            && !self.forward_read(lane, request)
+        {
             self.read_slowly(lane, request);
         }
     }
@@ -667,36 +669,40 @@ pub(super) fn append_piece(
         source,
         shard_hint: None,
     };
-    batch.push_head_with(|out| match checksums {
+    match checksums {
         [checksum] if mode == ChecksumMode::Pages => {
-            encode_usual_read_answer_head(out, &head, request.length, mode, *checksum);
+            batch.push_head(&usual_read_answer_head(
+                &head,
+                request.length,
+                mode,
+                *checksum,
+            ));
         }
-        _ => encode_head_of_piece(out, &head, request.length, mode, &slice, checksums),
-    });
+        _ => push_head_of_piece(batch, head, request.length, mode, slice.bytes(), checksums),
+    }
     batch.push_payload(Payload::Frame(slice));
     Outbox::pad(batch, request.length);
 }
 
-/// The head of an answer that is not of one whole page.
+/// Appends the head of an answer that is not of one whole page.
 #[inline(never)]
-fn encode_head_of_piece(
-    out: &mut Vec<u8>,
-    head: &ReadAnswerHead,
+fn push_head_of_piece(
+    batch: &mut Batches,
+    head: ReadAnswerHead,
     length: u32,
     mode: ChecksumMode,
-    slice: &FrameSlice,
+    range: &[u8],
     checksums: &[u32],
 ) {
-    match mode {
+    batch.push_head_with(|out| match mode {
         ChecksumMode::Range => {
-            let checksum = crc32c::crc32c(slice.bytes());
-            encode_usual_read_answer_head(out, head, length, mode, checksum);
+            encode_read_answer_head(out, &head, length, mode, [crc32c::crc32c(range)]);
         }
         ChecksumMode::Pages => {
-            encode_read_answer_head(out, head, length, mode, checksums.iter().copied());
+            encode_read_answer_head(out, &head, length, mode, checksums.iter().copied());
         }
-        ChecksumMode::None => encode_read_answer_head(out, head, length, mode, []),
-    }
+        ChecksumMode::None => encode_read_answer_head(out, &head, length, mode, []),
+    });
 }
 
 pub(super) fn append_answer(batch: &mut Batches, request: &ReadRequest, parts: ReadParts) {

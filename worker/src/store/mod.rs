@@ -285,7 +285,7 @@ impl<I: Io> Store<I> {
     ///
     /// # Panics
     /// If the block has no such pages.
-    #[inline]
+    #[inline(always)]
     pub fn begin_read(
         &self,
         located: &Located,

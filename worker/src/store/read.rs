@@ -34,7 +34,7 @@ impl<I: Io> Inner<I> {
     }
 
     /// See [`Store::begin_read`](super::Store::begin_read).
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin_read(
         self: &Rc<Self>,
         located: &Located,
@@ -42,15 +42,15 @@ impl<I: Io> Inner<I> {
         pages: u32,
     ) -> Result<BlockRead<I>, ReadError> {
         let Located { id, entry, place } = *located;
-        let now = self.index.borrow_mut().touch_at(place, id);
-        if !now.is_some_and(|now| now.is_at(&entry)) {
+        if !self.index.borrow_mut().touch_at(place, id, &entry) {
             return Err(ReadError::Gone);
         }
         self.begin_read_at(id, entry, first_page, pages)
     }
 
     /// Begins to read pages of a block that is where `entry` says at this moment.
-    #[inline]
+    // Always: the result is large, and two callers is all there will be.
+    #[inline(always)]
     fn begin_read_at(
         self: &Rc<Self>,
         id: BlockId,
@@ -116,7 +116,7 @@ impl<I: Io> BlockRead<I> {
     ///
     /// # Panics
     /// If the lease has another number of pages.
-    #[inline]
+    #[inline(always)]
     pub fn ask(
         &self,
         lease: FrameLease,
@@ -133,7 +133,7 @@ impl<I: Io> BlockRead<I> {
     ///
     /// # Errors
     /// As [`Store::read`](super::Store::read).
-    #[inline]
+    #[inline(always)]
     pub fn check(&self, came: Result<FrameLease, IoError>) -> Result<Frame, ReadError> {
         let lease = match came {
             Ok(lease) => lease,
