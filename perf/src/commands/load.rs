@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::load::{Arrivals, LoadSpec, Verify, interrupt};
+use crate::load::{Arrivals, LoadSpec, OPEN_SPIN, Verify, interrupt};
 use crate::quantities::{self, duration, grouped};
 use crate::run::answers::LatencyBound;
 use crate::run::{Point, Run, RunKind};
@@ -84,9 +84,6 @@ pub struct TargetArguments {
     json: bool,
 }
 
-/// Polls so long before an operation is due: timers of virtual machines are late by less.
-const OPEN_SPIN: Duration = Duration::from_micros(200);
-
 impl TargetArguments {
     fn spec(&self, arrivals: Arrivals) -> Result<LoadSpec, String> {
         let options = TargetOptions {
@@ -143,27 +140,12 @@ impl TargetArguments {
 
     /// Ends a run: file, JSON or text.
     fn end(&self, run: &Run) -> Result<(), String> {
-        if let Some(path) = &self.out {
-            run.write(path)?;
-        }
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string(run).map_err(|error| error.to_string())?
-            );
-        }
-        if run.is_partial {
-            eprintln!("ended early: this run is partial");
-        }
-        match run.points.iter().map(|point| point.wrong).sum() {
-            0u64 => Ok(()),
-            wrong => Err(format!("{wrong} answers were not what they should be")),
-        }
+        super::end_run(run, self.out.as_deref(), self.json)
     }
 }
 
 /// Reads `closed`, `constant:RATE` or `poisson:RATE`.
-fn arrivals(text: &str) -> Result<Arrivals, String> {
+pub(super) fn arrivals(text: &str) -> Result<Arrivals, String> {
     let (kind, rate) = text.split_once(':').unwrap_or((text, ""));
     match (kind, rate) {
         ("closed", "") => Ok(Arrivals::Closed),
