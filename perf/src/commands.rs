@@ -4,6 +4,7 @@ mod ceiling;
 mod cost;
 mod gate;
 mod load;
+mod prepare;
 mod report;
 mod scale;
 mod simulate;
@@ -29,7 +30,7 @@ pub enum Command {
     /// Measures the same load on 1 to N shards or workers, and fits a law of scaling to it
     Scale(scale::ScaleArguments),
     /// Makes the objects of a workload: files, or values in Redis
-    Prepare(load::PrepareArguments),
+    Prepare(prepare::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
     /// Shows runs on one HTML page, and what changed between two sets of them
