@@ -4,13 +4,18 @@ mod ceiling;
 mod cost;
 mod gate;
 mod load;
+mod prepare;
 mod report;
+mod scale;
 mod simulate;
+
+use std::path::Path;
 
 use clap::Subcommand;
 
 use crate::cost::script::CostScript;
 use crate::gate::worker::ServeForGate;
+use crate::run::Run;
 pub(crate) use ceiling::start_server;
 
 /// What to do.
@@ -22,8 +27,10 @@ pub enum Command {
     Load(load::LoadArguments),
     /// Finds the highest rate that a target sustains under a latency bound
     Search(load::SearchArguments),
+    /// Measures the same load on 1 to N shards or workers, and fits a law of scaling to it
+    Scale(scale::ScaleArguments),
     /// Makes the objects of a workload: files, or values in Redis
-    Prepare(load::PrepareArguments),
+    Prepare(prepare::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
     /// Shows runs on one HTML page, and what changed between two sets of them
@@ -53,6 +60,7 @@ impl Command {
             Command::Ceiling(arguments) => arguments.run(),
             Command::Load(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
+            Command::Scale(arguments) => arguments.run(),
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
             Command::Simulate(arguments) => arguments.run(),
@@ -62,5 +70,25 @@ impl Command {
             Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),
         }
+    }
+}
+
+/// Ends a run: its file, its JSON on standard output, and an error where answers were wrong.
+fn end_run(run: &Run, out: Option<&Path>, as_json: bool) -> Result<(), String> {
+    if let Some(path) = out {
+        run.write(path)?;
+    }
+    if as_json {
+        println!(
+            "{}",
+            serde_json::to_string(run).map_err(|error| error.to_string())?
+        );
+    }
+    if run.is_partial {
+        eprintln!("ended early: this run is partial");
+    }
+    match run.points.iter().map(|point| point.wrong).sum() {
+        0u64 => Ok(()),
+        wrong => Err(format!("{wrong} answers were not what they should be")),
     }
 }

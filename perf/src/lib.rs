@@ -16,6 +16,7 @@
 //! | [`allocations`] | heap allocations by thread |
 //! | [`report`] | run files in, one HTML page out |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
+//! | [`scale`] | the same load on 1 to N shards or workers |
 //! | [`search`] | the highest sustainable rate |
 //! | [`simulate`] | what a fleet would do |
 //! | [`sample`] | one run and what the server and the machine did meanwhile |
@@ -39,6 +40,7 @@ pub mod report;
 pub mod ring;
 pub mod run;
 pub mod sample;
+pub mod scale;
 pub mod search;
 pub mod server_metrics;
 pub mod server_process;

@@ -326,6 +326,20 @@ impl ThreadUsage {
     }
 }
 
+/// Memory that programs could take without pushing others out, in bytes.
+///
+/// # Errors
+/// When the system does not say.
+pub fn available_memory_bytes() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("/proc/meminfo has no line MemAvailable"))
+}
+
 /// Reads the usage of the calling thread.
 pub fn thread_usage() -> ThreadUsage {
     // SAFETY: an all-zero `rusage` is a valid one; the call fills it and keeps no pointer.

@@ -6,10 +6,13 @@
 //! | (b) [`server`] with [`Source::Memory`] | requests answered from memory, nothing looked up |
 //! | (c) [`server`] with [`Source::Device`] | the same, one device read a request, nothing checked |
 //!
+//! [`beside`] takes those of one load in the same run.
+//!
 //! The invariant: a ceiling sends the bytes that the worker would send (a prebuilt head of the
 //! same size and a payload that matches its checksums), so that one generator with one checksum
 //! mode speaks to both.
 
+pub mod beside;
 pub mod device;
 mod lane;
 pub mod server;

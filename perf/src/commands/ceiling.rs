@@ -35,7 +35,7 @@ pub struct ServeArguments {
     path: Option<PathBuf>,
     #[arg(long)]
     nonblocking: bool,
-    #[arg(long, value_parser = read_size)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(corelane_rpc_schema::READ_BYTES_MAX)))]
     reply: u32,
     #[arg(long, value_parser = duration)]
     spin: Duration,

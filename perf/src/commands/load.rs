@@ -1,19 +1,20 @@
-//! `corelane-perf load`, `search` and `prepare`: one target under one workload.
+//! `corelane-perf load` and `search`: one target under one workload.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::load::{Arrivals, LoadSpec, Verify, interrupt};
+use crate::ceiling::beside::{self, Beside, CeilingFile, Reads};
+use crate::load::{Arrivals, LoadSpec, OPEN_SPIN, Verify, interrupt};
 use crate::quantities::{self, duration, grouped};
 use crate::run::answers::LatencyBound;
 use crate::run::{Point, Run, RunKind};
 use crate::sample::{self, Watched};
 use crate::search;
-use crate::target::{self, TargetOptions, redis::Redis};
+use crate::target::{self, TargetOptions};
 use crate::workload::Workload;
 
 /// What all loads of a target have in common.
@@ -73,6 +74,14 @@ pub struct TargetArguments {
     /// Operations ports of workers, to count their ring enters and copied bytes
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
     server_operations: Vec<SocketAddr>,
+    /// Measure bare loops beside the target too: on each of --server-cores, under the same
+    /// connections, depth and generators
+    #[arg(long)]
+    with_ceilings: bool,
+    /// With --with-ceilings, where the target reads from a device: a file or block device beside
+    /// the target's, made and filled if it does not exist, left as it is if it does
+    #[arg(long, value_name = "PATH", requires = "with_ceilings")]
+    ceiling_file: Option<PathBuf>,
     /// What to call the target in reports; default: its kind
     #[arg(long)]
     label: Option<String>,
@@ -83,9 +92,6 @@ pub struct TargetArguments {
     #[arg(long)]
     json: bool,
 }
-
-/// Polls so long before an operation is due: timers of virtual machines are late by less.
-const OPEN_SPIN: Duration = Duration::from_micros(200);
 
 impl TargetArguments {
     fn spec(&self, arrivals: Arrivals) -> Result<LoadSpec, String> {
@@ -132,6 +138,76 @@ impl TargetArguments {
         Ok((point, sample.load.is_partial))
     }
 
+    /// Measures the ceilings of `points`, loads of `spec`, tells each point which limits it, and adds
+    /// them. Nothing without `--with-ceilings`, or after Ctrl-C.
+    fn add_ceilings(&self, spec: &LoadSpec, points: &mut Vec<Point>) -> Result<(), String> {
+        let most = points.iter().max_by_key(|point| point.operations);
+        let Some(reads) = most.and_then(Reads::of) else {
+            return Ok(());
+        };
+        if !self.with_ceilings || interrupt::is_set() {
+            return Ok(());
+        }
+        let (names, warm) = spec.names();
+        let resolved = spec.target.resolve(&names[..warm]);
+        let objects = resolved.map_err(|error| error.to_string())?.objects;
+        let beside = Beside {
+            load: spec,
+            reads,
+            cores: &self.server_cores,
+            window_bytes: objects.iter().map(|object| object.length).sum(),
+        };
+        let bar = self.progress("measuring the ceilings".to_owned());
+        let mut ceilings = Vec::new();
+        // What is read without a network has no network ceiling.
+        let is_served = spec.target.kind() != "file";
+        if is_served {
+            ceilings.push(("network", beside.network("network ceiling")?));
+        }
+        if let Some(path) = &self.ceiling_file {
+            let file = CeilingFile::at(path, beside.window_bytes)?;
+            ceilings.push(("device", beside.device("device ceiling", &file)?));
+            if is_served {
+                ceilings.push(("joined", beside.joined("joined ceiling", &file)?));
+            }
+        }
+        bar.finish_and_clear();
+        let by_name: Vec<(&str, &Point)> = ceilings
+            .iter()
+            .map(|(name, point)| (*name, point))
+            .collect();
+        for point in points.iter_mut() {
+            point.ceiling = beside::limit(point, &reads, &by_name);
+        }
+        for (name, point) in ceilings {
+            if !self.json {
+                print_ceiling(name, &point);
+            }
+            points.push(point);
+        }
+        Ok(())
+    }
+
+    /// Whether what was asked for can be measured at all, before time is spent on it.
+    fn check_ceilings(&self, spec: &LoadSpec) -> Result<(), String> {
+        if !self.with_ceilings {
+            return Ok(());
+        }
+        if self.server_cores.is_empty() {
+            return Err(
+                "--with-ceilings runs bare loops where the server runs; say where by --server-cores"
+                    .to_owned(),
+            );
+        }
+        if spec.target.kind() == "file" && self.ceiling_file.is_none() {
+            return Err(
+                "the ceiling of local files is a device's; give --ceiling-file on the same device"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
     fn progress(&self, text: String) -> ProgressBar {
         let bar = ProgressBar::new_spinner().with_message(text);
         let style =
@@ -143,27 +219,12 @@ impl TargetArguments {
 
     /// Ends a run: file, JSON or text.
     fn end(&self, run: &Run) -> Result<(), String> {
-        if let Some(path) = &self.out {
-            run.write(path)?;
-        }
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string(run).map_err(|error| error.to_string())?
-            );
-        }
-        if run.is_partial {
-            eprintln!("ended early: this run is partial");
-        }
-        match run.points.iter().map(|point| point.wrong).sum() {
-            0u64 => Ok(()),
-            wrong => Err(format!("{wrong} answers were not what they should be")),
-        }
+        super::end_run(run, self.out.as_deref(), self.json)
     }
 }
 
 /// Reads `closed`, `constant:RATE` or `poisson:RATE`.
-fn arrivals(text: &str) -> Result<Arrivals, String> {
+pub(super) fn arrivals(text: &str) -> Result<Arrivals, String> {
     let (kind, rate) = text.split_once(':').unwrap_or((text, ""));
     match (kind, rate) {
         ("closed", "") => Ok(Arrivals::Closed),
@@ -193,6 +254,7 @@ impl LoadArguments {
         interrupt::listen();
         let common = &self.common;
         let spec = common.spec(self.arrivals)?;
+        common.check_ceilings(&spec)?;
         let mut run = Run::begin(
             RunKind::Load,
             format!("{} on {}", spec.workload.name, common.target),
@@ -209,6 +271,11 @@ impl LoadArguments {
             print(&point);
         }
         run.points.push(point);
+        common.add_ceilings(&spec, &mut run.points)?;
+        if !common.json {
+            print_limit(&run.points[0]);
+        }
+        run.is_partial |= interrupt::is_set();
         common.end(&run)
     }
 }
@@ -282,6 +349,30 @@ fn print(point: &Point) {
     }
 }
 
+fn print_ceiling(name: &str, point: &Point) {
+    let cost = point.server.as_ref();
+    println!(
+        "{name} ceiling: {} reads/s of {} bytes, {} connections x depth {}, {:.2} µs CPU a read, p50 {:.1} µs",
+        grouped(point.rate),
+        point.bytes / point.reads.max(1),
+        point.connections,
+        point.depth,
+        cost.map_or(0.0, |cost| cost.cpu_us_per_operation),
+        point.latency.p50_us
+    );
+}
+
+fn print_limit(point: &Point) {
+    if let Some(ceiling) = &point.ceiling {
+        println!(
+            "{:.2} of the {} ceiling's {} operations/s",
+            ceiling.ratio,
+            ceiling.name,
+            grouped(ceiling.rate)
+        );
+    }
+}
+
 /// Reads `p99:1ms`.
 fn bound(text: &str) -> Result<LatencyBound, String> {
     let expected = || format!("expected a bound such as p99:1ms or p99.9:500us, found `{text}`");
@@ -326,6 +417,7 @@ impl SearchArguments {
             false => Arrivals::Poisson { per_second },
         };
         let spec = common.spec(arrivals(self.start))?;
+        common.check_ceilings(&spec)?;
         let name = format!("highest rate, {} on {}", spec.workload.name, common.target);
         let mut run = Run::begin(RunKind::Search, name);
         let options = search::Options {
@@ -377,59 +469,15 @@ impl SearchArguments {
             }
         }
         run.points = points;
+        common.add_ceilings(&spec, &mut run.points)?;
+        let best = answer.curve.iter().filter(|step| step.holds);
+        let best = best.max_by(|one, other| one.offered.total_cmp(&other.offered));
+        if let Some(step) = best.filter(|_| !common.json) {
+            print_limit(&run.points[step.point]);
+        }
+        run.is_partial |= interrupt::is_set();
         run.search = Some(answer);
         common.end(&run)
-    }
-}
-
-/// Makes the objects of a workload.
-#[derive(Debug, Args)]
-pub struct PrepareArguments {
-    /// A workload that comes along, or a file
-    #[arg(long, default_value = "uniform-4k")]
-    workload: String,
-    /// Make a file of each object here: for a mount of a worker, a web server's root, or file://
-    #[arg(long, value_name = "DIRECTORY", required_unless_present = "redis")]
-    dir: Option<PathBuf>,
-    /// Set the values of all point reads in this Redis server (HOST:PORT)
-    #[arg(long, value_name = "HOST:PORT")]
-    redis: Option<String>,
-    /// What Redis keys start with: the prefix of redis://HOST:PORT/PREFIX
-    #[arg(long, default_value = "")]
-    prefix: String,
-}
-
-impl PrepareArguments {
-    pub(super) fn run(self) -> Result<(), String> {
-        let workload = Workload::load(&self.workload)?;
-        if let Some(directory) = &self.dir {
-            let sets = [Some(&workload.objects), workload.cold.as_ref()];
-            for objects in sets.into_iter().flatten() {
-                let bytes = objects.make_files(directory)?;
-                println!(
-                    "{}: {} objects {}*, {} MiB",
-                    directory.display(),
-                    objects.count,
-                    objects.prefix,
-                    grouped(bytes as f64 / (1 << 20) as f64)
-                );
-            }
-        }
-        if let Some(host) = &self.redis {
-            let mut found = host
-                .to_socket_addrs()
-                .map_err(|error| format!("{host}: {error}"))?;
-            let address = found.next().ok_or_else(|| format!("{host}: no address"))?;
-            let redis = Redis {
-                address,
-                prefix: self.prefix,
-            };
-            let keys = redis
-                .fill(&workload)
-                .map_err(|error| format!("{host}: {error}"))?;
-            println!("{host}: {} values", grouped(keys as f64));
-        }
-        Ok(())
     }
 }
 

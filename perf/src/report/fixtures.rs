@@ -286,6 +286,8 @@ pub(super) fn scale() -> Run {
         of: "shards".to_owned(),
         steps,
         usl: Some(usl),
+        usl_by_cpu: None,
+        notes: Vec::new(),
     });
     run
 }

@@ -50,8 +50,16 @@ pub struct ScaleAnswer {
     pub of: String,
     /// One step for each number.
     pub steps: Vec<ScaleStep>,
-    /// The Universal Scalability Law fitted to the steps, where there are three or more.
+    /// The Universal Scalability Law fitted to the steps' rates, where there are three or more of
+    /// a closed loop.
     pub usl: Option<Usl>,
+    /// The same fitted to `count` over the CPU of an operation: what the rate would be if each had
+    /// a CPU of its own. It holds also where they shared too few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usl_by_cpu: Option<Usl>,
+    /// What a reader has to know before believing the figures, in sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One step of a scaling run.

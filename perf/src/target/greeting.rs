@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::frame::{
     Decoded, DecodedHead, Frame, Head, ReadFlags, ReadRequest, decode, decode_head,
     encode_read_request,
@@ -56,61 +57,60 @@ pub fn open(stream: &TcpStream, path: &str) -> io::Result<OpenAnswer> {
 ///
 /// # Errors
 /// When the server refuses a read or a byte is wrong.
-pub fn read_all(
-    mut stream: &TcpStream,
-    object: &OpenAnswer,
-    read_bytes_max: u32,
-) -> io::Result<()> {
+pub fn read_all(stream: &TcpStream, object: &OpenAnswer, read_bytes_max: u32) -> io::Result<()> {
     let piece = u64::from(read_bytes_max.min(1 << 20));
     let mut offset = 0;
-    let mut bytes = Vec::new();
     while offset < object.length {
         let length = piece.min(object.length - offset) as u32;
-        let flags = ReadFlags::CHECKSUMS;
-        bytes.clear();
-        encode_read_request(
-            &mut bytes,
-            &ReadRequest {
-                request_id: 1,
-                object: object.object,
-                offset,
-                length,
-                flags,
-            },
-        );
-        stream.write_all(&bytes)?;
-        bytes.clear();
-        loop {
-            let needed = match decode(&bytes).map_err(io::Error::other)? {
-                Decoded::Incomplete { needed } => needed,
-                Decoded::Frame {
-                    frame: Frame::ReadAnswer(answer, payload),
-                    ..
-                } => {
-                    answer.checksums.verify(payload).map_err(io::Error::other)?;
-                    break;
-                }
-                Decoded::Frame {
-                    frame: Frame::Message(header),
-                    ..
-                } => {
-                    let (_, message) = Message::from_header(header).map_err(io::Error::other)?;
-                    return Err(refused(&format!("a read at {offset}"), &message));
-                }
-                Decoded::Frame {
-                    frame: Frame::Read(_),
-                    ..
-                } => {
-                    return Err(io::Error::other("a READ where its answer was expected"));
-                }
-            };
-            let start = bytes.len();
-            bytes.resize(needed, 0);
-            stream.read_exact(&mut bytes[start..])?;
-        }
+        read(stream, object.object, offset, length)?;
         offset += u64::from(length);
     }
     Ok(())
+}
+
+/// Reads `length` bytes of `object` from `offset` on, inside one stripe, and checks them.
+///
+/// # Errors
+/// When the server refuses or a byte is wrong.
+pub fn read(mut stream: &TcpStream, object: ObjectId, offset: u64, length: u32) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    let request = ReadRequest {
+        request_id: 1,
+        object,
+        offset,
+        length,
+        flags: ReadFlags::CHECKSUMS,
+    };
+    encode_read_request(&mut bytes, &request);
+    stream.write_all(&bytes)?;
+    bytes.clear();
+    loop {
+        let needed = match decode(&bytes).map_err(io::Error::other)? {
+            Decoded::Incomplete { needed } => needed,
+            Decoded::Frame {
+                frame: Frame::ReadAnswer(answer, payload),
+                ..
+            } => {
+                return answer.checksums.verify(payload).map_err(io::Error::other);
+            }
+            Decoded::Frame {
+                frame: Frame::Message(header),
+                ..
+            } => {
+                let (_, message) = Message::from_header(header).map_err(io::Error::other)?;
+                return Err(refused(&format!("a read at {offset}"), &message));
+            }
+            Decoded::Frame {
+                frame: Frame::Read(_),
+                ..
+            } => {
+                return Err(io::Error::other("a READ where its answer was expected"));
+            }
+        };
+        let start = bytes.len();
+        bytes.resize(needed, 0);
+        stream.read_exact(&mut bytes[start..])?;
+    }
 }
 
 fn refused(what: &str, answer: &Message) -> io::Error {

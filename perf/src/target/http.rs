@@ -82,8 +82,9 @@ impl Http {
         }
     }
 
-    /// Asks for the length of the object at `path`.
-    fn length_of(&self, stream: &mut TcpStream, path: &str) -> io::Result<u64> {
+    /// Asks for the length of the object at `path`; with it comes whether the server ends the
+    /// connection.
+    fn length_of(&self, stream: &mut TcpStream, path: &str) -> io::Result<(u64, bool)> {
         let mut request = Vec::new();
         self.wire().head(&mut request, "HEAD", path, "");
         stream.write_all(&request)?;
@@ -103,7 +104,15 @@ impl Http {
             input.push(byte[0]);
         };
         match head.status {
-            200 => Ok(head.content_length),
+            200 => Ok((head.content_length, head.closes)),
+            404 => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "{} has no {path}; make the workload's files with `corelane-perf prepare --dir ROOT`, \
+                     where ROOT is what the server serves at the target's prefix",
+                    self.address
+                ),
+            )),
             status => Err(io::Error::other(format!(
                 "{} answers HEAD {path} with {status}",
                 self.address
@@ -130,7 +139,10 @@ impl Target for Http {
                     false => format!("{}/{}", self.prefix, named.name),
                 };
                 let path = encode_path(&path);
-                let length = self.length_of(&mut stream, &path)?;
+                let (length, closes) = self.length_of(&mut stream, &path)?;
+                if closes {
+                    stream = self.connect()?;
+                }
                 Ok(Object {
                     id: ObjectId::new(&path, "", 0),
                     name: path,
@@ -196,10 +208,9 @@ impl HttpWire {
             .order
             .pop_front()
             .ok_or_else(|| io::Error::other("an answer came although nothing was asked"))?;
-        if head.closes && !self.order.is_empty() {
+        if head.closes {
             return Err(io::Error::other(
-                "the server closes connections between requests; raise its limit (nginx: keepalive_requests) \
-                 or lower the depth to 1",
+                "the server closes connections between requests; raise its limit (nginx: keepalive_requests)",
             ));
         }
         let is_error =

@@ -4,7 +4,7 @@
 //! read. [`Redis::fill`] sets the keys of a workload of point reads.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -111,15 +111,19 @@ impl Redis {
 
 /// Sends the SETs in `batch` and waits for as many `+OK`.
 fn flush_sets(mut stream: &TcpStream, batch: &mut Vec<u8>, count: &mut usize) -> io::Result<()> {
-    const OK: &[u8] = b"+OK\r\n";
     stream.write_all(batch)?;
-    let mut answers = vec![0; *count * OK.len()];
-    stream.read_exact(&mut answers)?;
-    if answers.chunks(OK.len()).any(|answer| answer != OK) {
-        let text = String::from_utf8_lossy(&answers[..answers.len().min(200)]).into_owned();
-        return Err(io::Error::other(format!(
-            "the server refused a SET: {text}"
-        )));
+    // Nothing is asked before all of these came, so no byte of a later answer is swallowed.
+    let mut answers = BufReader::new(stream).lines();
+    for _ in 0..*count {
+        let line = answers
+            .next()
+            .ok_or(io::ErrorKind::UnexpectedEof)?
+            .map_err(|error| io::Error::new(error.kind(), format!("after a SET: {error}")))?;
+        if line != "+OK" {
+            return Err(io::Error::other(format!(
+                "the server refused a SET: {line}; has it room for the whole workload (maxmemory)?"
+            )));
+        }
     }
     batch.clear();
     *count = 0;

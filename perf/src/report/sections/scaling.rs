@@ -43,7 +43,9 @@ fn scaling(run: usize, source: &Source, answer: &ScaleAnswer) -> Markup {
                 strong { (percent(last.cpu_efficiency)) " %" } " by CPU."
             }
         }
-        @match &answer.usl { Some(usl) => (fit(usl, &answer.of)), None => p class="note" { "Too few steps for a fit." } }
+        @match &answer.usl { Some(usl) => (fit(usl, &answer.of)), None => p class="note" { "Too few steps for a fit of rates, or an open loop." } }
+        @if let Some(usl) = &answer.usl_by_cpu { p class="note" { "With a CPU of its own for each of the " (answer.of) ", by the CPU of an operation:" } (fit(usl, &answer.of)) }
+        @for note in &answer.notes { p class="note" { (note) } }
         @if !chart.is_empty() {
             (figure::lines(&format!("scaling-{}", run + 1), &chart, html! {
                 "Rings are single rounds. Linear is the first step’s rate times the count over its own."
@@ -59,22 +61,12 @@ fn fit(usl: &Usl, of: &str) -> Markup {
             "Universal Scalability Law: contention σ = " (number::figure(usl.contention * 100.0)) " % of the work is serial, coherency κ = "
             (number::figure(usl.coherency * 1e6)) " × 10⁻⁶ for each pair, " (rate(usl.rate)) " for one; the fit is off by "
             (number::figure(usl.relative_error * 100.0)) " % (root mean square). "
-            @match peak(usl) {
-                Some(peak) => { "By it the rate peaks at " (whole(peak.round() as u64)) " " (of) ", " (rate(at(usl, peak))) ": an extrapolation, as far as it lies beyond what was measured." },
+            @match usl.peak() {
+                Some(peak) => { "By it the rate peaks at " (whole(peak.round() as u64)) " " (of) ", " (rate(usl.rate_at(peak))) ": an extrapolation, as far as it lies beyond what was measured." },
                 None => { "By it the rate has no peak." },
             }
         }
     }
-}
-
-fn at(usl: &Usl, n: f64) -> f64 {
-    usl.rate * n / (1.0 + usl.contention * (n - 1.0) + usl.coherency * n * (n - 1.0))
-}
-
-/// Where the law has its greatest rate: `sqrt((1 - contention) / coherency)`, by its derivative.
-fn peak(usl: &Usl) -> Option<f64> {
-    let peak = ((1.0 - usl.contention) / usl.coherency).sqrt();
-    (usl.coherency > 0.0 && peak.is_finite() && peak >= 1.0).then_some(peak)
 }
 
 fn chart(source: &Source, answer: &ScaleAnswer) -> LineChart {
@@ -129,7 +121,7 @@ fn chart(source: &Source, answer: &ScaleAnswer) -> LineChart {
     if let Some(usl) = &answer.usl {
         let places = (0..=FIT_PLACES).map(|place| {
             let n = 1.0 + (most - 1.0).max(0.0) * f64::from(place) / f64::from(FIT_PLACES);
-            datum(n, at(usl, n))
+            datum(n, usl.rate_at(n))
         });
         groups.push(group(
             "Universal Scalability Law",
@@ -182,41 +174,9 @@ fn table(run: usize, source: &Source, answer: &ScaleAnswer) -> Markup {
                     td class="n" { (step.points.len()) }
                     (cell(Some(step.rate), number::figure)) (spread_cell(spread(&rates), number::figure))
                     (cell(Some(step.efficiency), percent)) (cell(Some(step.cpu_us_per_operation), number::figure)) (cell(Some(step.cpu_efficiency), percent))
-                    (cell(answer.usl.as_ref().map(|usl| at(usl, f64::from(step.count))), number::figure))
+                    (cell(answer.usl.as_ref().map(|usl| usl.rate_at(f64::from(step.count))), number::figure))
                 }
             } }
         } }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_where_the_law_is_greatest() {
-        let usl = Usl {
-            rate: 100.0,
-            contention: 0.02,
-            coherency: 0.001,
-            relative_error: 0.0,
-        };
-        let top = peak(&usl).expect("a peak");
-        assert!((top - 31.305).abs() < 0.001, "{top}");
-        assert!(at(&usl, top) > at(&usl, top - 1.0) && at(&usl, top) > at(&usl, top + 1.0));
-        assert_eq!(
-            peak(&Usl {
-                coherency: 0.0,
-                ..usl
-            }),
-            None
-        );
-        assert_eq!(
-            peak(&Usl {
-                coherency: -0.1,
-                ..usl
-            }),
-            None
-        );
     }
 }
