@@ -43,7 +43,7 @@ pub struct SimulateArguments {
     /// Longest stretch of a scenario; --operations usually ends it before
     #[arg(long, default_value_t = 10.0, value_parser = positive)]
     seconds: f64,
-    /// Operations of a scenario at the most
+    /// Operations of a scenario at the most, or 1000 for each worker where that is more
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     operations: u64,
     /// Seed of everything that is drawn

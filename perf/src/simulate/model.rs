@@ -5,7 +5,8 @@
 //! follows from a and b: so both are found in turns, by simulating each measured load on one worker
 //! with the present a and b for its turns an operation, and fitting `CPU an operation = b + a * turns an
 //! operation` by least squares to the measured CPU. One load at a low rate (a turn for each request) and one
-//! that fills the worker (many requests a turn) tell a and b apart.
+//! that fills the worker (many requests a turn) tell a and b apart; better than a low rate, at which a
+//! server also polls and sleeps, is a closed loop of few requests.
 //!
 //! **Path.** What a request takes besides its turn is the latency that was measured at the lowest
 //! rate, less the turn of a single request.
@@ -19,7 +20,7 @@ use super::events::Events;
 use super::samples::Samples;
 use super::server::{Attempt, Servers, TurnCost};
 use crate::random::Random;
-use crate::run::point::Arrivals;
+use crate::run::point::{Arrivals, ServerCost};
 use crate::run::{Latencies, Point, Run};
 
 /// A worker on one CPU.
@@ -35,9 +36,16 @@ pub struct WorkerModel {
     pub inputs: Value,
 }
 
-/// Above this load a CPU is taken to be full, or spinning: then its time says nothing of the cost
-/// of a request unless requests were waiting all the time.
+/// A server that uses this much of a core in an open loop polls: its CPU says nothing of the cost of
+/// a request.
 const FULL_PERCENT: f64 = 97.0;
+
+/// Sleeps an operation above which a server's CPU is that of falling asleep and waking up as well.
+const SLEEPS_MAX: f64 = 0.05;
+
+/// Share of its core's busy time above which the rest is taken for interrupts of the server's own
+/// making, not for other work.
+const OWN_SHARE_MIN: f64 = 0.7;
 
 /// Operations that are simulated for the turns of a load.
 const OPERATIONS_FOR_TURNS: u64 = 20_000;
@@ -167,36 +175,78 @@ fn name_of(point: &Point) -> String {
     }
 }
 
-/// What the points say of CPU. Interrupts included where the load of the server's core is known:
-/// they take its time as well.
+/// What the points say of CPU. Those at which the server slept tell least, because their CPU holds
+/// polling and waking up: they count only where there are not two others.
 fn observations(points: &[&Point], notes: &mut Vec<String>) -> Vec<Observation> {
-    let mut observations = Vec::new();
+    let mut awake = Vec::new();
+    let mut asleep = Vec::new();
     for point in points {
         let Some(server) = &point.server else {
             continue;
         };
-        let by_busy = server.busy_percent * 1e7 / point.rate;
-        let by_process = server.cpu_us_per_operation * 1e3;
-        let is_open = point.arrivals.per_second().is_some();
-        if is_open && (point.is_overrun || server.busy_percent >= FULL_PERCENT) {
-            notes.push(format!(
-                "the CPU of {} was left out: its core was full or spinning",
-                name_of(point)
-            ));
+        let Some(cpu_ns) = cpu_ns(point, server, notes) else {
             continue;
-        }
-        let cpu_ns = by_busy.max(by_process);
-        if cpu_ns > 0.0 && cpu_ns.is_finite() {
-            observations.push(Observation {
-                name: name_of(point),
-                arrivals: point.arrivals,
-                in_flight: u64::from(point.connections) * u64::from(point.depth),
-                rate: point.rate,
-                cpu_ns,
-            });
+        };
+        let observation = Observation {
+            name: name_of(point),
+            arrivals: point.arrivals,
+            in_flight: u64::from(point.connections) * u64::from(point.depth),
+            rate: point.rate,
+            cpu_ns,
+        };
+        if server.voluntary_switches_per_operation > SLEEPS_MAX {
+            asleep.push(observation);
+        } else {
+            awake.push(observation);
         }
     }
-    observations
+    if awake.len() < 2 {
+        let names = asleep.iter().map(|observation| &observation.name);
+        notes.extend(names.map(|name| {
+            format!(
+                "the server slept during {name}: the cost of a turn holds polling and waking up"
+            )
+        }));
+        awake.append(&mut asleep);
+    } else {
+        let names = asleep.iter().map(|observation| &observation.name);
+        notes.extend(
+            names.map(|name| {
+                format!("the CPU of {name} was left out: it holds polling and waking up")
+            }),
+        );
+    }
+    awake
+}
+
+/// CPU of an operation, interrupts included where they can be told from other work on the server's
+/// core; none where the server was busy with waiting.
+fn cpu_ns(point: &Point, server: &ServerCost, notes: &mut Vec<String>) -> Option<f64> {
+    let by_process = server.cpu_us_per_operation * 1e3;
+    let by_core = server.busy_percent * 1e7 / point.rate;
+    let own_percent = by_process * point.rate / 1e7;
+    let is_open = point.arrivals.per_second().is_some();
+    if is_open && (point.is_overrun || own_percent >= FULL_PERCENT) {
+        notes.push(format!(
+            "the CPU of {} was left out: the server was overrun or polled all the time",
+            name_of(point)
+        ));
+        return None;
+    }
+    let is_alone = by_process >= OWN_SHARE_MIN * by_core;
+    if !is_alone {
+        notes.push(format!(
+            "during {} the server had {:.0} % of its core's busy time: the machine was not quiet",
+            name_of(point),
+            100.0 * by_process / by_core
+        ));
+    }
+    let ns = if is_alone {
+        by_core.max(by_process)
+    } else {
+        by_process
+    };
+    (ns > 0.0 && ns.is_finite()).then_some(ns)
 }
 
 /// The point whose latencies hold the least waiting: the lowest rate of an open loop, or a closed
@@ -381,6 +431,29 @@ mod tests {
         );
         assert!(off(model.path.quantile(0.5) as f64, fixture::PATH_NS as f64) < 0.05);
         assert!(model.capacity <= 1e9 / model.cost.operation_ns);
+    }
+
+    #[test]
+    fn a_server_that_sleeps_or_shares_its_core_tells_less() {
+        let (name, mut run) = fixture::run();
+        let mut few = run.points[1].clone();
+        (few.connections, few.depth) = (4, 1);
+        run.points.push(few);
+        let sleeper = run.points[0].server.as_mut().expect("it is known");
+        sleeper.voluntary_switches_per_operation = 0.6;
+        let shared = run.points[1].server.as_mut().expect("it is known");
+        shared.busy_percent *= 3.0;
+        let model = WorkerModel::of(&[(name, run)]).expect("two closed loops are left");
+        let notes = model.inputs["notes"].to_string();
+        assert!(notes.contains("polling and waking up"), "{notes}");
+        assert!(notes.contains("had 33 %"), "{notes}");
+        let loads = model.inputs["fit"].as_array().expect("a list");
+        assert_eq!(loads.len(), 2);
+        assert!(
+            loads[0]["cpu_us_measured"]
+                .as_f64()
+                .is_some_and(|us| us < 2.0)
+        );
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub const SLOWNESS: f64 = 10.0;
 /// unbalance the workers by itself.
 const STRIPES_PER_WORKER: u64 = 16_384;
 
+/// Fewer would not show a worker's queue, and the draw of arrivals would pass for an imbalance.
+pub const OPERATIONS_PER_WORKER: u64 = 1_000;
+
 /// What a worker grants to a client as it is configured by default: requests and bytes.
 const CREDITS: (u32, u64) = (256, 8 << 20);
 
@@ -90,7 +93,8 @@ pub struct Plan {
     pub keys: Keys,
     /// Longest stretch that counts.
     pub seconds: f64,
-    /// Most operations of one scenario.
+    /// Most operations of one scenario that count, or [`OPERATIONS_PER_WORKER`] for each worker
+    /// where that is more.
     pub operations_max: u64,
     /// From the death of a worker to the placement without it.
     pub detection: Duration,
@@ -127,6 +131,7 @@ struct Stage {
     /// Of a worker here.
     capacity: f64,
     length_ns: u64,
+    warm_up_ns: u64,
     /// When it happens, since the start of what counts.
     happens_ns: u64,
     detection_ns: u64,
@@ -138,14 +143,19 @@ impl Stage {
             Kind::Million => (MILLION_WORKERS, MILLION_PER_SECOND),
             _ => (workers, workers as f64 * model.capacity * UTILIZATION),
         };
-        let seconds = plan.seconds.min(plan.operations_max as f64 / per_second);
+        let operations_max = plan
+            .operations_max
+            .max(OPERATIONS_PER_WORKER * workers as u64);
+        let seconds = plan.seconds.min(operations_max as f64 / per_second);
         let length_ns = (seconds * 1e9) as u64;
+        let path_ns = model.path.quantile(0.5);
         Stage {
             kind,
             workers,
             per_second,
             capacity: per_second / workers as f64 / UTILIZATION,
             length_ns,
+            warm_up_ns: (length_ns / 5).max(20 * path_ns),
             happens_ns: length_ns / 4,
             detection_ns: (plan.detection.as_nanos() as u64).min(length_ns / 4),
         }
@@ -175,7 +185,7 @@ impl Stage {
                 per_second: self.per_second,
             },
             // So that turns are as long as they will be and hedges have an estimate.
-            warm_up_ns: self.length_ns / 5,
+            warm_up_ns: self.warm_up_ns,
             length_ns: self.length_ns,
             stripes: self.workers as u64 * STRIPES_PER_WORKER,
             keys: plan.keys,
@@ -260,18 +270,25 @@ impl Stage {
             busiest_over_mean: outcome.busiest_over_mean(),
             moved_share,
             timeline: outcome.timeline(),
-            notes: self.notes(outcome, plan, model),
+            notes: self.notes(&spec.views[0], outcome, plan, model),
         }
     }
 
-    fn notes(&self, outcome: &Outcome, plan: &Plan, model: &WorkerModel) -> Vec<String> {
+    fn notes(
+        &self,
+        view: &View,
+        outcome: &Outcome,
+        plan: &Plan,
+        model: &WorkerModel,
+    ) -> Vec<String> {
         let ms = |ns: u64| ns as f64 / 1e6;
         let mut notes = vec![
             format!(
-                "{} operations over {:.3} ms, a sixth of them before anything counted; {} replicas, \
-                 {CLIENTS} clients, {} stripes",
+                "{} operations over {:.3} ms, the first {:.3} ms of them before anything counted; {} \
+                 replicas, {CLIENTS} clients, {} stripes",
                 outcome.operations,
-                ms(self.length_ns + self.length_ns / 5),
+                ms(self.length_ns + self.warm_up_ns),
+                ms(self.warm_up_ns),
                 plan.replicas,
                 plan.keys,
             ),
@@ -282,6 +299,11 @@ impl Stage {
                 model.capacity
             ),
         ];
+        notes.push(format!(
+            "by the slots alone the busiest worker has {:.3} times the mean; the rest of the balance is \
+             the draw of stripes and arrivals",
+            busiest_by_slots(view)
+        ));
         let at = ms(self.happens_ns);
         let happened = match self.kind {
             Kind::Steady | Kind::Million => None,
@@ -313,6 +335,13 @@ impl Stage {
         ));
         notes
     }
+}
+
+/// The most slots that a worker is first for, over the mean.
+fn busiest_by_slots(view: &View) -> f64 {
+    let counts = view.placement().first_counts();
+    let most = counts.iter().copied().max().unwrap_or(0);
+    f64::from(most) * counts.len() as f64 / f64::from(view.placement().slots())
 }
 
 #[cfg(test)]

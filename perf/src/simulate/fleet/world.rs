@@ -89,6 +89,7 @@ struct World<'a> {
     stripes: Draw,
     fills: Fills,
     view: usize,
+    next_due_ns: f64,
     is_dead: Vec<bool>,
     /// When clients know of the death of each worker.
     known_dead_ns: Vec<u64>,
@@ -118,6 +119,7 @@ impl<'a> World<'a> {
             stripes: Draw::new(spec.keys, spec.stripes),
             fills: Fills::new(spec.under_store.clone()),
             view: 0,
+            next_due_ns: 0.0,
             is_dead: vec![false; spec.workers.len()],
             known_dead_ns: vec![u64::MAX; spec.workers.len()],
             operations: Slab::new(),
@@ -174,10 +176,12 @@ impl<'a> World<'a> {
             Arrivals::Constant { per_second } => 1.0 / per_second,
             Arrivals::Closed => panic!("the simulation of fleets is an open loop"),
         };
-        let gap_ns = (gap_s * 1e9) as u64;
+        // Large fleets have less than a nanosecond between arrivals, so fractions are kept.
+        self.next_due_ns += gap_s * 1e9;
         let end_ns = self.spec.warm_up_ns + self.spec.length_ns;
-        if self.events.now() + gap_ns < end_ns {
-            self.events.add(gap_ns, Event::Due);
+        if self.next_due_ns < end_ns as f64 {
+            let after_ns = (self.next_due_ns as u64).saturating_sub(self.events.now());
+            self.events.add(after_ns, Event::Due);
         }
     }
 

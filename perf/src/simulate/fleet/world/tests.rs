@@ -73,9 +73,10 @@ fn relative_wait(spec: &FleetSpec) -> f64 {
 /// s u / (2 (1 - u)) at a utilization u.
 #[test]
 fn waits_are_those_of_the_queue_with_constant_service() {
-    for utilization in [0.3, 0.5, 0.7, 0.9] {
+    // The busier, the longer a queue takes to forget, and the more has to be seen of it.
+    for (utilization, operations) in [(0.3, 1e5), (0.5, 1e5), (0.7, 2e5), (0.9, 6e5)] {
         let right = utilization / (2.0 * (1.0 - utilization));
-        let wait = relative_wait(&plain(1, 1, utilization, 600_000.0));
+        let wait = relative_wait(&plain(1, 1, utilization, operations));
         assert!(
             (wait / right - 1.0).abs() < 0.04,
             "{utilization}: {wait}, not {right}"
@@ -86,7 +87,7 @@ fn waits_are_those_of_the_queue_with_constant_service() {
 /// Many workers with a share of the arrivals each are as many such queues.
 #[test]
 fn a_fleet_of_independent_workers_waits_like_one() {
-    let wait = relative_wait(&plain(50, 1, 0.7, 600_000.0));
+    let wait = relative_wait(&plain(50, 1, 0.7, 200_000.0));
     let right = 0.7 / 0.6;
     // Shares differ by parts in a hundred, which adds to the mean.
     assert!((wait / right - 1.0).abs() < 0.05, "{wait}, not {right}");
@@ -192,4 +193,18 @@ fn hedges_stay_within_their_budget_when_everything_is_slow() {
     );
     let share = outcome.hedges_won as f64 / outcome.hedges as f64;
     assert!((0.0..=1.0).contains(&share));
+}
+
+#[test]
+fn a_large_fleet_is_offered_what_it_should_be() {
+    let mut spec = plain(2, 1, 0.5, 100.0);
+    spec.model.cost.operation_ns = 0.1;
+    spec.arrivals = Arrivals::Poisson { per_second: 3e9 };
+    (spec.warm_up_ns, spec.length_ns) = (0, 20_000);
+    let outcome = run(&spec);
+    assert!(
+        (58_500..61_500).contains(&outcome.operations),
+        "{}",
+        outcome.operations
+    );
 }
