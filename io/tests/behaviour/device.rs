@@ -2,15 +2,15 @@
 
 use super::*;
 
-async fn round_trip(io: UringIo, path: &Path) {
+async fn round_trip(io: CoreIo, path: &Path) {
     const PAGES: usize = 16;
     let pool = io.allocate_pool(64, PAGES).expect("memory");
     let device = io.open_device(path).await.expect("a device");
     let frame = pool.take().expect("a free frame");
     let mut lease = frame.lease(0..PAGES).expect("vacant pages");
-    assert!(
+    assert_eq!(
         lease.registered_buffer().is_some(),
-        "pools of a ring are registered"
+        backend::REGISTERS_FRAMES
     );
     for (at, byte) in lease.bytes_mut().iter_mut().enumerate() {
         *byte = (at / 512 + at) as u8;
@@ -58,14 +58,14 @@ async fn round_trip(io: UringIo, path: &Path) {
 fn a_file_on_disk_gives_back_what_was_written() {
     let file = device_file(on_disk(), 64);
     let path = file.path().to_owned();
-    uring::run(&small(), |io| async move { round_trip(io, &path).await }).expect("a core");
+    backend::run(&small(), |io| async move { round_trip(io, &path).await }).expect("a core");
 }
 
 #[test]
 fn a_file_in_memory_gives_back_what_was_written_without_kernel_threads() {
     let file = device_file(Path::new("/dev/shm"), 64);
     let path = file.path().to_owned();
-    let workers = uring::run(&small(), |io| async move {
+    let workers = backend::run(&small(), |io| async move {
         let device = io.open_device(&path).await.expect("tmpfs has direct I/O");
         let pool = io.allocate_pool(32, 1).expect("memory");
         for round in 0..50 {
@@ -88,7 +88,7 @@ fn a_file_in_memory_gives_back_what_was_written_without_kernel_threads() {
     .expect("a core");
     assert_eq!(workers, 0, "reads went to kernel threads");
     let path = file.path().to_owned();
-    uring::run(&small(), |io| async move { round_trip(io, &path).await }).expect("a core");
+    backend::run(&small(), |io| async move { round_trip(io, &path).await }).expect("a core");
 }
 
 /// Kernel workers of a ring are named `iou-wrk-<thread that made it>`.
@@ -104,7 +104,7 @@ fn own_thread_number() -> String {
 fn a_dropped_read_keeps_its_pages_until_the_kernel_is_done() {
     let file = device_file(on_disk(), 64);
     let path = file.path().to_owned();
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let device = io.open_device(&path).await.expect("a device");
         let pool = io.allocate_pool(8, 16).expect("memory");
         for round in 0..50 {
@@ -131,7 +131,7 @@ fn a_dropped_read_keeps_its_pages_until_the_kernel_is_done() {
 fn an_end_of_file_is_an_error_that_names_the_device() {
     let file = device_file(on_disk(), 16);
     let path = file.path().to_owned();
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let device = io.open_device(&path).await.expect("a device");
         file.as_file()
             .set_len(8 * PAGE_SIZE as u64)

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_ring_from_another_thread_wakes_a_sleeping_core() {
     const RINGS: usize = 500;
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let doorbell = io.doorbell();
         let (answer, answered) = mpsc::channel::<()>();
         let ringing = std::thread::spawn(move || {
@@ -40,7 +40,7 @@ fn cores_wake_each_other_through_their_rings() {
         let bells_in = bells_in.clone();
         let (bells_to, bells_from) = mpsc::channel::<Vec<std::sync::Arc<dyn Doorbell>>>();
         back_channels.push(bells_to);
-        let core = uring::spawn_core(small(), move |io| async move {
+        let core = backend::spawn_core(small(), move |io| async move {
             bells_in
                 .send((number, io.doorbell()))
                 .expect("the test waits");
@@ -81,7 +81,7 @@ fn cores_wake_each_other_through_their_rings() {
 
 #[test]
 fn sleeps_end_in_the_order_of_their_deadlines_and_never_early() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let order = Rc::new(RefCell::new(Vec::new()));
         for millis in [30u64, 5, 20, 1, 10, 0, 15] {
             let (sleeper, order) = (io.clone(), Rc::clone(&order));
@@ -105,7 +105,7 @@ fn sleeps_end_in_the_order_of_their_deadlines_and_never_early() {
 
 #[test]
 fn an_idle_core_sleeps() {
-    uring::run(
+    backend::run(
         &Options {
             spin: Duration::from_micros(10),
             ..small()
