@@ -46,6 +46,7 @@ pub(super) struct Core {
     in_flight: Cell<usize>,
     /// Those among them whose futures were dropped, which run to their end by themselves.
     abandoned: Cell<usize>,
+    turns: Cell<u64>,
     submissions: Cell<u64>,
     completions: Cell<u64>,
     stalls: Cell<u64>,
@@ -79,6 +80,7 @@ impl Core {
             tasks: Cell::new(0),
             in_flight: Cell::new(0),
             abandoned: Cell::new(0),
+            turns: Cell::new(0),
             submissions: Cell::new(0),
             completions: Cell::new(0),
             stalls: Cell::new(0),
@@ -177,8 +179,11 @@ impl Core {
     }
 
     pub fn counters(&self) -> LoopCounters {
+        // What glommio counted since it was last asked.
+        let more = ::glommio::executor().executor_stats().scheduler_runs();
+        self.turns.set(self.turns.get() + more);
         LoopCounters {
-            turns: ::glommio::executor().executor_stats().scheduler_runs(),
+            turns: self.turns.get(),
             enters: 0,
             sleeps: voluntary_switches().saturating_sub(self.switches_before),
             completions: self.completions.get(),

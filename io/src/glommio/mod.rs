@@ -31,6 +31,8 @@
 //!   membarrier(2)): [`run`] sleeps once before it starts.
 //! - Reads above the device's largest request hang in the kernel: a lease is
 //!   [`FRAME_PAGES_MAX`](crate::buffer::FRAME_PAGES_MAX) pages at most, far below.
+//! - Whether a drive can be polled is tried once, on what may be a hole of a file, where every drive
+//!   seems to be able to; reads then fail with EOPNOTSUPP. The device fills its first page.
 //! - A task's waker may be cloned 32,767 times at most. A core keeps one clone a task, and those
 //!   that wait for something keep one a waiter; more is a panic that ends the process.
 //! - Tasks alive at the end of an executor leak: all are woken and dropped before it ends.
