@@ -5,7 +5,7 @@
 //! is counted from its spawn to the drop of its future, and a core has ended only when none is.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -284,9 +284,27 @@ impl<F: Future<Output = ()>> Future for Task<F> {
     }
 }
 
+/// What a yield sleeps at first: glommio takes a timer that is due when it is first polled for
+/// fired, and one that is not makes the task wait for the next look at the rings.
+const YIELD_FIRST: Duration = Duration::from_micros(1);
+
 /// Resolves after glommio has been through its rings and its other tasks.
 pub(super) async fn next_turn() {
-    Timer::new(Duration::ZERO).await;
+    let mut wait = YIELD_FIRST;
+    let mut timer = Timer::new(wait);
+    let mut has_waited = false;
+    poll_fn(|context| {
+        while Pin::new(&mut timer).poll(context).is_ready() {
+            if has_waited {
+                return Poll::Ready(());
+            }
+            wait *= 2;
+            timer = Timer::new(wait);
+        }
+        has_waited = true;
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Times that the current thread gave up its processor to wait.

@@ -20,7 +20,7 @@
 //!   not block, as glommio itself sends first and asks later; it waits for room through glommio.
 //! - **Priorities** are task queues with shares of the processor, so they are kept over time and not
 //!   within each turn.
-//! - **`yield_now`** is a timer of no duration: glommio's own yield runs the next task of the same
+//! - **`yield_now`** is a timer of a microsecond: glommio's own yield runs the next task of the same
 //!   queue and looks at no completion.
 //! - **Counters.** Stalls and polls are counted by wrapping each task, sleeps are the thread's
 //!   voluntary context switches, operations are those of devices and connections; glommio does not
@@ -247,7 +247,12 @@ impl Io for GlommioIo {
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
         async move {
-            Timer::new(duration).await;
+            if duration.is_zero() {
+                // A timer that is due at once does not even let others run.
+                core::next_turn().await;
+            } else {
+                Timer::new(duration).await;
+            }
         }
     }
 

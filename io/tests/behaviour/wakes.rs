@@ -120,3 +120,26 @@ fn an_idle_core_sleeps() {
     )
     .expect("a core");
 }
+
+#[test]
+fn a_task_that_yields_for_ever_keeps_nobody_waiting() {
+    backend::run(&small(), |io| async move {
+        let address = start_echo(&io).await;
+        for priority in [Priority::Foreground, Priority::Background] {
+            let yielding = io.clone();
+            io.spawn(priority, async move {
+                loop {
+                    yielding.yield_now().await;
+                }
+            });
+        }
+        let stream = io.connect(address).await.expect("the echo listens");
+        for round in 0..100u32 {
+            send_bytes(&stream, &round.to_le_bytes()).await;
+            assert_eq!(receive_exactly(&stream, 4).await, round.to_le_bytes());
+        }
+        io.sleep(Duration::ZERO).await;
+        io.sleep(Duration::from_millis(1)).await;
+    })
+    .expect("a core");
+}
