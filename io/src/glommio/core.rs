@@ -29,7 +29,7 @@ const SHARES: [(&str, usize); Priority::COUNT] =
 
 /// Receive buffers that a core keeps for reuse. More are in use only while that many connections
 /// have unread bytes at once.
-const RECEIVE_BUFFERS_KEPT_MAX: usize = 512;
+pub(super) const RECEIVE_BUFFERS_KEPT_MAX: usize = 512;
 
 /// How long the end of a core waits for device operations in flight, as on our own ring.
 const DRAIN_MAX: Duration = Duration::from_secs(10);

@@ -113,6 +113,16 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Bytes that a core takes beside its frames, with `entry_bytes` an entry of a ring.
+    pub fn memory_bytes(&self, entry_bytes: u64) -> u64 {
+        const RINGS: u64 = 3;
+        self.device_buffer_bytes as u64
+            + core::RECEIVE_BUFFERS_KEPT_MAX as u64 * u64::from(self.receive_buffer_bytes)
+            + RINGS * u64::from(self.entries) * entry_bytes
+    }
+}
+
 /// Runs a core on the calling thread until the future that `start` returns ends. Tasks that are
 /// still alive then are dropped, and the kernel has let go of their memory when this returns.
 ///
