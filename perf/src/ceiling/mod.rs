@@ -10,6 +10,7 @@
 //! same size and a payload that matches its checksums), so that one generator with one checksum
 //! mode speaks to both.
 
+pub(crate) mod conversation;
 pub mod device;
 mod lane;
 pub mod server;
