@@ -284,6 +284,16 @@ impl<F: Future<Output = ()>> Future for Task<F> {
     }
 }
 
+/// Resolves after `duration`, counted from the first poll.
+pub(super) async fn sleep(duration: Duration) {
+    if duration.is_zero() {
+        // A timer that is due at once does not even let others run.
+        next_turn().await;
+    } else {
+        Timer::new(duration).await;
+    }
+}
+
 /// What a yield sleeps at first: glommio takes a timer that is due when it is first polled for
 /// fired, and one that is not makes the task wait for the next look at the rings.
 const YIELD_FIRST: Duration = Duration::from_micros(1);

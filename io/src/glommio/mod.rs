@@ -256,14 +256,7 @@ impl Io for GlommioIo {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
-        async move {
-            if duration.is_zero() {
-                // A timer that is due at once does not even let others run.
-                core::next_turn().await;
-            } else {
-                Timer::new(duration).await;
-            }
-        }
+        core::sleep(duration)
     }
 
     fn spawn(&self, priority: Priority, task: impl Future<Output = ()> + 'static) {

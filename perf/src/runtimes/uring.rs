@@ -1,7 +1,6 @@
 //! The loops on our own ring: the `uring` backend of corelane-io and its executor.
 
 use std::cell::Cell;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -119,23 +118,16 @@ async fn read_all(io: &UringIo, options: &ReadOptions, meter: &Meter) -> Result<
     Ok(())
 }
 
-fn read_on(
-    device: impl Device,
-    mut lease: FrameLease,
-    mut offsets: Offsets,
-    meter: Meter,
-) -> impl Future<Output = ()> {
-    async move {
-        let mut started = Instant::now();
-        loop {
-            lease = match device.read(offsets.draw(), lease).await {
-                Ok(lease) => lease,
-                Err(error) => return meter.fail(error),
-            };
-            match meter.read(started) {
-                Some(now) => started = now,
-                None => return,
-            }
+async fn read_on(device: impl Device, mut lease: FrameLease, mut offsets: Offsets, meter: Meter) {
+    let mut started = Instant::now();
+    loop {
+        lease = match device.read(offsets.draw(), lease).await {
+            Ok(lease) => lease,
+            Err(error) => return meter.fail(error),
+        };
+        match meter.read(started) {
+            Some(now) => started = now,
+            None => return,
         }
     }
 }
