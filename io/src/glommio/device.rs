@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -20,7 +19,7 @@ use ::glommio::io::{DmaFile, OpenOptions};
 use super::core::Core;
 use super::operation::Operation;
 use super::system_error;
-use crate::buffer::{FrameLease, FramePool, FrameSlice, PAGE_SIZE};
+use crate::buffer::{FrameLease, FrameSlice, PAGE_SIZE};
 use crate::error::{IoError, IoErrorKind};
 use crate::uring::device_open::{self, Opened};
 use crate::{Device, DeviceGeometry};
@@ -41,7 +40,7 @@ impl GlommioDevice {
     pub(super) async fn open(core: &Rc<Core>, path: &Path) -> Result<GlommioDevice, IoError> {
         let Opened { file, geometry } = device_open::open(path)?;
         if !geometry.is_block_device {
-            fill_first_page(&file).map_err(|error| error.with("device", path.display()))?;
+            check_first_page(&file).map_err(|error| error.with("device", path.display()))?;
         }
         Ok(GlommioDevice(Rc::new(OpenDevice {
             core: Rc::clone(core),
@@ -52,27 +51,19 @@ impl GlommioDevice {
     }
 }
 
-/// Writes zeros where the first page of a file is a hole, which reads as zeros already.
+/// Refuses a file whose first page is a hole: nothing was ever written there.
 ///
 /// On the first file of a drive glommio tries a polled read of offset 0, and believes for good that
 /// the drive can poll when it succeeds. In a hole it succeeds on every drive, because it does not
 /// get there; each later read then fails with EOPNOTSUPP.
-fn fill_first_page(file: &File) -> Result<(), IoError> {
+fn check_first_page(file: &File) -> Result<(), IoError> {
     // SAFETY: no pointers. A file system without holes says that all is data.
     let data = unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_DATA) };
     if data == 0 {
         return Ok(());
     }
-    let page = FramePool::map(1, 1)?
-        .take()
-        .and_then(|frame| frame.lease(0..1))
-        .expect("a new pool has a vacant page");
-    file.write_all_at(page.bytes(), 0).map_err(|error| {
-        IoError::from_std(
-            &error,
-            "cannot write the first page of the device; check the drive (dmesg, smartctl)",
-        )
-    })
+    let message = "glommio misjudges a drive by a file whose first page was never written; format the device with `corelane device format`, or use the backend `uring`";
+    Err(IoError::new(IoErrorKind::Unsupported, message))
 }
 
 async fn open_file(path: &Path, flags: libc::c_int) -> Result<DmaFile, IoError> {

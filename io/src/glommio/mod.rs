@@ -29,10 +29,13 @@
 //! What is known to be wrong with glommio 0.9.0, and what is done about it here:
 //! - The first timer or sleep of an executor takes tens of milliseconds (it registers for
 //!   membarrier(2)): [`run`] sleeps once before it starts.
+//! - It goes to sleep with tasks ready to run when its preemption timer fires at the wrong moment,
+//!   as it does on a busy machine: the timer keeps its default of 100 ms, since a shorter one does so
+//!   more often, and a heartbeat of 50 ms ends such a sleep.
 //! - Reads above the device's largest request hang in the kernel: a lease is
 //!   [`FRAME_PAGES_MAX`](crate::buffer::FRAME_PAGES_MAX) pages at most, far below.
 //! - Whether a drive can be polled is tried once, on what may be a hole of a file, where every drive
-//!   seems to be able to; reads then fail with EOPNOTSUPP. The device fills its first page.
+//!   seems to be able to; reads then fail with EOPNOTSUPP. A file whose first page is a hole is refused.
 //! - A task's waker may be cloned 32,767 times at most. A core keeps one clone a task, and those
 //!   that wait for something keep one a waiter; more is a panic that ends the process.
 //! - Tasks alive at the end of an executor leak: all are woken and dropped before it ends.
@@ -74,10 +77,6 @@ use crate::buffer::FramePool;
 use crate::cores;
 use crate::error::{IoError, IoErrorKind};
 use crate::{Doorbell, Io, LoopCounters, Nanos, Priority};
-
-/// How long tasks run before glommio looks at its rings again. Its own default of 100 ms would
-/// keep the answers that wait behind a long turn of the background waiting as long.
-const PREEMPT_AFTER: Duration = Duration::from_millis(1);
 
 /// How a core is set up.
 #[derive(Clone, Debug)]
@@ -150,7 +149,6 @@ where
         .spin_before_park(options.spin)
         .ring_depth(options.entries as usize)
         .io_memory(options.device_buffer_bytes)
-        .preempt_timer(PREEMPT_AFTER)
         .make()
         .map_err(|error| start_failed(&error))?;
     let outcome = executor.run(async {

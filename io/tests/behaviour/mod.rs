@@ -110,6 +110,9 @@ fn device_file(directory: &Path, pages: u64) -> tempfile::NamedTempFile {
     file.as_file()
         .set_len(pages * PAGE_SIZE as u64)
         .expect("room");
+    // What is a device has a superblock, so its first page is no hole.
+    std::os::unix::fs::FileExt::write_all_at(file.as_file(), &[0; PAGE_SIZE], 0).expect("room");
+    file.as_file().sync_all().expect("a flush");
     file
 }
 

@@ -31,3 +31,18 @@ mod backend {
         vec![small()]
     }
 }
+
+#[test]
+fn a_device_on_which_nothing_was_ever_written_is_refused_with_the_command() {
+    use corelane_io::Io;
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = tempfile::NamedTempFile::new_in(directory).expect("a file");
+    file.as_file().set_len(1 << 20).expect("room");
+    let path = file.path().to_owned();
+    let error = backend::run(&backend::small(), |io| async move {
+        io.open_device(&path).await.err().expect("it is a hole")
+    })
+    .expect("a core")
+    .to_string();
+    assert!(error.contains("corelane device format"), "{error}");
+}
