@@ -34,7 +34,8 @@ pub struct Figures {
 impl Figures {
     /// Of a load on a server whose reads are to come from `source` (0 is DRAM, 1 the device).
     pub fn of_sample(sample: &Sample, source: usize) -> Figures {
-        let operations = sample.load.operations.max(1) as f64;
+        let reads = sample.load.reads as f64;
+        let from_source = sample.load.by_source[source] as f64;
         Figures {
             rate: sample.load.rate(),
             cpu_us: sample.cpu_us_per_operation(),
@@ -43,7 +44,7 @@ impl Figures {
             busy_percent: sample.busy_percent,
             ring_worker_percent: sample.ring_worker_percent(),
             steal_percent: sample.steal_percent,
-            elsewhere_percent: 100.0 * (1.0 - sample.load.by_source[source] as f64 / operations),
+            elsewhere_percent: 100.0 * (reads - from_source) / reads.max(1.0),
             errors: sample.load.errors,
             wrong: sample.load.wrong,
         }

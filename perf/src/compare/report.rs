@@ -150,6 +150,11 @@ fn notes(runtime: &str, figures: &[Figures]) -> Vec<String> {
             "{runtime}: kernel threads (iou-wrk) used up to {workers:.0} % of its CPU"
         ));
     }
+    if figures.iter().any(|figures| figures.rate == 0.0) {
+        notes.push(format!(
+            "{runtime}: no operation ended in a round; measure for longer"
+        ));
+    }
     let (errors, wrong) = (
         total(|figures| figures.errors),
         total(|figures| figures.wrong),
@@ -266,9 +271,17 @@ mod tests {
     fn what_spoils_figures_is_said() {
         let mut bad = figures(1.0);
         (bad.wrong, bad.errors, bad.steal_percent) = (2, 1, 7.0);
-        let row = Row::of("row", "what", &["uring"], &[vec![figures(1.0)], vec![bad]]);
+        let mut empty = figures(0.0);
+        empty.rate = 0.0;
+        let rounds = [vec![figures(1.0)], vec![bad], vec![empty]];
+        let row = Row::of("row", "what", &["uring"], &rounds);
         let text = row.to_string();
-        for expected in ["WRONG BYTES in 2", "1 reads FAILED", "7.0 %"] {
+        for expected in [
+            "WRONG BYTES in 2",
+            "1 reads FAILED",
+            "7.0 %",
+            "measure for longer",
+        ] {
             assert!(text.contains(expected), "{text}");
         }
     }
