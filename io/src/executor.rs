@@ -8,7 +8,7 @@
 //! of the background: what answers clients comes first, and nothing starves. The executor must
 //! not do I/O, sleep or read a system clock; the backend's loop does that between turns.
 
-mod ticks;
+pub(crate) mod ticks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -362,8 +362,9 @@ impl<F: Future<Output = ()>> Future for Task<F> {
 
 /// Ends the process when a task panics: its shard's state is half changed, and a core that goes
 /// on without the task would hang its clients instead of restarting.
-struct AbortOnUnwind {
-    name: &'static str,
+pub(crate) struct AbortOnUnwind {
+    /// Type of the future, for the message.
+    pub name: &'static str,
 }
 
 impl Drop for AbortOnUnwind {

@@ -17,12 +17,15 @@
 //! | [`hint`] | hints about memory: prefetching, huge pages |
 //! | [`cores`] | pinning, NUMA, which core does what |
 //! | [`uring`] | the default backend: one io_uring per core |
+//! | `glommio` | a second backend behind the feature of that name, for comparison |
 //! | [`sim`] | the deterministic backend: seeded faults, crashes, virtual time |
 
 pub mod buffer;
 pub mod cores;
 pub mod error;
 pub mod executor;
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod hint;
 mod mapping;
 pub mod mesh;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ceiling;
+mod compare_backends;
 mod cost;
 mod gate;
 mod load;
@@ -39,6 +40,8 @@ pub enum Command {
     Simulate(simulate::SimulateArguments),
     /// Counts the instructions of a hit, and compares them with a budget
     Cost(cost::CostArguments),
+    /// Runs worker and bare loops on our ring, on glommio and on compio in interleaved rounds
+    CompareBackends(compare_backends::CompareArguments),
     /// Runs a fixed script of hits on a simulated core, for a profiler
     #[command(hide = true)]
     CostScript(CostScript),
@@ -48,6 +51,12 @@ pub enum Command {
     /// Serves as a bare loop, for a parent process
     #[command(hide = true)]
     ServeCeiling(ceiling::ServeArguments),
+    /// Serves as a bare loop on a runtime, for a parent process
+    #[command(hide = true)]
+    ServeEcho(compare_backends::EchoArguments),
+    /// Reads a file in a bare loop on a runtime, for a parent process
+    #[command(hide = true)]
+    ReadDevice(compare_backends::ReadDeviceArguments),
 }
 
 impl Command {
@@ -69,6 +78,9 @@ impl Command {
             Command::CostScript(arguments) => arguments.run(),
             Command::ServeForGate(arguments) => arguments.run(),
             Command::ServeCeiling(arguments) => arguments.run(),
+            Command::CompareBackends(arguments) => arguments.run(),
+            Command::ServeEcho(arguments) => arguments.run(),
+            Command::ReadDevice(arguments) => arguments.run(),
         }
     }
 }

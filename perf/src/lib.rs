@@ -13,6 +13,8 @@
 //! | [`load`] | when it is sent and what it took: closed and open loops |
 //! | [`gate`] | ceilings and worker in interleaved rounds, the table of measures |
 //! | [`cost`] | instructions of a hit, and their budget |
+//! | [`runtimes`] | the bare loops on our ring, glommio and compio |
+//! | [`compare`] | worker and bare loops on each of these in interleaved rounds |
 //! | [`allocations`] | heap allocations by thread |
 //! | [`report`] | run files in, one HTML page out |
 //! | [`run`] | what a measuring command leaves behind: one JSON file |
@@ -29,6 +31,7 @@
 pub mod allocations;
 pub mod ceiling;
 pub mod commands;
+pub mod compare;
 pub mod cost;
 pub mod gate;
 pub mod load;
@@ -39,6 +42,7 @@ pub mod random;
 pub mod report;
 pub mod ring;
 pub mod run;
+pub mod runtimes;
 pub mod sample;
 pub mod scale;
 pub mod search;

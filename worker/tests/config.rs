@@ -148,6 +148,31 @@ fn every_mistake_is_reported_with_its_place_and_what_was_expected() {
 }
 
 #[test]
+fn a_backend_that_was_not_built_is_refused_with_how_to_build_it() {
+    use corelane_worker::config::Backend;
+    let uring = read("backend = \"uring\"", &flags()).expect("always there");
+    assert_eq!(uring.backend, Backend::Uring);
+    let glommio = read("backend = \"glommio\"", &flags());
+    #[cfg(feature = "glommio")]
+    {
+        assert_eq!(glommio.expect("it was built").backend, Backend::Glommio);
+        let text = "backend = \"glommio\"\nsend_zero_copy_above = \"64K\"";
+        let mistakes = read(text, &flags())
+            .expect_err("glommio copies")
+            .to_string();
+        assert!(mistakes.contains("always copies"), "{mistakes}");
+    }
+    #[cfg(not(feature = "glommio"))]
+    {
+        let mistakes = glommio.expect_err("it was not built").to_string();
+        assert!(
+            mistakes.contains("w.toml:1:11") && mistakes.contains("--features glommio"),
+            "{mistakes}"
+        );
+    }
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     let text = "dram = \"x\"\n[limits]\nscrub = 1\n[log]\nformat = 1\n";
     let flags = WorkerFlags {

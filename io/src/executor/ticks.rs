@@ -43,15 +43,15 @@ mod counter {
     }
 }
 
-pub(super) use counter::now;
+pub(crate) use counter::now;
 
 /// Ticks in `ns` nanoseconds.
-pub(super) fn from_ns(ns: u64) -> u64 {
+pub(crate) fn from_ns(ns: u64) -> u64 {
     (ns as f64 * counter::per_ns()) as u64
 }
 
 /// Nanoseconds in `ticks`.
-pub(super) fn to_ns(ticks: u64) -> u64 {
+pub(crate) fn to_ns(ticks: u64) -> u64 {
     (ticks as f64 / counter::per_ns()) as u64
 }
 

@@ -303,7 +303,7 @@ const KEEP_ALIVE_PROBES: libc::c_int = 4;
 
 /// Small answers leave at once: batching is the sender's, not TCP's. And a peer that vanished
 /// without a word (power, network) ends its connection instead of holding it for ever.
-fn set_options(socket: &OwnedFd) {
+pub(crate) fn set_options(socket: &impl AsRawFd) {
     for (level, name, value) in [
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
@@ -329,7 +329,7 @@ fn set_options(socket: &OwnedFd) {
 }
 
 /// The error of an operation on a connection that was closed on this side.
-pub(super) fn closed_here(peer: SocketAddr) -> IoError {
+pub(crate) fn closed_here(peer: SocketAddr) -> IoError {
     IoError::new(IoErrorKind::Disconnected, "the connection was closed").with("peer", peer)
 }
 

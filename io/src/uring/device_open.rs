@@ -14,13 +14,13 @@ use crate::error::{IoError, IoErrorKind};
 const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
-pub(super) struct Opened {
+pub(crate) struct Opened {
     pub file: File,
     pub geometry: DeviceGeometry,
 }
 
 /// Opens `path` for direct I/O.
-pub(super) fn open(path: &Path) -> Result<Opened, IoError> {
+pub(crate) fn open(path: &Path) -> Result<Opened, IoError> {
     check_type(path).map_err(|error| error.with("device", path.display()))?;
     let file = OpenOptions::new()
         .read(true)

@@ -16,10 +16,10 @@
 //! | `doorbell` | waking a core from another thread |
 //! | [`probe`] | what the kernel must offer, and what to say when it does not |
 
-mod connection;
+pub(crate) mod connection;
 mod core;
 mod device;
-mod device_open;
+pub(crate) mod device_open;
 mod doorbell;
 mod files;
 mod listener;
@@ -29,7 +29,7 @@ mod receive_ring;
 mod registered_memory;
 mod ring;
 mod send;
-mod socket;
+pub(crate) mod socket;
 mod timer;
 
 use std::cell::RefCell;

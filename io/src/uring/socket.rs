@@ -13,7 +13,7 @@ use crate::error::IoError;
 const BACKLOG: libc::c_int = 4096;
 
 /// A listening socket.
-pub(super) fn listen(address: SocketAddr) -> Result<OwnedFd, IoError> {
+pub(crate) fn listen(address: SocketAddr) -> Result<OwnedFd, IoError> {
     let listener = TcpListener::bind(address).map_err(|error| {
         IoError::from_std(
             &error,
@@ -131,7 +131,7 @@ fn address_by(call: AddressCall, socket: &OwnedFd) -> std::io::Result<SocketAddr
 }
 
 /// The address that a socket is bound to.
-pub(super) fn local_address(socket: &OwnedFd) -> std::io::Result<SocketAddr> {
+pub(crate) fn local_address(socket: &OwnedFd) -> std::io::Result<SocketAddr> {
     address_by(libc::getsockname, socket)
 }
 

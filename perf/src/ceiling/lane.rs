@@ -1,11 +1,9 @@
-//! One connection of a bare server: bytes in, counted as requests; replies out, in batches.
+//! One connection of a bare server: its conversation, and replies out, in batches.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-use corelane_rpc_schema::frame::{Decoded, Frame, READ_REQUEST_BYTES, decode};
-use corelane_rpc_schema::messages::{HelloAnswer, Message, OpenAnswer};
-use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, READ_BYTES_MAX, STRIPE_BYTES, ShardId};
+use super::conversation::{Conversation, Greeting};
 
 /// Most iovecs of one call (`IOV_MAX`).
 const IOVECS_MAX: usize = 1024;
@@ -13,24 +11,12 @@ const IOVECS_MAX: usize = 1024;
 /// Replies of one call: a head and a payload each.
 pub(super) const REPLIES_PER_SEND_MAX: usize = IOVECS_MAX / 2;
 
-/// What a lane says of its server.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Greeting {
-    /// Where the server listens.
-    pub port: u16,
-    /// Bytes of the one object that it pretends to have.
-    pub object_bytes: u64,
-}
-
 /// A connection.
 pub(super) struct Lane {
     pub stream: TcpStream,
-    greeting: Greeting,
-    /// Bytes of an unfinished greeting.
-    held: Vec<u8>,
-    has_greeted: bool,
-    /// Bytes of a request that is not complete yet.
-    request_bytes: usize,
+    conversation: Conversation,
+    /// Answers to hello and open.
+    answers: Vec<u8>,
     /// Requests without a reply on its way.
     pub owed: u64,
     /// Replies of the send under way.
@@ -54,10 +40,8 @@ impl Lane {
         let message = Box::new(unsafe { std::mem::zeroed::<libc::msghdr>() });
         Lane {
             stream,
-            greeting,
-            held: Vec::new(),
-            has_greeted: false,
-            request_bytes: 0,
+            conversation: Conversation::new(greeting),
+            answers: Vec::new(),
             owed: 0,
             sending: 0,
             reading: 0,
@@ -73,72 +57,13 @@ impl Lane {
     /// Takes what arrived; gives the number of requests that it completed.
     #[inline]
     pub fn receive(&mut self, input: &[u8]) -> io::Result<u64> {
-        let mut bytes = input.len();
-        if !self.has_greeted {
-            self.held.extend_from_slice(input);
-            bytes = self.greet()?;
-        }
-        self.request_bytes += bytes;
-        let requests = self.request_bytes / READ_REQUEST_BYTES;
-        self.request_bytes %= READ_REQUEST_BYTES;
-        Ok(requests as u64)
-    }
-
-    /// Answers hello and opens; gives the bytes of requests that follow the last of them.
-    #[cold]
-    fn greet(&mut self) -> io::Result<usize> {
-        let mut consumed_all = 0;
-        loop {
-            let decoded = decode(&self.held[consumed_all..]).map_err(io::Error::other)?;
-            let Decoded::Frame { frame, consumed } = decoded else {
-                break;
-            };
-            let Frame::Message(header) = frame else {
-                // From the first read on, only reads come.
-                self.has_greeted = true;
-                let rest = self.held.len() - consumed_all;
-                self.held = Vec::new();
-                return Ok(rest);
-            };
-            let (request_id, message) = Message::from_header(header).map_err(io::Error::other)?;
-            let answer = self.answer_of(&message)?;
-            let mut out = Vec::new();
-            answer
-                .to_frame(request_id, &mut out)
-                .map_err(io::Error::other)?;
+        let requests = self.conversation.receive(input, &mut self.answers)?;
+        if !self.answers.is_empty() {
             // A few hundred bytes into an empty socket buffer do not block.
-            (&self.stream).write_all(&out)?;
-            consumed_all += consumed;
+            (&self.stream).write_all(&self.answers)?;
+            self.answers.clear();
         }
-        self.held.drain(..consumed_all);
-        Ok(0)
-    }
-
-    fn answer_of(&self, message: &Message) -> io::Result<Message> {
-        match message {
-            Message::Hello(_) => Ok(Message::HelloAnswer(HelloAnswer {
-                worker_id: "ceiling".to_owned(),
-                epoch: 1,
-                shard: ShardId(0),
-                shard_ports: vec![self.greeting.port],
-                partition_shards: vec![ShardId(0)],
-                requests_in_flight_max: u32::MAX,
-                bytes_in_flight_max: u64::MAX,
-                read_bytes_max: READ_BYTES_MAX,
-                stripe_bytes: STRIPE_BYTES,
-            })),
-            Message::Open(open) => Ok(Message::OpenAnswer(OpenAnswer {
-                object: ObjectId::new(&open.path, "ceiling", BLOCK_BYTES_DEFAULT),
-                length: self.greeting.object_bytes,
-                block_bytes: BLOCK_BYTES_DEFAULT,
-                version: "ceiling".to_owned(),
-                ..OpenAnswer::default()
-            })),
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a ceiling answers hello, open and READ only",
-            )),
-        }
+        Ok(requests)
     }
 
     /// Appends a reply to the send that is being put together.

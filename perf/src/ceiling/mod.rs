@@ -13,6 +13,7 @@
 //! mode speaks to both.
 
 pub mod beside;
+pub(crate) mod conversation;
 pub mod device;
 mod lane;
 pub mod server;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use corelane_rpc_schema::frame::ReadSource;
 use io_uring::{cqueue, opcode, types};
 
-use super::lane::{Greeting, Lane, REPLIES_PER_SEND_MAX};
+use super::conversation::Greeting;
+use super::lane::{Lane, REPLIES_PER_SEND_MAX};
 use super::{PAGE, Source, open_direct, page, prebuilt_head};
 use crate::memory::Memory;
 use crate::random::Random;

@@ -31,33 +31,55 @@ pub fn interleave(
     mut worker: impl FnMut(u64) -> Result<Sample, String>,
     mut ceiling: impl FnMut(u64) -> Result<Sample, String>,
 ) -> Result<Vec<Pair>, String> {
-    let mut pairs = Vec::with_capacity(rounds);
+    let steal = |sample: &Sample| sample.steal_percent;
+    let rounds = in_turns(rounds, &mut [&mut worker, &mut ceiling], steal)?;
+    let pair = |round: Vec<Sample>| {
+        let [worker, ceiling] = <[Sample; 2]>::try_from(round).expect("there were two");
+        Pair { worker, ceiling }
+    };
+    Ok(rounds.into_iter().map(pair).collect())
+}
+
+/// One contestant's turn: a sample of the round with the given number.
+pub type Turn<'a, S> = &'a mut dyn FnMut(u64) -> Result<S, String>;
+
+/// `rounds` rounds with a sample of each contestant, in their order. The order of turns is that of
+/// the contestants and its reverse, alternating; a round in which any sample has too much `steal`
+/// (in percent) is measured again. All are given the number of the round, repeated ones counted.
+///
+/// # Errors
+/// The first error of any.
+pub fn in_turns<S>(
+    rounds: usize,
+    contestants: &mut [Turn<'_, S>],
+    steal: impl Fn(&S) -> f64,
+) -> Result<Vec<Vec<S>>, String> {
+    let mut done = Vec::with_capacity(rounds);
     let mut number = 0;
     for round in 0..rounds {
         let mut attempt = 0;
         loop {
-            let pair = if round % 2 == 0 {
-                let worker = worker(number)?;
-                Pair {
-                    worker,
-                    ceiling: ceiling(number)?,
+            let mut samples = Vec::with_capacity(contestants.len());
+            if round % 2 == 0 {
+                for turn in contestants.iter_mut() {
+                    samples.push(turn(number)?);
                 }
             } else {
-                let ceiling = ceiling(number)?;
-                Pair {
-                    worker: worker(number)?,
-                    ceiling,
+                for turn in contestants.iter_mut().rev() {
+                    samples.push(turn(number)?);
                 }
-            };
+                samples.reverse();
+            }
             attempt += 1;
             number += 1;
-            if pair.steal_percent() <= STEAL_PERCENT_MAX || attempt > REPEATS_MAX {
-                pairs.push(pair);
+            let stolen = samples.iter().map(&steal).fold(0.0, f64::max);
+            if stolen <= STEAL_PERCENT_MAX || attempt > REPEATS_MAX {
+                done.push(samples);
                 break;
             }
         }
     }
-    Ok(pairs)
+    Ok(done)
 }
 
 impl Pair {

@@ -17,6 +17,7 @@ use crate::allocations;
 use crate::ceiling::prepare_file;
 use crate::load::LoadSpec;
 use crate::process;
+use crate::runtimes::Runtime;
 use crate::sample::Watched;
 use crate::server_process::{Ready, ServerProcess, answer};
 use crate::target::greeting;
@@ -117,12 +118,29 @@ impl GateWorker {
     /// # Errors
     /// A sentence.
     pub fn start(bench: &Bench, spec: &WorkerSpec) -> Result<GateWorker, String> {
+        Self::start_on(bench, spec, Runtime::Uring)
+    }
+
+    /// The same, on another backend than the default.
+    ///
+    /// # Errors
+    /// A sentence; of a worker without that backend, too.
+    pub fn start_on(
+        bench: &Bench,
+        spec: &WorkerSpec,
+        backend: Runtime,
+    ) -> Result<GateWorker, String> {
         let fail = |error: std::io::Error| format!("the worker under test: {error}");
         let objects = spec.directory.join("objects");
         std::fs::create_dir_all(&objects).map_err(fail)?;
         prepare_file(&objects.join("object"), spec.object_bytes).map_err(fail)?;
         let config = spec.directory.join("worker.toml");
-        std::fs::write(&config, configuration(bench, spec)).map_err(fail)?;
+        let text = format!(
+            "backend = \"{}\"\n{}",
+            backend.name(),
+            configuration(bench, spec)
+        );
+        std::fs::write(&config, text).map_err(fail)?;
         let start = || {
             ServerProcess::start([
                 "serve-for-gate".as_ref(),

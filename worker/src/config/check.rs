@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fields::{Document, Fields};
 use super::kind::{Value, show_cpus};
 use super::mistake::Mistakes;
-use super::{Config, Limits, LogFormat, Token};
+use super::{Backend, Config, Limits, LogFormat, Token};
 use crate::cache::policy::PolicyKind;
 use crate::mount::{MOUNTS_MAX, Mount, MountId};
 
@@ -67,6 +67,7 @@ pub(super) fn config(
         operations: address(top, "operations"),
         insecure: top.is_set("insecure"),
         spin: duration(top, "spin"),
+        backend: backend(top, mistakes),
         send_zero_copy_above: top.number("send_zero_copy_above"),
         limits: limits(&document.limits),
         tokens,
@@ -98,6 +99,33 @@ fn address(fields: &Fields, name: &str) -> SocketAddr {
     match fields.get(name) {
         Value::Address(address) => *address,
         other => unreachable!("an address with a default, not {other:?}"),
+    }
+}
+
+fn backend(top: &Fields, mistakes: &mut Mistakes) -> Backend {
+    if top.text("backend").as_deref() != Some("glommio") {
+        return Backend::Uring;
+    }
+    #[cfg(feature = "glommio")]
+    {
+        if top.number("send_zero_copy_above").is_some() {
+            mistakes.add(
+                top.origin("send_zero_copy_above"),
+                "`send_zero_copy_above`: the backend `glommio` always copies; leave the key out"
+                    .to_owned(),
+            );
+        }
+        Backend::Glommio
+    }
+    #[cfg(not(feature = "glommio"))]
+    {
+        mistakes.add(
+            top.origin("backend"),
+            "`backend`: this program was built without glommio; build it with `--features glommio`, \
+             or use `uring`"
+                .to_owned(),
+        );
+        Backend::Uring
     }
 }
 

@@ -218,6 +218,14 @@ pub const TOP: &Section = &Section {
                   microseconds a read, and costs CPU.",
         },
         Key {
+            name: "backend",
+            kind: Kind::Word(&["uring", "glommio"]),
+            default: "uring",
+            is_reloadable: false,
+            doc: "What the cores run on. `uring` is the worker's own ring. `glommio` is there to be \
+                  compared with it, and only in a build with `--features glommio`.",
+        },
+        Key {
             name: "send_zero_copy_above",
             kind: ANY_SIZE,
             default: "",

@@ -80,6 +80,8 @@ pub struct Config {
     pub insecure: bool,
     /// How long a core polls before it sleeps.
     pub spin: Duration,
+    /// What the cores run on.
+    pub backend: Backend,
     /// Size from which on answers leave without a copy.
     pub send_zero_copy_above: Option<u64>,
     /// Limits.
@@ -94,6 +96,16 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The fields as they were read, to compare at a reload.
     document: fields::Document,
+}
+
+/// What a core runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A ring of our own.
+    Uring,
+    /// The glommio executor, for comparison.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 /// Bounds of the whole worker.

@@ -1,24 +1,29 @@
-//! Shards on a real machine: a ring, a thread and a CPU each, and the fetch threads beside them.
+//! Shards on a real machine: a thread, a CPU and a ring (or glommio) each, and the fetch threads beside them.
 
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "glommio")]
+use corelane_io::glommio;
 use corelane_io::mesh::{self, MeshEnd};
-use corelane_io::uring::{self, UringIo, probe};
+use corelane_io::uring::{self, probe};
 use corelane_io::{Io, IoError, IoErrorKind};
+use corelane_rpc_schema::ShardId;
 use tokio::sync::oneshot;
 
 use super::check_block_sizes;
 use super::error::{FailureKind, WorkerError};
 use super::seats::{DeviceSet, LaunchPlan, Launched, Launcher, Seat, SeatReady};
 use super::under_stores::UnderStores;
-use crate::config::Config;
 use crate::config::memory::MemoryNeed;
 use crate::config::quantity::show_size;
+use crate::config::{Backend, Config};
+use crate::inbox::Inbox;
 use crate::shard::message::Message;
-use crate::shard::request::ShardLimits;
+use crate::shard::request::{ShardLimits, ShardRequest};
 use crate::shard::{self, ShardReady, ShardSetup, Tuning};
 use crate::store::{
     DeviceIdentity, DeviceLock, FormatOptions, StoreError, Wear, format_paths, read_identity,
@@ -39,7 +44,7 @@ const FETCH_GRACE: Duration = Duration::from_secs(5);
 /// operation under way.
 const RING_ENTRY_BYTES: u64 = 512;
 
-/// Runs shards on io_uring.
+/// Runs shards on the backend that the configuration names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
     /// Sizes and deadlines of the shards, memory aside.
@@ -125,7 +130,7 @@ impl Machine {
             region_bytes.expect("a worker has a device"),
             shards,
             block_bytes.unwrap_or(corelane_rpc_schema::BLOCK_BYTES_DEFAULT),
-            queue_bytes(shards),
+            queue_bytes(config.backend, shards),
         );
         let split = need
             .split(config.dram_bytes / shards, shards, &self.tuning)
@@ -143,11 +148,18 @@ impl Machine {
     }
 }
 
-/// What a shard's ring and its queues from the other threads take.
-fn queue_bytes(shards: u64) -> u64 {
-    let ring = uring::Options::default();
-    u64::from(ring.receive_buffers) * u64::from(ring.receive_buffer_bytes)
-        + u64::from(ring.entries) * RING_ENTRY_BYTES
+/// What a shard's backend and its queues from the other threads take.
+fn queue_bytes(backend: Backend, shards: u64) -> u64 {
+    let backend_bytes = match backend {
+        Backend::Uring => {
+            let ring = uring::Options::default();
+            u64::from(ring.receive_buffers) * u64::from(ring.receive_buffer_bytes)
+                + u64::from(ring.entries) * RING_ENTRY_BYTES
+        }
+        #[cfg(feature = "glommio")]
+        Backend::Glommio => glommio::Options::default().memory_bytes(RING_ENTRY_BYTES),
+    };
+    backend_bytes
         + shards * (MESH_MESSAGES * size_of::<Message>()) as u64
         + (FETCH_EVENTS * size_of::<Event>()) as u64
 }
@@ -173,51 +185,39 @@ fn start_shard(
     place: Place,
 ) -> Result<std::thread::JoinHandle<()>, WorkerError> {
     let number = seat.shard.0;
-    let options = uring::Options {
-        core: Some(seat.cpu),
-        name: format!("shard-{number}"),
-        spin: config.spin,
-        send_zero_copy_above: config.send_zero_copy_above.map(|bytes| bytes as usize),
-        ..uring::Options::default()
-    };
-    let thread = std::thread::Builder::new().name(format!("shard-{number}"));
-    let body = move || {
-        let Seat {
-            shard,
-            listen,
-            inbox,
-            ready,
-            end,
-            ..
-        } = seat;
-        let run = uring::run(&options, move |io: UringIo| async move {
-            let (report, reported) = oneshot::channel();
-            forward(&io, ready, reported);
-            place.under_store.connect(io.doorbell());
-            let setup = ShardSetup {
-                shard,
-                shards: place.shards,
-                worker_id: place.worker_id,
-                device_paths: place.device_paths,
-                listen,
-                dram_bytes: place.dram_bytes,
-                mounts: place.mounts,
-                access: place.access,
-                limits: place.limits,
-                tuning: place.tuning,
-                wear: place.wear,
-                under_store: place.under_store,
-                inbox,
-                mesh: place.mesh,
-                ready: report,
+    let name = format!("shard-{number}");
+    let thread = std::thread::Builder::new().name(name.clone());
+    let run: Box<dyn FnOnce(Seat, Place) + Send> = match config.backend {
+        Backend::Uring => {
+            let options = uring::Options {
+                core: Some(seat.cpu),
+                name,
+                spin: config.spin,
+                send_zero_copy_above: config.send_zero_copy_above.map(|bytes| bytes as usize),
+                ..uring::Options::default()
             };
-            shard::run(io, setup)
-                .await
-                .map_err(|error| error.to_string())
-        });
-        end.report(run.unwrap_or_else(|error| Err(error.to_string())));
+            Box::new(move |seat, place| {
+                occupy(seat, place, |body| {
+                    uring::run(&options, move |io| body.run(io))
+                });
+            })
+        }
+        #[cfg(feature = "glommio")]
+        Backend::Glommio => {
+            let options = glommio::Options {
+                core: Some(seat.cpu),
+                name,
+                spin: config.spin,
+                ..glommio::Options::default()
+            };
+            Box::new(move |seat, place| {
+                occupy(seat, place, |body| {
+                    glommio::run(&options, move |io| body.run(io))
+                });
+            })
+        }
     };
-    thread.spawn(body).map_err(|error| {
+    thread.spawn(move || run(seat, place)).map_err(|error| {
         let message = format!(
             "cannot start the thread of shard {number}: {error}; raise the limit of threads"
         );
@@ -225,9 +225,67 @@ fn start_shard(
     })
 }
 
+/// Runs the shard of a seat by `run`, on the calling thread, and reports how it ended.
+fn occupy(seat: Seat, place: Place, run: impl FnOnce(Body) -> Result<Result<(), String>, IoError>) {
+    let Seat {
+        shard,
+        listen,
+        inbox,
+        ready,
+        end,
+        ..
+    } = seat;
+    let outcome = run(Body {
+        shard,
+        listen,
+        inbox,
+        ready,
+        place,
+    });
+    end.report(outcome.unwrap_or_else(|error| Err(error.to_string())));
+}
+
+/// What runs on a core, whatever its backend.
+struct Body {
+    shard: ShardId,
+    listen: SocketAddr,
+    inbox: Inbox<ShardRequest>,
+    ready: oneshot::Sender<Result<SeatReady, String>>,
+    place: Place,
+}
+
+impl Body {
+    async fn run<I: Io>(self, io: I) -> Result<(), String> {
+        let (report, reported) = oneshot::channel();
+        forward(&io, self.ready, reported);
+        let place = self.place;
+        place.under_store.connect(io.doorbell());
+        let setup = ShardSetup {
+            shard: self.shard,
+            shards: place.shards,
+            worker_id: place.worker_id,
+            device_paths: place.device_paths,
+            listen: self.listen,
+            dram_bytes: place.dram_bytes,
+            mounts: place.mounts,
+            access: place.access,
+            limits: place.limits,
+            tuning: place.tuning,
+            wear: place.wear,
+            under_store: place.under_store,
+            inbox: self.inbox,
+            mesh: place.mesh,
+            ready: report,
+        };
+        shard::run(io, setup)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
 /// Adds the core's doorbell to what the shard says when it is ready.
 fn forward(
-    io: &UringIo,
+    io: &impl Io,
     ready: oneshot::Sender<Result<SeatReady, String>>,
     reported: oneshot::Receiver<Result<ShardReady, String>>,
 ) {

@@ -8,6 +8,8 @@ mod damage;
 mod devices;
 mod end_to_end;
 mod fleet;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod harness;
 mod hostile;
 mod memory;

@@ -34,6 +34,8 @@ pub struct Bed {
     pub dram: String,
     /// `dram_policy`.
     pub dram_policy: &'static str,
+    /// `backend`.
+    pub backend: &'static str,
     /// What is mounted.
     pub mounts: Vec<Mount>,
     /// Address of the data plane.
@@ -65,6 +67,7 @@ impl Bed {
             cores: 2,
             dram: "160M".to_owned(),
             dram_policy: "s3-fifo",
+            backend: "uring",
             mounts: vec![Mount {
                 path: "/data",
                 uri: format!("file://{}", folder.path().join("source").display()),
@@ -126,13 +129,14 @@ impl Bed {
             .collect();
         let mut text = format!(
             "cores = [{}]\ndevices = [{}]\ndevice_size = \"{}\"\nregion_size = \"1M\"\npartitions = 16\n\
-             dram = \"{}\"\ndram_policy = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
+             dram = \"{}\"\ndram_policy = \"{}\"\nbackend = \"{}\"\nlisten = \"{}\"\ncontrol = \"127.0.0.1:0\"\n\
              operations = \"127.0.0.1:0\"\n",
             cores.join(","),
             devices.join(","),
             self.device_size,
             self.dram,
             self.dram_policy,
+            self.backend,
             self.listen,
         );
         for mount in &self.mounts {

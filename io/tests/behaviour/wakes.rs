@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_ring_from_another_thread_wakes_a_sleeping_core() {
     const RINGS: usize = 500;
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let doorbell = io.doorbell();
         let (answer, answered) = mpsc::channel::<()>();
         let ringing = std::thread::spawn(move || {
@@ -40,7 +40,7 @@ fn cores_wake_each_other_through_their_rings() {
         let bells_in = bells_in.clone();
         let (bells_to, bells_from) = mpsc::channel::<Vec<std::sync::Arc<dyn Doorbell>>>();
         back_channels.push(bells_to);
-        let core = uring::spawn_core(small(), move |io| async move {
+        let core = backend::spawn_core(small(), move |io| async move {
             bells_in
                 .send((number, io.doorbell()))
                 .expect("the test waits");
@@ -81,7 +81,7 @@ fn cores_wake_each_other_through_their_rings() {
 
 #[test]
 fn sleeps_end_in_the_order_of_their_deadlines_and_never_early() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let order = Rc::new(RefCell::new(Vec::new()));
         for millis in [30u64, 5, 20, 1, 10, 0, 15] {
             let (sleeper, order) = (io.clone(), Rc::clone(&order));
@@ -105,7 +105,7 @@ fn sleeps_end_in_the_order_of_their_deadlines_and_never_early() {
 
 #[test]
 fn an_idle_core_sleeps() {
-    uring::run(
+    backend::run(
         &Options {
             spin: Duration::from_micros(10),
             ..small()
@@ -118,5 +118,28 @@ fn an_idle_core_sleeps() {
             assert!(turns < 20, "{turns} turns to sleep once");
         },
     )
+    .expect("a core");
+}
+
+#[test]
+fn a_task_that_yields_for_ever_keeps_nobody_waiting() {
+    backend::run(&small(), |io| async move {
+        let address = start_echo(&io).await;
+        for priority in [Priority::Foreground, Priority::Background] {
+            let yielding = io.clone();
+            io.spawn(priority, async move {
+                loop {
+                    yielding.yield_now().await;
+                }
+            });
+        }
+        let stream = io.connect(address).await.expect("the echo listens");
+        for round in 0..100u32 {
+            send_bytes(&stream, &round.to_le_bytes()).await;
+            assert_eq!(receive_exactly(&stream, 4).await, round.to_le_bytes());
+        }
+        io.sleep(Duration::ZERO).await;
+        io.sleep(Duration::from_millis(1)).await;
+    })
     .expect("a core");
 }

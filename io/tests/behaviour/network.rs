@@ -3,7 +3,7 @@
 use super::*;
 
 /// Both ends of a new connection: the one that connected and the one that `listener` accepted.
-async fn connect_to(io: &UringIo, listener: &UringListener) -> (UringStream, UringStream) {
+async fn connect_to(io: &CoreIo, listener: &CoreListener) -> (CoreStream, CoreStream) {
     let client = io
         .connect(listener.local_address())
         .await
@@ -16,7 +16,7 @@ async fn connect_to(io: &UringIo, listener: &UringListener) -> (UringStream, Uri
 fn many_pipelined_connections_get_their_own_bytes_back_in_order() {
     const CONNECTIONS: usize = 64;
     const ROUNDS: usize = 20;
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let address = start_echo(&io).await;
         let done = Rc::new(Cell::new(0));
         for connection in 0..CONNECTIONS {
@@ -45,7 +45,7 @@ fn many_pipelined_connections_get_their_own_bytes_back_in_order() {
 
 #[test]
 fn a_dropped_send_closes_the_connection_and_keeps_its_payload_meanwhile() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let pool = io.allocate_pool(4, 16).expect("memory");
         let listener = io.listen(loopback()).await.expect("a port");
         let (client, server) = connect_to(&io, &listener).await;
@@ -80,7 +80,7 @@ fn a_dropped_send_closes_the_connection_and_keeps_its_payload_meanwhile() {
 #[test]
 fn connections_whose_readers_are_behind_do_not_keep_others_from_receiving() {
     const FLOODS: usize = 8;
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
         let mut unread = Vec::new();
         for _ in 0..FLOODS {
@@ -115,7 +115,7 @@ fn connections_whose_readers_are_behind_do_not_keep_others_from_receiving() {
     .expect("a core");
 }
 
-async fn receive_at_least(stream: &UringStream, length: usize) {
+async fn receive_at_least(stream: &CoreStream, length: usize) {
     let mut bytes = 0;
     while bytes < length {
         let received = stream.receive().await.expect("a flood");
@@ -126,7 +126,7 @@ async fn receive_at_least(stream: &UringStream, length: usize) {
 
 #[test]
 fn a_peer_that_never_reads_stalls_its_own_connection_only() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
         let (_silent, stream) = connect_to(&io, &listener).await;
         let outcome = Rc::new(Cell::new(None));
@@ -154,12 +154,8 @@ fn a_peer_that_never_reads_stalls_its_own_connection_only() {
 
 #[test]
 fn a_batch_of_thousands_of_parts_arrives_whole() {
-    for send_zero_copy_above in [None, Some(0)] {
-        let options = Options {
-            send_zero_copy_above,
-            ..small()
-        };
-        uring::run(&options, |io| async move {
+    for options in backend::ways_to_send() {
+        backend::run(&options, |io| async move {
             let listener = io.listen(loopback()).await.expect("a port");
             let (client, server) = connect_to(&io, &listener).await;
             let pool = io.allocate_pool(1, 1).expect("memory");
@@ -199,7 +195,7 @@ fn a_batch_of_thousands_of_parts_arrives_whole() {
 
 #[test]
 fn closing_ends_what_waits_and_the_peer_sees_the_end() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
         let (client, server) = connect_to(&io, &listener).await;
         let closer = client.clone();
@@ -218,7 +214,7 @@ fn closing_ends_what_waits_and_the_peer_sees_the_end() {
 
 #[test]
 fn connecting_to_nobody_says_so() {
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let address = io.listen(loopback()).await.expect("a port").local_address();
         io.sleep(Duration::from_millis(5)).await;
         let error = io

@@ -6,7 +6,7 @@ use super::*;
 fn a_core_that_ends_with_work_in_flight_waits_for_the_kernel() {
     let file = device_file(on_disk(), 64);
     let path = file.path().to_owned();
-    uring::run(&small(), |io| async move {
+    backend::run(&small(), |io| async move {
         let device = io.open_device(&path).await.expect("a device");
         let pool = io.allocate_pool(8, 16).expect("memory");
         let address = start_echo(&io).await;
@@ -33,7 +33,7 @@ const PANIC_SWITCH: &str = "CORELANE_TEST_PANIC_IN_TASK";
 #[test]
 fn a_panic_in_a_task_ends_the_process() {
     if std::env::var_os(PANIC_SWITCH).is_some() {
-        let outcome = uring::run(&small(), |io| async move {
+        let outcome = backend::run(&small(), |io| async move {
             io.spawn(Priority::Background, async { panic!("as the test wants") });
             io.sleep(Duration::from_secs(30)).await;
         });
@@ -43,7 +43,7 @@ fn a_panic_in_a_task_ends_the_process() {
     let output = std::process::Command::new(this)
         .args([
             "--exact",
-            "ends::a_panic_in_a_task_ends_the_process",
+            "behaviour::ends::a_panic_in_a_task_ends_the_process",
             "--nocapture",
         ])
         .env(PANIC_SWITCH, "1")
@@ -61,21 +61,21 @@ fn a_panic_in_a_task_ends_the_process() {
 #[test]
 fn a_panic_of_the_core_itself_reaches_the_caller() {
     let caught = std::panic::catch_unwind(|| {
-        uring::run(&small(), |io| async move {
+        backend::run(&small(), |io| async move {
             io.yield_now().await;
             panic!("as the test wants");
         })
     });
     assert!(caught.is_err());
     // The thread can be a core again.
-    assert_eq!(uring::run(&small(), |_| async { 7 }).expect("a core"), 7);
+    assert_eq!(backend::run(&small(), |_| async { 7 }).expect("a core"), 7);
 }
 
 #[test]
 fn what_outlives_its_core_can_be_dropped() {
     let file = device_file(on_disk(), 64);
     let path = file.path().to_owned();
-    let left_over = uring::run(&small(), |io| async move {
+    let left_over = backend::run(&small(), |io| async move {
         let device = io.open_device(&path).await.expect("a device");
         let pool = io.allocate_pool(2, 16).expect("memory");
         let address = start_echo(&io).await;
