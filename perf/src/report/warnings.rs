@@ -20,37 +20,17 @@ pub(super) struct Warning {
     pub text: String,
 }
 
-/// What is to be said about a point, the gravest first.
+/// What is to be said about a point.
 pub(super) fn of(point: &Point) -> Vec<Warning> {
+    let mut all = overload(point);
+    all.extend(besides_overload(point));
+    all
+}
+
+/// That the load was more than could be served. Of a search's steps this is what was looked for.
+fn overload(point: &Point) -> Vec<Warning> {
     let mut all = Vec::new();
     let mut say = |is_grave, text: String| all.push(Warning { is_grave, text });
-    if point.wrong > 0 {
-        say(
-            true,
-            format!(
-                "Wrong bytes: {} of {} compared payloads were not what they should be.",
-                whole(point.wrong),
-                whole(point.verified)
-            ),
-        );
-    }
-    if point.errors > 0 {
-        let first = match &point.first_error {
-            Some(text) => format!("; the first said: {text}"),
-            None => String::new(),
-        };
-        say(
-            true,
-            format!(
-                "{} of {} reads were answered with an error{first}.",
-                whole(point.errors),
-                whole(point.reads.max(point.errors))
-            ),
-        );
-    }
-    if point.operations == 0 {
-        say(true, "Not one operation ended.".to_owned());
-    }
     if point.is_overrun {
         say(
             true,
@@ -82,6 +62,40 @@ pub(super) fn of(point: &Point) -> Vec<Warning> {
                 percent(point.rate / offered)
             ),
         );
+    }
+    all
+}
+
+/// What is to be said about a point whatever it was loaded with.
+pub(super) fn besides_overload(point: &Point) -> Vec<Warning> {
+    let mut all = Vec::new();
+    let mut say = |is_grave, text: String| all.push(Warning { is_grave, text });
+    if point.wrong > 0 {
+        say(
+            true,
+            format!(
+                "Wrong bytes: {} of {} compared payloads were not what they should be.",
+                whole(point.wrong),
+                whole(point.verified)
+            ),
+        );
+    }
+    if point.errors > 0 {
+        let first = match &point.first_error {
+            Some(text) => format!("; the first said: {text}"),
+            None => String::new(),
+        };
+        say(
+            true,
+            format!(
+                "{} of {} reads were answered with an error{first}.",
+                whole(point.errors),
+                whole(point.reads.max(point.errors))
+            ),
+        );
+    }
+    if point.operations == 0 {
+        say(true, "Not one operation ended.".to_owned());
     }
     if point.steal_percent > STEAL_PERCENT_MAX {
         say(
@@ -130,20 +144,20 @@ mod tests {
 
     #[test]
     fn each_doubt_is_said_in_words() {
-        let cases: [(&dyn Fn(&mut Point), &str); 7] = [
-            (&|point| point.wrong = 3, "Wrong bytes: 3 of"),
+        let cases: [(fn(&mut Point), &str); 7] = [
+            (|point| point.wrong = 3, "Wrong bytes: 3 of"),
             (
-                &|point| {
+                |point| {
                     point.errors = 2;
                     point.first_error = Some("no such key".to_owned());
                 },
                 "no such key",
             ),
-            (&|point| point.is_overrun = true, "Overrun"),
-            (&|point| point.unfinished = 1_234, "1,234 operations"),
-            (&|point| point.steal_percent = 2.5, "2.50 %"),
-            (&|point| point.generator_busy_percent = 99.0, "99.0 %"),
-            (&|point| point.verified = 0, "none was"),
+            (|point| point.is_overrun = true, "Overrun"),
+            (|point| point.unfinished = 1_234, "1,234 operations"),
+            (|point| point.steal_percent = 2.5, "2.50 %"),
+            (|point| point.generator_busy_percent = 99.0, "99.0 %"),
+            (|point| point.verified = 0, "none was"),
         ];
         for (change, words) in cases {
             let said = said(change);

@@ -9,6 +9,8 @@ use super::{COLOURS, Size, cut};
 pub struct Bar {
     /// Whose.
     pub label: String,
+    /// Which colour, the same for the same label all over the page.
+    pub colour: usize,
     /// How long.
     pub value: f64,
     /// Least and greatest of its rounds, where it has several.
@@ -37,7 +39,7 @@ impl Bars {
         let bars = &self.bars[..self.bars.len().min(BARS_MAX)];
         let is_wide = size.width > 600.0;
         let (left, step) = if is_wide { (200.0, 30.0) } else { (4.0, 46.0) };
-        let right = size.width - if is_wide { 150.0 } else { 110.0 };
+        let right = size.width - if is_wide { 190.0 } else { 4.0 };
         let greatest = bars.iter().flat_map(Bar::reach).fold(0.0, f64::max);
         let at = |value: f64| {
             let share = if greatest > 0.0 {
@@ -52,11 +54,11 @@ impl Bars {
             svg class=(format!("bars {}", size.class)) viewBox=(format!("0 0 {} {height}", size.width)) role="img" aria-label=(self.title) {
                 @for (index, bar) in bars.iter().enumerate() {
                     @let middle = step * index as f64 + if is_wide { step / 2.0 } else { step / 2.0 + 10.0 };
-                    g class=(format!("bar c{}", index % COLOURS)) {
+                    g class=(format!("bar c{}", bar.colour % COLOURS)) {
                         @if is_wide {
                             text x=(left - 10.0) y=(middle + 4.0) text-anchor="end" { title { (bar.label) } (cut(&bar.label, 28)) }
                         } @else {
-                            text x=(left) y=(middle - 14.0) { (cut(&bar.label, 48)) }
+                            text x=(left) y=(middle - 14.0) { (cut(&bar.label, 24)) }
                         }
                         rect x=(left) y=(middle - 8.0) height="16" width=(format!("{:.1}", at(bar.value) - left)) {
                             title { (bar.label) ": " (bar.text) }
@@ -69,7 +71,11 @@ impl Bars {
                         @if let Some((name, value)) = &bar.ceiling {
                             path class="ceiling" d=(format!("M{:.1} {}v22", at(*value), middle - 11.0)) { title { "ceiling: " (name) } }
                         }
-                        text class="value" x=(format!("{:.1}", bar.reach().into_iter().map(at).fold(left, f64::max) + 8.0)) y=(middle + 4.0) { (bar.text) }
+                        @if is_wide {
+                            text class="value" x=(format!("{:.1}", bar.reach().into_iter().map(at).fold(left, f64::max) + 8.0)) y=(middle + 4.0) { (bar.text) }
+                        } @else {
+                            text class="value" x=(right) y=(middle - 14.0) text-anchor="end" { (bar.text) }
+                        }
                     }
                 }
             }
@@ -96,6 +102,7 @@ mod tests {
     fn bars_are_as_long_as_their_figures() {
         let bar = |value| Bar {
             label: "a & b".to_owned(),
+            colour: 0,
             value,
             spread: None,
             ceiling: None,
@@ -106,7 +113,7 @@ mod tests {
             bars: vec![bar(100.0), bar(50.0), bar(0.0)],
         };
         let drawn = bars.svg(WIDE).0;
-        for width in ["610.0", "305.0", "0.0"] {
+        for width in ["570.0", "285.0", "0.0"] {
             assert!(drawn.contains(&format!(r#"width="{width}""#)), "{drawn}");
         }
         assert!(drawn.contains("a &amp; b"));

@@ -10,6 +10,7 @@ use crate::report::number::{self, ratio, whole};
 use crate::report::rounds::{self, Rounds};
 use crate::report::source::load_of;
 use crate::run::Point;
+use crate::run::point::{Arrivals, Ceiling};
 
 pub(super) fn section(report: &Report<'_>) -> Option<Section> {
     let alike = alike(report);
@@ -55,8 +56,26 @@ fn alike<'a>(report: &Report<'a>) -> Vec<Vec<Rounds<'a>>> {
             None => alike.push(vec![rounds]),
         }
     }
-    alike.retain(|group| group.len() > 1 || group[0].first().ceiling.is_some());
+    alike.retain(|group| group.len() > 1 || ceiling(group[0].first()).is_some());
     alike
+}
+
+/// A point's ceiling, which is that of a closed loop: an open one at a lower rate batches less, and
+/// is no measure beside it.
+fn ceiling(point: &Point) -> Option<&Ceiling> {
+    let is_closed = point.arrivals == Arrivals::Closed;
+    point.ceiling.as_ref().filter(|_| is_closed)
+}
+
+/// The labels of a report's points, in the order of their first.
+fn labels<'a>(report: &Report<'a>) -> Vec<&'a str> {
+    let mut labels = Vec::new();
+    for placed in rounds::points(report.runs) {
+        if !labels.contains(&placed.point.label.as_str()) {
+            labels.push(placed.point.label.as_str());
+        }
+    }
+    labels
 }
 
 fn rate(point: &Point) -> Option<f64> {
@@ -72,15 +91,36 @@ fn side_by_side(report: &Report<'_>, group: &[Rounds<'_>]) -> Markup {
     let first = group[0].first();
     let is_open = group[0].offered.is_some();
     let named = || names.iter().zip(group);
+    let labels = labels(report);
+    let colour = |rounds: &Rounds<'_>| {
+        let place = labels.iter().position(|label| *label == rounds.key.label);
+        place.unwrap_or_default()
+    };
     let rates = named().filter_map(|(name, rounds)| {
         let value = rounds.median(rate)?;
-        let ceiling = rounds.median(|point| Some(point.ceiling.as_ref()?.rate));
-        Some(bar(name, value, rounds.spread(rate), ceiling, rounds, "/s"))
+        let ceiling = rounds.median(|point| Some(ceiling(point)?.rate));
+        Some(bar(
+            name,
+            value,
+            rounds.spread(rate),
+            ceiling,
+            rounds,
+            "/s",
+            colour(rounds),
+        ))
     });
     let costs = named().filter_map(|(name, rounds)| {
         let value = rounds.median(cpu)?;
-        let ceiling = rounds.median(|point| Some(point.ceiling.as_ref()?.cpu_us_per_operation));
-        Some(bar(name, value, rounds.spread(cpu), ceiling, rounds, " µs"))
+        let ceiling = rounds.median(|point| Some(ceiling(point)?.cpu_us_per_operation));
+        Some(bar(
+            name,
+            value,
+            rounds.spread(cpu),
+            ceiling,
+            rounds,
+            " µs",
+            colour(rounds),
+        ))
     });
     let rates = Bars {
         title: "Rate, operations a second (more is better)".to_owned(),
@@ -106,15 +146,17 @@ fn bar(
     ceiling: Option<f64>,
     rounds: &Rounds<'_>,
     unit: &str,
+    colour: usize,
 ) -> Bar {
     let of_ceiling = ceiling.filter(|ceiling| *ceiling > 0.0);
     let mut text = format!("{}{unit}", number::figure(value));
     if let Some(ceiling) = of_ceiling {
-        text.push_str(&format!(" = {} ×", ratio(value / ceiling)));
+        text.push_str(&format!(", {} × ceiling", ratio(value / ceiling)));
     }
     let named = |ceiling| (ceiling_name(rounds), ceiling);
     Bar {
         label: name.to_owned(),
+        colour,
         value,
         spread,
         ceiling: ceiling.map(named),
@@ -123,11 +165,7 @@ fn bar(
 }
 
 fn ceiling_name(rounds: &Rounds<'_>) -> String {
-    rounds
-        .first()
-        .ceiling
-        .as_ref()
-        .map_or(String::new(), |ceiling| ceiling.name.clone())
+    ceiling(rounds.first()).map_or(String::new(), |ceiling| ceiling.name.clone())
 }
 
 fn table(names: &[String], group: &[Rounds<'_>], is_open: bool) -> Markup {
@@ -139,21 +177,21 @@ fn table(names: &[String], group: &[Rounds<'_>], is_open: bool) -> Markup {
                 th class="n" { "CPU" small { "µs an operation" } } th class="n" { "Ceiling’s CPU" small { "µs an operation" } } th class="n" { "CPU over ceiling" }
             } }
             tbody { @for (name, rounds) in names.iter().zip(group) {
-                @let ceiling_cpu = rounds.median(|point| Some(point.ceiling.as_ref()?.cpu_us_per_operation));
+                @let ceiling_cpu = rounds.median(|point| Some(ceiling(point)?.cpu_us_per_operation));
                 tr {
                     th class="name" { (name) (doubts(&rounds.points)) }
                     td class="n" { (whole(rounds.points.len() as u64)) }
                     (cell(rounds.median(rate), number::figure))
                     (spread_cell(rounds.spread(rate), number::figure))
                     td { (ceiling_name(rounds)) }
-                    (cell(rounds.median(|point| Some(point.ceiling.as_ref()?.rate)), number::figure))
-                    (cell(rounds.median(|point| Some(point.ceiling.as_ref()?.ratio)).filter(|_| !is_open), ratio))
+                    (cell(rounds.median(|point| Some(ceiling(point)?.rate)), number::figure))
+                    (cell(rounds.median(|point| Some(ceiling(point)?.ratio)).filter(|_| !is_open), ratio))
                     (cell(rounds.median(cpu), number::figure))
                     (cell(ceiling_cpu, number::figure))
                     (cell(rounds.median(cpu).zip(ceiling_cpu.filter(|cpu| *cpu > 0.0)).map(|(cpu, ceiling)| cpu / ceiling), ratio))
                 }
             } }
         } }
-        @if is_open { p class="note" { "In an open loop the rate is the offered one, so it is not set against the ceiling’s." } }
+        @if is_open { p class="note" { "In an open loop the rate is the offered one, so nothing is set against the ceiling of a closed one." } }
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::report::number::{moment, whole};
-use crate::report::rounds::points;
+use crate::report::rounds::{Placed, points};
 use crate::report::source::{anchor, load_of};
 use crate::report::{Report, Source, warnings};
 use crate::run::RunKind;
@@ -43,7 +43,7 @@ fn partial(source: &Source, which: &str) -> Markup {
 
 fn doubts(sources: &[Source]) -> Markup {
     let warned: Vec<_> = points(sources)
-        .map(|placed| (placed, warnings::of(placed.point)))
+        .map(|placed| (placed, doubts_of(&placed, sources)))
         .filter(|(_, said)| !said.is_empty())
         .collect();
     if warned.is_empty() {
@@ -76,6 +76,15 @@ fn doubts(sources: &[Source]) -> Markup {
                 @if warned_first.len() > NAMED_MAX { li { "and " (warned_first.len() - NAMED_MAX) " more, in the table of points" } }
             }
         }
+    }
+}
+
+/// Of a search's steps, an overload is what was looked for.
+fn doubts_of(placed: &Placed<'_>, sources: &[Source]) -> Vec<warnings::Warning> {
+    if sources[placed.run].run.search.is_some() {
+        warnings::besides_overload(placed.point)
+    } else {
+        warnings::of(placed.point)
     }
 }
 

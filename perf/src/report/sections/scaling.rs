@@ -58,8 +58,8 @@ fn scaling(run: usize, source: &Source, answer: &ScaleAnswer) -> Markup {
 fn fit(usl: &Usl, of: &str) -> Markup {
     html! {
         p {
-            "Universal Scalability Law: contention σ = " (number::figure(usl.contention * 100.0)) " % of the work is serial, coherency κ = "
-            (number::figure(usl.coherency * 1e6)) " × 10⁻⁶ for each pair, " (rate(usl.rate)) " for one; the fit is off by "
+            "Universal Scalability Law: contention σ = " (coefficient(usl.contention)) " (the share of the work that is serial), coherency κ = "
+            (coefficient(usl.coherency)) " (the cost of keeping a pair in step), " (rate(usl.rate)) " for one; the fit is off by "
             (number::figure(usl.relative_error * 100.0)) " % (root mean square). "
             @match usl.peak() {
                 Some(peak) => { "By it the rate peaks at " (whole(peak.round() as u64)) " " (of) ", " (rate(usl.rate_at(peak))) ": an extrapolation, as far as it lies beyond what was measured." },
@@ -67,6 +67,20 @@ fn fit(usl: &Usl, of: &str) -> Markup {
             }
         }
     }
+}
+
+/// Whole numbers only: there is no half a shard.
+fn count(value: f64) -> String {
+    if value.fract() == 0.0 {
+        short_rate(value)
+    } else {
+        String::new()
+    }
+}
+
+/// Small, and of interest to the last digit that the fit can tell.
+fn coefficient(value: f64) -> String {
+    format!("{value:.5}").replace('-', "\u{2212}")
 }
 
 fn chart(source: &Source, answer: &ScaleAnswer) -> LineChart {
@@ -78,7 +92,7 @@ fn chart(source: &Source, answer: &ScaleAnswer) -> LineChart {
     let datum = |x: f64, y: f64| Datum {
         x,
         y,
-        text: format!("{} at {}", rate(y), number::figure(x)),
+        text: format!("{} at {}", rate(y), short_rate(x)),
         is_failure: false,
     };
     let line = |stroke, has_marks, data| Line {
@@ -138,7 +152,7 @@ fn chart(source: &Source, answer: &ScaleAnswer) -> LineChart {
         .fold(0.0, f64::max);
     LineChart {
         title: format!("{}: rate over the number of {}", source.run.name, answer.of),
-        x: Axis::linear_to("how many", most, number::figure),
+        x: Axis::linear_to("how many", most, count),
         y: vec![Axis::linear("operations a second", greatest, short_rate)],
         groups,
         bounds: Vec::new(),

@@ -68,10 +68,7 @@ fn search(run: usize, source: &Source, answer: &SearchAnswer) -> Markup {
         })
         .collect();
     let chart = chart(
-        format!(
-            "{}: latency over the rate that was had",
-            what(source, &steps)
-        ),
+        format!("{}: latency over the achieved rate", what(source, &steps)),
         groups,
         vec![Bound {
             y: answer.bound.us,
@@ -88,7 +85,7 @@ fn search(run: usize, source: &Source, answer: &SearchAnswer) -> Markup {
         @if !chart.is_empty() {
             (figure::lines(&format!("search-{}", run + 1), &chart, html! {
                 "Latency counts from the intended arrival. Crosses are rates that did not hold. Lines follow the offered rate, so where the "
-                "server is overrun they bend back to the rate that it could do."
+                "server is overrun they turn back to what it can do."
             }, table(run, answer, &steps)))
         } @else { (table(run, answer, &steps)) }
     }
@@ -168,7 +165,7 @@ fn chart(title: String, groups: Vec<Group>, bounds: Vec<Bound>) -> LineChart {
     LineChart {
         title,
         x: Axis::linear(
-            "rate that was had, operations a second",
+            "achieved rate, operations a second",
             data().map(|datum| datum.x).fold(0.0, f64::max),
             short_rate,
         ),
@@ -186,7 +183,7 @@ fn table(run: usize, answer: &SearchAnswer, steps: &[(&SearchStep, Option<&Point
         div class="table" { table {
             caption { "Steps by offered rate; latencies in µs" }
             thead { tr {
-                th class="n" { "Offered" small { "1/s" } } th class="n" { "Had" small { "1/s" } }
+                th class="n" { "Offered" small { "1/s" } } th class="n" { "Achieved" small { "1/s" } }
                 th class="n" { "Bounded: " (quantile_name(answer.bound.quantile)) }
                 @for (name, _) in QUANTILES { th class="n" { (name) } }
                 th { "Verdict" }
@@ -232,7 +229,7 @@ fn side_by_side(searches: &[(usize, &Source, &SearchAnswer)]) -> Markup {
         groups.push(group(source.run.name.clone(), data.collect()));
     }
     let chart = chart(
-        "All searches: the bounded latency over the rate that was had".to_owned(),
+        "All searches: the bounded latency over the achieved rate".to_owned(),
         groups,
         bounds,
     );

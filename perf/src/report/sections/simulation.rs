@@ -13,6 +13,9 @@ use crate::run::answers::{Figures, Scenario, SimulationAnswer, TimelineStep};
 /// Name of a figure, and where it is.
 type Named = (&'static str, fn(&Figures) -> f64);
 
+/// Name of what is drawn over time, and where it is.
+type Series = (&'static str, fn(&TimelineStep) -> f64);
+
 const FIGURES: [Named; 4] = [
     ("rate, 1/s", |figures| figures.rate),
     ("p50, µs", |figures| figures.p50_us),
@@ -172,7 +175,7 @@ fn timeline(id: &str, scenario: &Scenario) -> Markup {
 fn chart(
     title: String,
     scenario: &Scenario,
-    series: &[(&str, fn(&TimelineStep) -> f64)],
+    series: &[Series],
     write: fn(f64) -> String,
     y: impl Fn(f64, f64) -> Vec<Axis>,
 ) -> LineChart {
