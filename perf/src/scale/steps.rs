@@ -90,10 +90,10 @@ fn notes(unit: Unit, points: &[Point], answer: &ScaleAnswer, is_closed: bool) ->
     }
     match answer.steps.len() {
         0 => notes.push("ended before anything was measured".to_owned()),
-        1 | 2 => notes.push(format!(
-            "{} steps: the Universal Scalability Law has three parameters and is not fitted",
-            answer.steps.len()
-        )),
+        1 | 2 => notes.push(
+            "fewer than three steps: the Universal Scalability Law has three parameters and is not fitted"
+                .to_owned(),
+        ),
         3 => notes.push(
             "three steps and three parameters: a fit without error says nothing of the law"
                 .to_owned(),
