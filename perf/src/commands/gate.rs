@@ -8,6 +8,7 @@ use clap::Args;
 use crate::gate::{self, Options, Report};
 use crate::load::Verify;
 use crate::quantities::{Cores, cores, duration, size};
+use crate::run::{GateAnswer, Run, RunKind};
 
 #[derive(Debug, Args)]
 pub struct GateArguments {
@@ -44,6 +45,9 @@ pub struct GateArguments {
     /// Small and short: for the shape of the output, not for its figures
     #[arg(long)]
     quick: bool,
+    /// Write the run to this file, for `corelane-perf report`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print one JSON object on standard output (progress goes to standard error)
     #[arg(long)]
     json: bool,
@@ -78,7 +82,17 @@ impl GateArguments {
             quick: self.quick,
             talks: true,
         };
+        let mut run = Run::begin(RunKind::Gate, "gate");
         let report = gate::run(options)?;
+        if let Some(path) = &self.out {
+            let measures = report.measures.iter().map(serde_json::to_value);
+            run.gate = Some(GateAnswer {
+                measures: measures
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| error.to_string())?,
+            });
+            run.write(path)?;
+        }
         if self.json {
             println!(
                 "{}",

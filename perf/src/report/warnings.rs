@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn each_doubt_is_said_in_words() {
-        let cases: [(fn(&mut Point), &str); 7] = [
+        type Spoil = fn(&mut Point);
+        let cases: [(Spoil, &str); 7] = [
             (|point| point.wrong = 3, "Wrong bytes: 3 of"),
             (
                 |point| {
