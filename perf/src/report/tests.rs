@@ -118,6 +118,13 @@ fn what_is_doubtful_is_said_before_any_figure() {
 }
 
 #[test]
+fn what_a_search_overloads_is_a_finding_and_no_alarm() {
+    let page = page_of(&[fixtures::source(fixtures::search())], &[]);
+    assert!(!page.contains("class=\"alarm") && !page.contains(">not valid<"));
+    assert!(page.contains(">overload<") && page.contains("Overrun"));
+}
+
+#[test]
 fn machines_that_differ_stand_side_by_side() {
     let mut other = fixtures::load("other", 1.0);
     other.machine.kernel = "6.1.0".to_owned();

@@ -109,7 +109,7 @@ fn cells(changed: &Changed) -> Markup {
     html! {
         td class="n" { (write(changed.old)) } td class="n" { (write(changed.new)) } td { (changed.unit) }
         td class=(format!("n {class}")) { (changed.percent()) }
-        td class="n untold" { (changed.spread.map_or("–".to_owned(), |spread| format!("± {}", write(spread)))) }
+        td class="n untold" { (changed.spread.map_or("–".to_owned(), write)) }
         td class=(class) { (changed.verdict.words()) }
     }
 }

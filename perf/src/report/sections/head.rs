@@ -81,7 +81,8 @@ fn doubts(sources: &[Source]) -> Markup {
 
 /// Of a search's steps, an overload is what was looked for.
 fn doubts_of(placed: &Placed<'_>, sources: &[Source]) -> Vec<warnings::Warning> {
-    if sources[placed.run].run.search.is_some() {
+    let search = sources[placed.run].run.search.as_ref();
+    if search.is_some_and(|answer| answer.curve.iter().any(|step| step.point == placed.index)) {
         warnings::besides_overload(placed.point)
     } else {
         warnings::of(placed.point)

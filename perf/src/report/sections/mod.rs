@@ -60,21 +60,31 @@ fn spread_cell(spread: Option<[f64; 2]>, write: impl Fn(f64) -> String) -> Marku
     }
 }
 
-/// A word that leads to what is doubtful about any of `points`, where something is.
+/// A word that leads to what is doubtful about any of `points`, where something is: that of the
+/// worst.
 fn doubts(points: &[Placed<'_>]) -> Markup {
-    let warned = points
-        .iter()
-        .map(|placed| (placed, warnings::of(placed.point)))
-        .filter(|(_, said)| !said.is_empty());
-    let mut warned: Vec<_> = warned.collect();
-    warned.sort_by_key(|(_, said)| !said.iter().any(|warning| warning.is_grave));
-    let Some((placed, said)) = warned.first() else {
+    let weight = |placed: &&Placed<'_>| {
+        let besides = warnings::besides_overload(placed.point);
+        match besides.iter().any(|warning| warning.is_grave) {
+            true => 3,
+            false if !besides.is_empty() => 2,
+            false => usize::from(!warnings::of(placed.point).is_empty()),
+        }
+    };
+    let Some(worst) = points.iter().max_by_key(weight) else {
         return html! {};
     };
-    let is_grave = said.iter().any(|warning| warning.is_grave);
-    let all: Vec<&str> = said.iter().map(|warning| warning.text.as_str()).collect();
+    let (class, word) = match weight(&worst) {
+        0 => return html! {},
+        1 => ("doubt-word", "overload"),
+        2 => ("doubt-word", "doubtful"),
+        _ => ("grave-word", "not valid"),
+    };
+    let said: Vec<String> = warnings::of(worst.point)
+        .into_iter()
+        .map(|warning| warning.text)
+        .collect();
     html! {
-        " " a class=(if is_grave { "grave-word" } else { "doubt-word" }) title=(all.join(" "))
-            href=(format!("#{}", anchor(placed.run, placed.index))) { @if is_grave { "not valid" } @else { "doubtful" } }
+        " " a class=(class) title=(said.join(" ")) href=(format!("#{}", anchor(worst.run, worst.index))) { (word) }
     }
 }
