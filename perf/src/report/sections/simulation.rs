@@ -230,7 +230,7 @@ fn chart(
         x: Axis::linear_to(
             "seconds since the start",
             steps.iter().map(seconds).fold(0.0, f64::max),
-            number::figure,
+            short_rate,
         ),
         y: y(least, most),
         groups,
