@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use corelane_rpc_schema::BLOCK_BYTES_MIN;
 use corelane_worker::store::synthetic::synthetic_object_id;
 
 use super::bench::Bench;
@@ -26,7 +27,7 @@ const RESIDENT: u32 = 10_000;
 
 /// Budget of the worker with the large index: 45 bytes of index and 4 of checksums a block, and a
 /// frame of 64 KiB for each resident page. The small one has the same, so that both tiers are alike.
-const DRAM_BYTES: u64 = 3 << 30;
+const DRAM_BYTES: u64 = 4 << 30;
 
 /// Share of reads that have to be DRAM hits.
 const HITS_MIN: f64 = 0.99;
@@ -71,7 +72,10 @@ impl Target for Synthetic {
 fn start(bench: &Bench, name: &str, blocks: u32) -> Result<GateWorker, String> {
     let place = fresh_place(bench.directory(), name)?;
     let device = place.join("device");
-    describe_blocks(&device, u64::from(blocks), ONE_PAGE_OBJECTS)?;
+    // A worker's index has room for two entries for each whole block that its devices hold; half as
+    // much again, since a full one lets blocks go.
+    let length_min = u64::from(blocks) / 4 * 3 * u64::from(BLOCK_BYTES_MIN);
+    describe_blocks(&device, u64::from(blocks), ONE_PAGE_OBJECTS, length_min)?;
     GateWorker::start(
         bench,
         &WorkerSpec {

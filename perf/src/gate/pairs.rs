@@ -2,12 +2,26 @@
 //! shape of the worker, or another server.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::bench::Bench;
 use super::measure::Measure;
 use super::rounds::{self, Pair, STEAL_PERCENT_MAX};
-use crate::load::{LoadSpec, crew};
+use crate::load::{Arrivals, LoadSpec, crew};
+use crate::run::Point;
+use crate::run::answers::LatencyBound;
 use crate::sample::{self, Sample, Watched};
+use crate::search;
+
+/// What a search for the highest rate asks for: that the rate is kept without a growing backlog.
+const SEARCH_BOUND: LatencyBound = LatencyBound {
+    quantile: 0.99,
+    us: 20_000.0,
+};
+const SEARCH_PRECISION: f64 = 0.08;
+
+/// A step of it is so much shorter than a round.
+const SEARCH_SHARE: f64 = 2.0;
 
 /// An empty directory `name` below `directory`.
 pub(super) fn fresh_place(directory: &Path, name: &str) -> Result<PathBuf, String> {
@@ -35,11 +49,31 @@ impl Side {
         sample::take(&spec, &self.watched).map_err(|error| error.to_string())
     }
 
-    /// Operations a second in a closed loop, of one run without a look at the server.
-    pub fn closed_rate(spec: &LoadSpec) -> Result<f64, String> {
-        crew::run(spec, |_| {})
-            .map(|result| result.rate())
-            .map_err(|error| error.to_string())
+    /// The highest rate that the server of the closed loop `closed` keeps in an open loop (Poisson),
+    /// in operations a second. It is lower than the closed loop's: what comes one by one shares
+    /// fewer system calls.
+    pub fn highest_rate(closed: &LoadSpec) -> Result<f64, String> {
+        let failed = |error: std::io::Error| error.to_string();
+        let shares = |span: Duration| span.div_f64(SEARCH_SHARE);
+        let start = crew::run(closed, |_| {}).map_err(failed)?.rate() / 4.0;
+        let options = search::Options {
+            bound: SEARCH_BOUND,
+            start,
+            precision: SEARCH_PRECISION,
+        };
+        let (answer, _) = search::run(&options, |per_second| {
+            let spec = LoadSpec {
+                arrivals: Arrivals::Poisson { per_second },
+                warm_up: shares(closed.warm_up),
+                measured: shares(closed.measured),
+                ..closed.clone()
+            };
+            let result = crew::run(&spec, |_| {}).map_err(failed)?;
+            Ok(Point::of("worker", &spec, &result))
+        })?;
+        answer
+            .highest_rate
+            .ok_or_else(|| "no rate was kept in an open loop".to_owned())
     }
 }
 

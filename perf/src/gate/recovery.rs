@@ -65,7 +65,7 @@ fn recoveries(
     object_bytes: u64,
 ) -> Result<(Vec<f64>, Recovered), String> {
     let path = bench.fast_directory().join("recovery");
-    describe_blocks(&path, blocks, object_bytes)?;
+    describe_blocks(&path, blocks, object_bytes, 0)?;
     let mut seconds = Vec::new();
     let mut last = None;
     for _ in 0..bench.options.rounds {
@@ -78,18 +78,20 @@ fn recoveries(
     Ok((seconds, last))
 }
 
-/// Makes a sparse device file that holds the records of `blocks` blocks. Gives what a recovery
+/// Makes a sparse device file of at least `length_min` bytes that holds the records of `blocks` blocks. Gives what a recovery
 /// cannot do without: offset and bytes of the first page and of the footer of each region.
 pub(super) fn describe_blocks(
     path: &Path,
     blocks: u64,
     object_bytes: u64,
+    length_min: u64,
 ) -> Result<Vec<(u64, u64)>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let blocks_per_object = object_bytes.div_ceil(u64::from(BLOCK_BYTES_MIN));
     let bytes = blocks * object_bytes.min(u64::from(BLOCK_BYTES_MIN));
     // Half as much again for summaries and footers, and the least that a device must have.
-    let length = (bytes * 3 / 2).max(40 * REGION).next_multiple_of(REGION) + 16 * REGION;
+    let length = (bytes * 3 / 2).max(40 * REGION).max(length_min);
+    let length = length.next_multiple_of(REGION) + 16 * REGION;
     let file = File::create(path).map_err(|error| failed(&error))?;
     file.set_len(length).map_err(|error| failed(&error))?;
     let records = SyntheticRecords {
@@ -169,7 +171,7 @@ pub(super) fn recovery_on_drive(bench: &mut Bench) -> Result<Measure, String> {
         RECOVERED_BLOCKS
     };
     let path = bench.directory().join("recovery");
-    let needed = describe_blocks(&path, blocks, MEBIBYTE_OBJECTS)?;
+    let needed = describe_blocks(&path, blocks, MEBIBYTE_OBJECTS, 0)?;
     let bytes: u64 = needed.iter().map(|(_, bytes)| bytes).sum();
     let (mut pairs, mut last) = (Vec::new(), String::new());
     for _ in 0..bench.options.rounds {

@@ -44,7 +44,7 @@ fn start(bench: &Bench, name: &str, cores: Vec<usize>) -> Result<GateWorker, Str
 /// The load at a low rate, and the rate: a share of what `one`, a worker of one shard, can do.
 fn low_load(bench: &Bench, one: &GateWorker) -> Result<(LoadSpec, f64), String> {
     let closed = one.load(bench, CONNECTIONS, DEPTH, READ_BYTES);
-    let per_second = OFFERED_SHARE * Side::closed_rate(&closed)?;
+    let per_second = OFFERED_SHARE * Side::highest_rate(&closed)?;
     let open = LoadSpec {
         arrivals: Arrivals::Poisson { per_second },
         ..closed
