@@ -31,7 +31,7 @@ impl Worker {
     }
 }
 
-/// How a [`Fleet`] behaves.
+/// How a [`Fleet`](super::Fleet) behaves.
 #[derive(Clone, Debug)]
 pub struct FleetOptions {
     /// Towards each worker, and the bounds of retries.

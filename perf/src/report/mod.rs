@@ -1,7 +1,7 @@
 //! Reports: run files in, one HTML page out, which needs nothing but itself.
 //!
 //! The invariant: whatever stands in a run file is text. It reaches the page only through `maud`,
-//! which escapes it, or as JSON within [`attachments`](sections), where `<` is written as an escape.
+//! which escapes it, or as JSON within `sections::attachments`, where `<` is written as an escape.
 //! A report measures nothing and decides nothing that the runs did not: it shows, compares, and says
 //! in words what to doubt.
 //!

@@ -11,7 +11,7 @@
 //! | [`histogram`] | latencies as counts by value |
 //! | [`machine`] | CPU, kernel, mitigations, governor, devices |
 //! | [`answers`] | what searches, scalings, simulations and comparisons conclude |
-//! | [`file`] | reading and writing |
+//! | [`mod@file`] | reading and writing |
 
 pub mod answers;
 pub mod file;
