@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use corelane_rpc_schema::BLOCK_BYTES_MIN;
 use corelane_worker::store::synthetic::synthetic_object_id;
@@ -16,6 +17,7 @@ use super::rounds::Pair;
 use super::worker::{GateWorker, WorkerSpec};
 use crate::load::crew::Member;
 use crate::load::{LoadResult, LoadSpec, Verify, crew};
+use crate::process::CpuTime;
 use crate::target::data_plane::DataPlane;
 use crate::target::{Catalogue, Named, Object, Target};
 use crate::workload::{Keys, Workload};
@@ -28,6 +30,10 @@ const RESIDENT: u32 = 10_000;
 /// Budget of the worker with the large index: 45 bytes of index and 4 of checksums a block, and a
 /// frame of 64 KiB for each resident page. The small one has the same, so that both tiers are alike.
 const DRAM_BYTES: u64 = 4 << 30;
+
+/// How long a worker may take to become idle after its start, and between two looks at it.
+const IDLE_DEADLINE: Duration = Duration::from_secs(120);
+const IDLE_LOOK: Duration = Duration::from_millis(400);
 
 /// Share of reads that have to be DRAM hits.
 const HITS_MIN: f64 = 0.99;
@@ -93,6 +99,9 @@ pub(super) fn cost_at_10m_blocks(bench: &mut Bench) -> Result<Measure, String> {
     };
     let small_worker = start(bench, "small-index", resident)?;
     let large_worker = start(bench, "large-index", large)?;
+    for worker in [&small_worker, &large_worker] {
+        until_idle(worker.process.pid())?;
+    }
     // Every thousandth object, so that the resident ones lie all over the large index.
     let scattered: Vec<u32> = (0..resident)
         .map(|index| index * (large / resident))
@@ -152,6 +161,26 @@ pub(super) fn cost_at_10m_blocks(bench: &mut Bench) -> Result<Measure, String> {
         true => measure.without_verdict("a hundredth of the blocks only"),
         false => measure,
     })
+}
+
+/// Waits until process `pid` has nothing to do: a worker sorts what it recovered in the background,
+/// on the core that its neighbour is to be measured on.
+fn until_idle(pid: u32) -> Result<(), String> {
+    let deadline = Instant::now() + IDLE_DEADLINE;
+    loop {
+        let used = || CpuTime::of(pid).map(|cpu| cpu.total());
+        let before = used().map_err(|error| error.to_string())?;
+        std::thread::sleep(IDLE_LOOK);
+        let after = used().map_err(|error| error.to_string())?;
+        if after.saturating_sub(before) <= IDLE_LOOK / 20 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!(
+                "a worker is still busy {IDLE_DEADLINE:?} after its start"
+            ));
+        }
+    }
 }
 
 /// Reads until the tier has admitted what is read.
