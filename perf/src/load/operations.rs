@@ -2,7 +2,7 @@
 //! they took.
 //!
 //! The invariant: every operation that was due in the measured stretch is in the latencies, also
-//! one that waited for a free slot or never ended. It must not know how a read is sent; a
+//! one that waited for a free slot or never ended; only what was refused is not, but counted. It must not know how a read is sent; a
 //! [`Transport`] does.
 
 use std::collections::VecDeque;

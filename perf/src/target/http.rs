@@ -6,20 +6,16 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use corelane_rpc_schema::ObjectId;
 
 use super::pages::ByPage;
 use super::responses::{HEAD_BYTES_MAX, read_head};
 use super::sigv4::{Credentials, Signer, encode_path};
-use super::{Answer, Catalogue, Checks, Named, Object, Target, Wire, stream};
+use super::{Answer, Catalogue, Checks, Named, Object, Target, Wire, connect, stream};
 use crate::load::LoadResult;
 use crate::load::crew::Member;
 use crate::workload::Piece;
-
-/// How long a server may take to answer before the clock runs.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Most bytes of an error's body that are kept for its text.
 const ERROR_TEXT_MAX: usize = 300;
@@ -54,18 +50,6 @@ impl Http {
             credentials: Some(credentials),
             ..Http::plain(address, host, prefix)
         }
-    }
-
-    fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.address, DEADLINE).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot connect to {}: {error}", self.address),
-            )
-        })?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        Ok(stream)
     }
 
     fn wire(&self) -> HttpWire {
@@ -130,7 +114,7 @@ impl Target for Http {
     }
 
     fn resolve(&self, names: &[Named]) -> io::Result<Catalogue> {
-        let mut stream = self.connect()?;
+        let mut stream = connect(self.address)?;
         let objects = names
             .iter()
             .map(|named| {
@@ -141,7 +125,7 @@ impl Target for Http {
                 let path = encode_path(&path);
                 let (length, closes) = self.length_of(&mut stream, &path)?;
                 if closes {
-                    stream = self.connect()?;
+                    stream = connect(self.address)?;
                 }
                 Ok(Object {
                     id: ObjectId::new(&path, "", 0),
@@ -154,7 +138,7 @@ impl Target for Http {
     }
 
     fn drive(&self, member: Member<'_>) -> io::Result<LoadResult> {
-        stream::drive(member, |_, _| Ok((self.connect()?, self.wire())))
+        stream::drive(member, |_, _| Ok((connect(self.address)?, self.wire())))
     }
 }
 

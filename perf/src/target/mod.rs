@@ -27,9 +27,10 @@ mod sigv4;
 pub mod stream;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_placement::{partition_of, shard_of};
 use corelane_rpc_schema::{ObjectId, STRIPE_BYTES};
@@ -58,6 +59,22 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// When the server refuses a connection, breaks the protocol or falls silent.
     fn drive(&self, member: Member<'_>) -> io::Result<LoadResult>;
+}
+
+/// How long a server may take to answer before the clock runs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A connection to `address`, without delays of small sends.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot connect to {address}: {error}"),
+        )
+    })?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
 }
 
 /// An object that a workload names.

@@ -6,12 +6,11 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use corelane_rpc_schema::ObjectId;
 
 use super::pages::ByPage;
-use super::{Answer, Catalogue, Checks, Named, Object, Target, Wire, stream};
+use super::{Answer, Catalogue, Checks, Named, Object, Target, Wire, connect, stream};
 use crate::ceiling::page;
 use crate::load::LoadResult;
 use crate::load::crew::Member;
@@ -19,9 +18,6 @@ use crate::workload::{Kind, Piece, Workload};
 
 /// Longest line of an answer before its payload: a type, a length or an error's text.
 const LINE_BYTES_MAX: usize = 4 << 10;
-
-/// How long a server may take to answer before the clock runs.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// SETs that are sent together.
 const SETS_AT_ONCE: usize = 64;
@@ -36,18 +32,6 @@ pub struct Redis {
 }
 
 impl Redis {
-    fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.address, DEADLINE).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot connect to {}: {error}", self.address),
-            )
-        })?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        Ok(stream)
-    }
-
     fn name_of(&self, named: &Named) -> String {
         format!("{}{}", self.prefix, named.name)
     }
@@ -77,7 +61,7 @@ impl Redis {
                 "all point reads have to be of one size, that of the values",
             ));
         };
-        let stream = self.connect()?;
+        let stream = connect(self.address)?;
         let page = page();
         let mut keys = 0;
         let mut batch = Vec::new();
@@ -157,7 +141,9 @@ impl Target for Redis {
     }
 
     fn drive(&self, member: Member<'_>) -> io::Result<LoadResult> {
-        stream::drive(member, |_, _| Ok((self.connect()?, RedisWire::default())))
+        stream::drive(member, |_, _| {
+            Ok((connect(self.address)?, RedisWire::default()))
+        })
     }
 }
 
