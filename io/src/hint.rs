@@ -3,6 +3,8 @@
 
 use std::mem::MaybeUninit;
 
+use crate::PAGE_SIZE;
+
 /// Bytes that x86-64 and aarch64 processors move between memory and caches at once.
 pub const CACHE_LINE_BYTES: usize = 64;
 
@@ -22,6 +24,23 @@ pub fn prefetch<T: ?Sized>(place: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
+}
+
+/// Brings a page that will be sent soon to the second-level cache, so that the kernel's copy of it does
+/// not wait for memory: with a working set larger than the caches that is a sixth of the CPU of a
+/// pipelined read. Every other line is named and the processor brings its neighbour, which is half
+/// the instructions and measured no slower. On other processors than x86-64 this does nothing.
+#[inline(always)]
+pub fn prefetch_to_send(page: &[u8; PAGE_SIZE]) {
+    #[cfg(target_arch = "x86_64")]
+    for offset in (0..PAGE_SIZE).step_by(2 * CACHE_LINE_BYTES) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let line = page.as_ptr().cast::<i8>().wrapping_add(offset);
+        // SAFETY: a prefetch reads nothing that the program could see and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = page;
 }
 
 /// Asks for huge pages for memory that is still to be written: fewer page faults to fill it, fewer
@@ -59,5 +78,6 @@ mod tests {
             assert!(memory.iter().all(|item| *item == 7));
             memory.iter().for_each(prefetch);
         }
+        prefetch_to_send(&[7; PAGE_SIZE]);
     }
 }

@@ -143,6 +143,11 @@ impl Sample {
         self.cpu.total().as_secs_f64() * 1e6 / self.operations()
     }
 
+    /// The part of it outside the kernel.
+    pub fn user_us_per_operation(&self) -> f64 {
+        self.cpu.user.as_secs_f64() * 1e6 / self.operations()
+    }
+
     fn operations(&self) -> f64 {
         self.load.operations.max(1) as f64
     }

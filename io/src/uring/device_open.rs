@@ -22,14 +22,25 @@ pub(crate) struct Opened {
 /// Opens `path` for direct I/O.
 pub(crate) fn open(path: &Path) -> Result<Opened, IoError> {
     check_type(path).map_err(|error| error.with("device", path.display()))?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_DIRECT | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|error| open_failed(&error).with("device", path.display()))?;
+    let file =
+        open_direct(path).map_err(|error| open_failed(&error).with("device", path.display()))?;
     let geometry = geometry(path, &file).map_err(|error| error.with("device", path.display()))?;
     Ok(Opened { file, geometry })
+}
+
+/// Opens without marking each read in the inode, if that is allowed: only the file's owner may ask for it.
+fn open_direct(path: &Path) -> std::io::Result<File> {
+    let open = |more_flags| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT | libc::O_NONBLOCK | libc::O_CLOEXEC | more_flags)
+            .open(path)
+    };
+    match open(libc::O_NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(0),
+        opened => opened,
+    }
 }
 
 /// Looks before opening: opening a character device or a pipe may have effects.

@@ -9,6 +9,7 @@ use crate::compare::{self, Report};
 use crate::gate::Options;
 use crate::load::Verify;
 use crate::quantities::{Cores, cores, duration, read_size, size};
+use crate::run::{BackendsAnswer, Run, RunKind};
 use crate::runtimes::{self, EchoOptions, ReadOptions, Runtime};
 use crate::server_process::{Ready, answer, end_with_parent};
 
@@ -47,6 +48,9 @@ pub struct CompareArguments {
     /// Small and short: for the shape of the output, not for its figures
     #[arg(long)]
     quick: bool,
+    /// Write the run to this file, for `corelane-perf report`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print one JSON object on standard output (progress goes to standard error)
     #[arg(long)]
     json: bool,
@@ -55,6 +59,7 @@ pub struct CompareArguments {
 impl CompareArguments {
     pub(super) fn run(self) -> Result<(), String> {
         let quick = self.quick;
+        let mut run = Run::begin(RunKind::CompareBackends, "backends");
         let report = compare::run(
             &self.only,
             Options {
@@ -73,6 +78,16 @@ impl CompareArguments {
                 talks: true,
             },
         )?;
+        if let Some(path) = &self.out {
+            let rows = report.rows.iter().map(serde_json::to_value);
+            run.backends = Some(BackendsAnswer {
+                rows: rows
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| error.to_string())?,
+                left_out: report.left_out.clone(),
+            });
+            run.write(path)?;
+        }
         if self.json {
             println!(
                 "{}",

@@ -320,16 +320,18 @@ fn print(point: &Point) {
     } else {
         line("latency from the intended arrival", &point.latency);
         line("service time alone", &point.service);
+        line("sent after the intended arrival", &point.sent_late);
     }
     let [dram, device, under_store] = point.by_source;
     println!(
         "from DRAM {dram}, device {device}, under-store {under_store}; verified {}, wrong {}, errors {}, unfinished {}; \
-         generator {:.0} % of a core, steal {:.1} %",
+         generator {:.0} % of a core (polls for {:.0} µs), steal {:.1} %",
         point.verified,
         point.wrong,
         point.errors,
         point.unfinished,
         point.generator_busy_percent,
+        point.generator_spin_us,
         point.steal_percent
     );
     if let Some(server) = &point.server {

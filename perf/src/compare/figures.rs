@@ -13,6 +13,8 @@ pub struct Figures {
     pub rate: f64,
     /// CPU of the server's process an operation, in microseconds.
     pub cpu_us: f64,
+    /// The part of it outside the kernel: the runtime's own, and the loop's.
+    pub user_us: f64,
     /// Median latency in microseconds.
     pub p50_us: f64,
     /// 99th percentile of it.
@@ -39,6 +41,7 @@ impl Figures {
         Figures {
             rate: sample.load.rate(),
             cpu_us: sample.cpu_us_per_operation(),
+            user_us: sample.user_us_per_operation(),
             p50_us: sample.load.latency_us(0.5),
             p99_us: sample.load.latency_us(0.99),
             busy_percent: sample.busy_percent,
@@ -55,6 +58,7 @@ impl Figures {
         Figures {
             rate: figures.rate,
             cpu_us: figures.cpu_us,
+            user_us: figures.user_us,
             p50_us: figures.p50_us,
             p99_us: figures.p99_us,
             busy_percent: figures.busy_percent,
@@ -101,6 +105,8 @@ pub struct Contestant {
     pub rate: Spread,
     /// CPU of the server's process an operation, in microseconds.
     pub cpu_us: Spread,
+    /// The part of it outside the kernel, by the kernel's clock ticks.
+    pub user_us: Spread,
     /// Its CPU over ours, round by round; absent for ours, and where ours was too little to be seen.
     pub cpu_over_ours: Option<Spread>,
     /// Median latency in microseconds.
@@ -136,6 +142,7 @@ impl Contestant {
             runtime,
             rate: spread(|figures| figures.rate),
             cpu_us: spread(|figures| figures.cpu_us),
+            user_us: spread(|figures| figures.user_us),
             cpu_over_ours: ratios,
             p50_us: spread(|figures| figures.p50_us),
             p99_us: spread(|figures| figures.p99_us),
@@ -153,6 +160,7 @@ mod tests {
         Figures {
             rate: 1e6 / cpu_us.max(1.0),
             cpu_us,
+            user_us: cpu_us / 10.0,
             p50_us: 10.0,
             p99_us: 20.0,
             busy_percent: 99.0,

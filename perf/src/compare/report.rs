@@ -172,8 +172,16 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "{:<26} {:<8} {:>12} {:>9} {:>17} {:>9} {:>9} {:>6}",
-            "row", "runtime", "rate, 1/s", "CPU, µs", "over ours", "p50, µs", "p99, µs", "busy"
+            "{:<18} {:<8} {:>12} {:>8} {:>8} {:>17} {:>9} {:>9} {:>6}",
+            "row",
+            "runtime",
+            "rate, 1/s",
+            "CPU, µs",
+            "of user",
+            "over ours",
+            "p50, µs",
+            "p99, µs",
+            "busy"
         )?;
         for row in &self.rows {
             write!(out, "{row}")?;
@@ -197,10 +205,11 @@ impl fmt::Display for Row {
             });
             writeln!(
                 out,
-                "{name:<26} {:<8} {:>12} {:>9.2} {ratio:>17} {:>9.1} {:>9.1} {:>4.0} %",
+                "{name:<18} {:<8} {:>12} {:>8.2} {:>8.2} {ratio:>17} {:>9.1} {:>9.1} {:>4.0} %",
                 contestant.runtime,
                 grouped(contestant.rate.median),
                 contestant.cpu_us.median,
+                contestant.user_us.median,
                 contestant.p50_us.median,
                 contestant.p99_us.median,
                 contestant.busy_percent.median,
@@ -211,12 +220,12 @@ impl fmt::Display for Row {
             let percent = idle.cpu_percent;
             writeln!(
                 out,
-                "{name:<26} {:<8} {:.2} % of a core ({:.2}-{:.2})",
+                "{name:<18} {:<8} {:.2} % of a core ({:.2}-{:.2})",
                 idle.runtime, percent.median, percent.least, percent.greatest
             )?;
         }
         if let Some(reason) = &self.reason {
-            writeln!(out, "{:<26} not measured: {reason}", self.name)?;
+            writeln!(out, "{:<18} not measured: {reason}", self.name)?;
         }
         if let Some(bar) = self.bar {
             writeln!(
@@ -242,6 +251,7 @@ mod tests {
         Figures {
             rate: 1000.0,
             cpu_us,
+            user_us: cpu_us / 10.0,
             p50_us: 1.0,
             p99_us: 2.0,
             busy_percent: 50.0,

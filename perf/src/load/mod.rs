@@ -131,6 +131,9 @@ pub struct LoadResult {
     /// Nanoseconds from the send of an operation's first request to its last byte; empty in a
     /// closed loop, where it is the same.
     pub service_ns: Histogram<u64>,
+    /// Nanoseconds from the intended arrival to the send of an operation's first request: what waited
+    /// for room on the connections, and the generator's own lateness. Empty in a closed loop.
+    pub sent_late_ns: Histogram<u64>,
 }
 
 impl LoadResult {
@@ -152,6 +155,7 @@ impl LoadResult {
             generator_cpu: Duration::ZERO,
             latency_ns: new_histogram(),
             service_ns: new_histogram(),
+            sent_late_ns: new_histogram(),
         }
     }
 
@@ -182,6 +186,12 @@ impl LoadResult {
     pub(crate) fn count_service(&mut self, sent: Instant, now: Instant) {
         let taken = now.saturating_duration_since(sent);
         self.service_ns.saturating_record(taken.as_nanos() as u64);
+    }
+
+    #[inline]
+    pub(crate) fn count_sent(&mut self, intended: Instant, sent: Instant) {
+        let late = sent.saturating_duration_since(intended);
+        self.sent_late_ns.saturating_record(late.as_nanos() as u64);
     }
 
     /// Operations a second.
@@ -217,6 +227,7 @@ impl LoadResult {
         for (mine, theirs) in [
             (&mut self.latency_ns, &other.latency_ns),
             (&mut self.service_ns, &other.service_ns),
+            (&mut self.sent_late_ns, &other.sent_late_ns),
         ] {
             mine.add(theirs)
                 .expect("all histograms have the same bounds");

@@ -319,6 +319,7 @@ impl<'a> Operations<'a> {
             self.result.count_latency(operation.intended, now);
             if self.schedule.is_some() {
                 self.result.count_service(operation.sent, now);
+                self.result.count_sent(operation.intended, operation.sent);
             }
         }
     }
@@ -338,6 +339,7 @@ impl<'a> Operations<'a> {
                     self.result.count_latency(operation.intended, now);
                     if operation.is_sent {
                         self.result.count_service(operation.sent, now);
+                        self.result.count_sent(operation.intended, operation.sent);
                     }
                 }
             }

@@ -9,8 +9,8 @@ use serde_json::json;
 use super::Source;
 use crate::load::{Verify, new_histogram};
 use crate::run::answers::{
-    Figures, GateAnswer, LatencyBound, ScaleAnswer, ScaleStep, Scenario, SearchAnswer, SearchStep,
-    SimulationAnswer, TimelineStep, Usl, Validation,
+    BackendsAnswer, Figures, GateAnswer, LatencyBound, ScaleAnswer, ScaleStep, Scenario,
+    SearchAnswer, SearchStep, SimulationAnswer, TimelineStep, Usl, Validation,
 };
 use crate::run::machine::BlockDevice;
 use crate::run::point::{Arrivals, Ceiling, ServerCost};
@@ -77,6 +77,7 @@ pub(super) fn run(kind: RunKind, name: &str) -> Run {
         scale: None,
         simulation: None,
         gate: None,
+        backends: None,
     }
 }
 
@@ -133,6 +134,8 @@ pub(super) fn point(label: &str, target: &str, rate: f64, arrivals: Arrivals) ->
             service.clone()
         },
         service,
+        sent_late: Latencies::default(),
+        generator_spin_us: 0.0,
         unfinished: 0,
         is_overrun: false,
         generator_busy_percent: 71.0,
@@ -372,6 +375,30 @@ pub(super) fn gate() -> Run {
     run
 }
 
+/// Our ring beside another, with and without a bar, and idle workers.
+pub(super) fn backends() -> Run {
+    let spread =
+        |median: f64| json!({"median": median, "least": 0.9 * median, "greatest": 1.2 * median});
+    let contestant = |runtime: &str, cpu: f64, over: Option<f64>| {
+        json!({"runtime": runtime, "rate": spread(1e6 / cpu), "cpu_us": spread(cpu), "user_us": spread(0.1 * cpu),
+               "cpu_over_ours": over.map(spread), "p50_us": spread(300.0), "p99_us": spread(700.0),
+               "busy_percent": spread(98.0), "ring_worker_percent": spread(0.0)})
+    };
+    let mut run = run(RunKind::CompareBackends, "backends");
+    run.backends = Some(BackendsAnswer {
+        rows: vec![
+            json!({"name": "echo_4k_64x1", "what": "64 B requests, 4 KiB replies",
+                   "contestants": [contestant("uring", 5.4, None), contestant("compio", 5.6, Some(1.04))],
+                   "bar": {"ours_over_compio": 0.96, "at_most": 0.85, "holds": false}, "notes": ["compio: 1 reads FAILED"]}),
+            json!({"name": "idle", "what": "workers without clients", "contestants": [],
+                   "idle": [{"runtime": "uring", "cpu_percent": spread(0.04)}], "notes": []}),
+            json!({"name": "read_4k_128", "what": "direct reads", "contestants": [], "reason": "no room", "notes": []}),
+        ],
+        left_out: vec!["left out: glommio".to_owned()],
+    });
+    run
+}
+
 /// A run with every doubt that a point can raise, on another machine, ended early, and with markup
 /// in every text.
 pub(super) fn hostile() -> Run {
@@ -416,6 +443,14 @@ pub(super) fn hostile() -> Run {
             json!(7),
         ],
     });
+    run.backends = Some(BackendsAnswer {
+        rows: vec![
+            json!({"name": MARKUP, "what": MARKUP, "contestants": [{"runtime": MARKUP, "rate": MARKUP}, 7], "idle": [MARKUP],
+                   "bar": MARKUP, "reason": MARKUP, "notes": [MARKUP, 7]}),
+            json!(7),
+        ],
+        left_out: vec![MARKUP.to_owned()],
+    });
     run
 }
 
@@ -436,6 +471,7 @@ pub(super) fn all() -> Vec<Source> {
         scale(),
         simulation(),
         gate(),
+        backends(),
     ]
     .map(source)
     .into()
@@ -453,6 +489,7 @@ fn what_is_written_is_read_again() {
         ("scale", scale()),
         ("simulate", simulation()),
         ("gate", gate()),
+        ("backends", backends()),
         ("hostile", hostile()),
     ];
     for (name, run) in runs {

@@ -47,6 +47,7 @@ fn a_part_is_there_for_what_the_runs_have_and_none_for_what_they_lack() {
         ),
         (fixtures::simulation(), with(&["simulation"], &always)),
         (fixtures::gate(), with(&["gate"], &always)),
+        (fixtures::backends(), with(&["backends"], &always)),
     ];
     for (run, expected) in cases {
         let name = run.name.clone();
@@ -58,6 +59,7 @@ fn a_part_is_there_for_what_the_runs_have_and_none_for_what_they_lack() {
     let expected = [
         "changes",
         "gate",
+        "backends",
         "search",
         "comparison",
         "percentiles",

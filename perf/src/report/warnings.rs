@@ -12,6 +12,12 @@ const STEAL_PERCENT_MAX: f64 = 1.0;
 /// From this load of a generator on, in percent of a core, the generator may be what was measured.
 const GENERATOR_BUSY_PERCENT_MAX: f64 = 95.0;
 
+/// From this share of the 99th percentile on, the wait before the send is worth a word ...
+const SENT_LATE_SHARE_MAX: f64 = 0.25;
+
+/// ... if it is longer than what a thread takes to wake, in microseconds.
+const SENT_LATE_US_MIN: f64 = 20.0;
+
 /// One thing to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Warning {
@@ -107,15 +113,27 @@ pub(super) fn besides_overload(point: &Point) -> Vec<Warning> {
             ),
         );
     }
-    // In an open loop a generator polls before what is due; where it is too slow, the rate is missed.
+    // In an open loop a generator polls before what is due; where it is too slow, it sends late.
     let is_closed = point.arrivals == Arrivals::Closed;
-    if is_closed && point.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX {
+    let polls = !is_closed || point.generator_spin_us > 0.0;
+    if !polls && point.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX {
         say(
             false,
             format!(
-                "A generator used {} % of its core: unless it was told to spin, it was the limit, not the \
-                 server.",
+                "A generator used {} % of its core without polling: it was the limit, not the server.",
                 figure(point.generator_busy_percent)
+            ),
+        );
+    }
+    let late_us = point.sent_late.p99_us;
+    if late_us > SENT_LATE_SHARE_MAX * point.latency.p99_us && late_us > SENT_LATE_US_MIN {
+        say(
+            false,
+            format!(
+                "One operation in a hundred was sent {} µs late or later, of {} µs at the 99th percentile: it \
+                 waited for room on the connections, or the generator was late.",
+                figure(late_us),
+                figure(point.latency.p99_us)
             ),
         );
     }
@@ -148,7 +166,7 @@ mod tests {
     #[test]
     fn each_doubt_is_said_in_words() {
         type Spoil = fn(&mut Point);
-        let cases: [(Spoil, &str); 7] = [
+        let cases: [(Spoil, &str); 8] = [
             (|point| point.wrong = 3, "Wrong bytes: 3 of"),
             (
                 |point| {
@@ -162,6 +180,10 @@ mod tests {
             (|point| point.steal_percent = 2.5, "2.50 %"),
             (|point| point.generator_busy_percent = 99.0, "99.0 %"),
             (|point| point.verified = 0, "none was"),
+            (
+                |point| point.sent_late.p99_us = 0.5 * point.latency.p99_us.max(100.0),
+                "waited for room",
+            ),
         ];
         for (change, words) in cases {
             let said = said(change);

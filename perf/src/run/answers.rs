@@ -173,6 +173,15 @@ pub struct TimelineStep {
     pub failures: u64,
 }
 
+/// The rows of a comparison of backends, as [`crate::compare::Report`] writes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendsAnswer {
+    /// One object for each row: name, what, contestants, idle, bar, reason, notes.
+    pub rows: Vec<Value>,
+    /// What the program was built without.
+    pub left_out: Vec<String>,
+}
+
 /// The gate's measures as [`crate::gate::Report`] writes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GateAnswer {

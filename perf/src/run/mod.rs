@@ -1,6 +1,6 @@
 //! Runs: what a measuring command leaves behind, one JSON file each, with a version.
 //!
-//! Every command that measures (`load`, `search`, `scale`, `simulate`, `gate`) writes a [`Run`];
+//! Every command that measures (`load`, `search`, `scale`, `simulate`, `gate`, `compare-backends`) writes a [`Run`];
 //! `report` reads any number of them. The invariant: a run says everything that is needed to
 //! repeat it and to doubt it (machine, exact command line, workload, seed, whole histograms), and
 //! a run that was cut short says so.
@@ -21,7 +21,7 @@ pub mod point;
 
 use serde::{Deserialize, Serialize};
 
-pub use answers::{GateAnswer, ScaleAnswer, SearchAnswer, SimulationAnswer};
+pub use answers::{BackendsAnswer, GateAnswer, ScaleAnswer, SearchAnswer, SimulationAnswer};
 pub use histogram::Latencies;
 pub use machine::Machine;
 pub use point::Point;
@@ -86,6 +86,9 @@ pub struct Run {
     /// What the gate found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateAnswer>,
+    /// What a comparison of backends found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends: Option<BackendsAnswer>,
 }
 
 impl Run {
@@ -106,6 +109,7 @@ impl Run {
             scale: None,
             simulation: None,
             gate: None,
+            backends: None,
         }
     }
 }

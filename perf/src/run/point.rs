@@ -87,6 +87,14 @@ pub struct Point {
     /// From the send of the first request to the end of the operation: what a harness that omits
     /// the wait would show.
     pub service: Latencies,
+    /// From the intended arrival to the send: the wait for room on the connections, and how late the
+    /// generator itself was. Empty in a closed loop.
+    #[serde(default)]
+    pub sent_late: Latencies,
+    /// How long the generators polled: before they slept in a closed loop, before the next operation
+    /// was due in an open one; in microseconds.
+    #[serde(default)]
+    pub generator_spin_us: f64,
     /// Operations that were due in the stretch and had not ended when it was given up waiting for
     /// them. They are in [`Point::latency`] with the time that they had waited.
     pub unfinished: u64,
@@ -184,6 +192,11 @@ impl Point {
             by_source: result.by_source,
             latency,
             service,
+            sent_late: match spec.arrivals {
+                Arrivals::Closed => Latencies::default(),
+                _ => Latencies::of(&result.sent_late_ns),
+            },
+            generator_spin_us: spec.spin.as_secs_f64() * 1e6,
             unfinished: result.unfinished,
             is_overrun: result.is_overrun,
             generator_busy_percent: 100.0 * result.generator_cpu.as_secs_f64() / seconds.max(1e-9),

@@ -25,6 +25,8 @@ pub struct ReadFigures {
     pub rate: f64,
     /// CPU of the process a read, all threads, in microseconds.
     pub cpu_us: f64,
+    /// The part of it outside the kernel.
+    pub user_us: f64,
     /// Median of the time from a read's start to its end, in microseconds.
     pub p50_us: f64,
     /// The 99th percentile of it.
@@ -150,13 +152,16 @@ impl State {
             unreachable!("it ends what is being measured");
         };
         let figures = look(self.core).map(|after| {
-            let cpu = after.cpu.since(before.cpu).total();
+            let used = after.cpu.since(before.cpu);
+            let cpu = used.total();
+            let each = |time: Duration| time.as_secs_f64() * 1e6 / self.operations.max(1) as f64;
             let worker = after.ring_workers.saturating_sub(before.ring_workers);
             let microseconds = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3;
             ReadFigures {
                 operations: self.operations,
                 rate: self.operations as f64 / (now - *begin).as_secs_f64(),
-                cpu_us: cpu.as_secs_f64() * 1e6 / self.operations.max(1) as f64,
+                cpu_us: each(cpu),
+                user_us: each(used.user),
                 p50_us: microseconds(0.5),
                 p99_us: microseconds(0.99),
                 busy_percent: after.core.busy_percent_since(before.core),

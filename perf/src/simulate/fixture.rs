@@ -41,6 +41,8 @@ pub fn point(label: &str, arrivals: Arrivals, rate: f64) -> Point {
         by_source: [0; 3],
         latency: Latencies::default(),
         service: Latencies::default(),
+        sent_late: Latencies::default(),
+        generator_spin_us: 0.0,
         unfinished: 0,
         is_overrun: false,
         generator_busy_percent: 0.0,

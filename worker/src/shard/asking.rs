@@ -17,8 +17,9 @@ use slab::Slab;
 
 use super::Shard;
 use super::forward::Forwarded;
+use super::gather::ReadParts;
 use super::message::{Answer, Message, Question, RemoteRead};
-use super::read::{ReadParts, error};
+use super::read::error;
 use crate::mount::AccessSet;
 use crate::store::{LocalBoxFuture, Release, Siblings};
 use crate::under_store::UnderStore;

@@ -15,8 +15,9 @@ use corelane_rpc_schema::{ShardId, Stripe};
 
 use super::Shard;
 use super::asking::Waiting;
+use super::gather::ReadParts;
 use super::message::{Answer, Message, Question, RemoteRead};
-use super::read::{ReadParts, append_answer};
+use super::read::append_answer;
 use crate::cache::frames::{FRAME_BYTES, FrameKey};
 use crate::data_plane::lane::LaneState;
 use crate::mount::AccessSet;

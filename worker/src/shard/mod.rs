@@ -6,7 +6,8 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | [`read`] | a read, from the hit in DRAM down to the wait for a fill |
+//! | [`read`] | a read: the hit in DRAM, and how answers are made |
+//! | [`gather`] | its general way: piece by piece, from tier, device or fill |
 //! | `device_read` | the short way of a read from the device |
 //! | [`fill`] | misses: single-flight, who waits for what, what is kept |
 //! | [`dispatch`] | from fills to requests |
@@ -28,6 +29,7 @@ mod device_read;
 pub mod dispatch;
 pub mod fill;
 mod forward;
+pub mod gather;
 pub mod lanes;
 pub mod letters;
 mod load;

@@ -1,6 +1,7 @@
 //! The parts of the page. A part for which the runs have nothing is not there.
 
 mod attached;
+mod backends;
 mod changes;
 mod comparison;
 mod cost;
@@ -31,9 +32,10 @@ pub(super) struct Section {
 
 /// Those that there are, in their order.
 pub(super) fn all(report: &Report<'_>) -> Vec<Section> {
-    let parts: [fn(&Report<'_>) -> Option<Section>; 12] = [
+    let parts: [fn(&Report<'_>) -> Option<Section>; 13] = [
         changes::section,
         gate::section,
+        backends::section,
         search::section,
         comparison::section,
         percentiles::section,
