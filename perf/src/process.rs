@@ -275,18 +275,6 @@ pub fn thread_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Makes the calling thread, and those that it starts, give way to others by `nice`.
-///
-/// # Errors
-/// When the niceness is refused.
-pub fn be_nice(nice: i32) -> io::Result<()> {
-    // SAFETY: takes plain numbers; on Linux, 0 is the calling thread.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Lets timers of the calling thread end when they are due, not up to 50 µs later.
 pub fn wake_precisely() {
     // SAFETY: changes a setting of the calling thread only. Where it is refused, timers are late

@@ -20,6 +20,11 @@ const SEARCH_BOUND: LatencyBound = LatencyBound {
 };
 const SEARCH_PRECISION: f64 = 0.08;
 
+/// Steps towards a rate that keeps a server's core busy for a share of its time, at the most, and how near
+/// to it is near enough.
+const BUSY_STEPS_MAX: usize = 10;
+const BUSY_PRECISION: f64 = 0.05;
+
 /// A step of it is so much shorter than a round.
 const SEARCH_SHARE: f64 = 2.0;
 
@@ -75,6 +80,32 @@ impl Side {
             .highest_rate
             .ok_or_else(|| "no rate was kept in an open loop".to_owned())
     }
+}
+
+/// The rate (Poisson) at which the core of the server under the closed loop `closed` is busy for `share`
+/// of its time, in operations a second. Not that share of the highest rate: what comes one by one costs
+/// several times what comes in batches.
+pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<f64, String> {
+    let highest = closed.take(0)?.load.rate();
+    let mut rate = highest / 8.0;
+    for _ in 0..BUSY_STEPS_MAX {
+        let step = Side {
+            spec: LoadSpec {
+                arrivals: Arrivals::Poisson { per_second: rate },
+                warm_up: closed.spec.warm_up.div_f64(SEARCH_SHARE),
+                measured: closed.spec.measured.div_f64(SEARCH_SHARE),
+                ..closed.spec.clone()
+            },
+            watched: closed.watched.clone(),
+        };
+        let busy = step.take(0)?.busy_percent / 100.0;
+        if (busy - share).abs() <= BUSY_PRECISION {
+            break;
+        }
+        // Costs fall as the rate rises, so a proportional step does not overshoot.
+        rate = (rate * (share / busy.max(0.01)).clamp(0.25, 2.0)).min(highest);
+    }
+    Ok(rate)
 }
 
 /// Pairs of both sides, in turns.

@@ -1,13 +1,13 @@
 //! Where the threads of the fetch runtime run: on their own CPUs, away from the data cores.
 
-use corelane_io::{IoError, IoErrorKind};
+use corelane_io::{IoError, IoErrorKind, cores};
 
 /// CPUs and niceness of a group of threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Placement {
     /// CPUs that the threads may use; empty leaves them where the process may run.
     pub cpus: Vec<usize>,
-    /// Niceness, from -20 to 19; 0 leaves it as it is.
+    /// Niceness, from 0 to 19; 0 leaves it as it is.
     pub nice: i32,
 }
 
@@ -62,16 +62,7 @@ impl Placement {
             }
         }
         if self.nice != 0 {
-            // SAFETY: takes plain numbers; on Linux, 0 is the calling thread.
-            let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
-            if result != 0 {
-                let error = std::io::Error::last_os_error();
-                return Err(IoError::from_std(
-                    &error,
-                    "cannot set the niceness of fetch threads; use one from 0 to 19",
-                )
-                .with("nice", self.nice));
-            }
+            cores::give_way(self.nice)?;
         }
         Ok(())
     }
