@@ -51,13 +51,14 @@ pub fn give_way(nice: i32) -> Result<(), IoError> {
     // SAFETY: takes plain numbers; on Linux, 0 is the calling thread.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
         let error = std::io::Error::last_os_error();
-        let advice = "cannot set the niceness of a thread; use one from 0 to 19";
+        let advice = "cannot set the niceness of a thread; use one from 0 to 19 that is not below what it has";
         return Err(IoError::from_std(&error, advice).with("nice", nice));
     }
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: libc::SCHED_OTHER as u32,
-        sched_flags: 0,
+        // Whoever started the process may have chosen another policy, such as SCHED_IDLE.
+        sched_flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
         sched_nice: nice,
         sched_priority: 0,
         sched_runtime: NICE_SLICE_NS,
@@ -198,11 +199,22 @@ mod tests {
     #[test]
     fn a_thread_gives_way_by_as_much_as_was_asked() {
         let nice = std::thread::spawn(|| {
-            give_way(7).expect("being nicer is allowed to everybody");
+            give_way(19).expect("being nicest is allowed to everybody");
             // SAFETY: takes plain numbers; on Linux, 0 is the calling thread.
-            unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+            let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+            // SAFETY: an all-zero structure is a valid value of it.
+            let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+            let size = size_of::<libc::sched_attr>();
+            // SAFETY: the call writes at most `size` bytes.
+            let outcome =
+                unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+            assert_eq!(outcome, 0);
+            (nice, attributes.sched_runtime)
         });
-        assert_eq!(nice.join().expect("no panic"), 7);
+        let (nice, slice_ns) = nice.join().expect("no panic");
+        assert_eq!(nice, 19);
+        // Kernels before 6.12 know no slice of a thread and tell none.
+        assert!(matches!(slice_ns, 0 | NICE_SLICE_NS), "{slice_ns} ns");
     }
 
     #[test]

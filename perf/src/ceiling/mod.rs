@@ -91,7 +91,12 @@ pub fn prebuilt_head(reply_bytes: u32, source: ReadSource) -> Vec<u8> {
 /// When it cannot be opened, or its file system has no direct I/O.
 pub fn open_direct(path: &Path, nonblocking: bool) -> io::Result<File> {
     let flags = libc::O_DIRECT | if nonblocking { libc::O_NONBLOCK } else { 0 };
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+    match open(flags | libc::O_NOATIME) {
+        // Only the file's owner may leave its time of access alone.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(flags),
+        opened => opened,
+    }
 }
 
 /// Makes `path` a file of `bytes` bytes full of [`page`]s, unless it is one already.

@@ -78,6 +78,14 @@ impl CompareArguments {
                 talks: true,
             },
         )?;
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
+            );
+        } else {
+            print(&report);
+        }
         if let Some(path) = &self.out {
             let rows = report.rows.iter().map(serde_json::to_value);
             run.backends = Some(BackendsAnswer {
@@ -87,14 +95,6 @@ impl CompareArguments {
                 left_out: report.left_out.clone(),
             });
             run.write(path)?;
-        }
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
-            );
-        } else {
-            print(&report);
         }
         Ok(())
     }

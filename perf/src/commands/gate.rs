@@ -84,6 +84,14 @@ impl GateArguments {
         };
         let mut run = Run::begin(RunKind::Gate, "gate");
         let report = gate::run(options)?;
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
+            );
+        } else {
+            print(&report);
+        }
         if let Some(path) = &self.out {
             let measures = report.measures.iter().map(serde_json::to_value);
             run.gate = Some(GateAnswer {
@@ -92,14 +100,6 @@ impl GateArguments {
                     .map_err(|error| error.to_string())?,
             });
             run.write(path)?;
-        }
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
-            );
-        } else {
-            print(&report);
         }
         Ok(())
     }

@@ -331,7 +331,7 @@ fn print(point: &Point) {
         point.errors,
         point.unfinished,
         point.generator_busy_percent,
-        point.generator_spin_us,
+        point.generator_spin_us.unwrap_or(0.0),
         point.steal_percent
     );
     if let Some(server) = &point.server {
@@ -428,10 +428,14 @@ impl SearchArguments {
             precision: self.precision.clamp(0.001, 1.0),
         };
         let quantile = self.bound.quantile * 100.0;
+        let mut tries = 0;
         let (answer, points) = search::run(&options, |rate| {
+            // Another schedule each time: one that happens to hold few arrivals is not tried twice.
+            tries += 1;
             let bar = common.progress(format!("offering {} operations/s", grouped(rate)));
             let spec = LoadSpec {
                 arrivals: arrivals(rate),
+                seed: spec.seed + tries,
                 ..spec.clone()
             };
             let (point, _) = common.take(&spec)?;

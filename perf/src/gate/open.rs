@@ -135,7 +135,7 @@ pub(super) fn reads_beside_fill(bench: &mut Bench) -> Result<Measure, String> {
         },
         watched: worker.watched(),
     };
-    let offered = rate_at_load(&closed, FILL_LOAD)?;
+    let (offered, busy) = rate_at_load(&closed, FILL_LOAD)?;
     let reads = Side {
         spec: LoadSpec {
             arrivals: Arrivals::Poisson {
@@ -207,8 +207,9 @@ pub(super) fn reads_beside_fill(bench: &mut Bench) -> Result<Measure, String> {
         .collect();
     let bar = Bar::RatioAtMost(3.0);
     let mut measure = Measure::of_pairs("reads_beside_fill", "µs", &tails, bar).with_note(format!(
-        "p99 from the intended arrival of {offered:.0} reads/s (Poisson, 16 connections x depth 8, half of the core's time) beside a fill of {:.0} MB/s \
+        "p99 from the intended arrival of {offered:.0} reads/s (Poisson, 16 connections x depth 8, {:.0} % of the core's time when it was sought) beside a fill of {:.0} MB/s \
          (median of what the worker fetched)",
+        100.0 * busy,
         median(&rates) / 1e6
     ));
     let late = |pick: fn(&Pair) -> &Sample| {

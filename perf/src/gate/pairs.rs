@@ -22,8 +22,8 @@ const SEARCH_PRECISION: f64 = 0.08;
 
 /// Steps towards a rate that keeps a server's core busy for a share of its time, at the most, and how near
 /// to it is near enough.
-const BUSY_STEPS_MAX: usize = 10;
-const BUSY_PRECISION: f64 = 0.05;
+const BUSY_STEPS_MAX: u64 = 12;
+const BUSY_PRECISION: f64 = 0.04;
 
 /// A step of it is so much shorter than a round.
 const SEARCH_SHARE: f64 = 2.0;
@@ -66,8 +66,11 @@ impl Side {
             start,
             precision: SEARCH_PRECISION,
         };
+        let mut tries = 0;
         let (answer, _) = search::run(&options, |per_second| {
+            tries += 1;
             let spec = LoadSpec {
+                seed: closed.seed + tries,
                 arrivals: Arrivals::Poisson { per_second },
                 warm_up: shares(closed.warm_up),
                 measured: shares(closed.measured),
@@ -83,12 +86,12 @@ impl Side {
 }
 
 /// The rate (Poisson) at which the core of the server under the closed loop `closed` is busy for `share`
-/// of its time, in operations a second. Not that share of the highest rate: what comes one by one costs
+/// of its time, in operations a second, and the share that was seen at it. Not that share of the highest rate: what comes one by one costs
 /// several times what comes in batches.
-pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<f64, String> {
+pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<(f64, f64), String> {
     let highest = closed.take(0)?.load.rate();
     let mut rate = highest / 8.0;
-    for _ in 0..BUSY_STEPS_MAX {
+    for number in 0..BUSY_STEPS_MAX {
         let step = Side {
             spec: LoadSpec {
                 arrivals: Arrivals::Poisson { per_second: rate },
@@ -98,14 +101,18 @@ pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<f64, String> {
             },
             watched: closed.watched.clone(),
         };
-        let busy = step.take(0)?.busy_percent / 100.0;
+        let busy = step.take(number)?.busy_percent / 100.0;
         if (busy - share).abs() <= BUSY_PRECISION {
-            break;
+            return Ok((rate, busy));
         }
         // Costs fall as the rate rises, so a proportional step does not overshoot.
         rate = (rate * (share / busy.max(0.01)).clamp(0.25, 2.0)).min(highest);
     }
-    Ok(rate)
+    Err(format!(
+        "no rate keeps the core busy for {:.0} % of its time, within {:.0}, after {BUSY_STEPS_MAX} steps",
+        100.0 * share,
+        100.0 * BUSY_PRECISION
+    ))
 }
 
 /// Pairs of both sides, in turns.

@@ -48,7 +48,7 @@ pub fn new_histogram() -> Histogram<u64> {
 pub enum Verify {
     /// None; the heads' own checksums are compared always.
     None,
-    /// One in [`crate::target::SAMPLE_ONE_IN`].
+    /// One in 64.
     #[default]
     Sample,
     /// All.

@@ -340,6 +340,8 @@ impl<'a> Operations<'a> {
                     if operation.is_sent {
                         self.result.count_service(operation.sent, now);
                         self.result.count_sent(operation.intended, operation.sent);
+                    } else {
+                        self.result.count_sent(operation.intended, now);
                     }
                 }
             }

@@ -135,7 +135,7 @@ pub(super) fn point(label: &str, target: &str, rate: f64, arrivals: Arrivals) ->
         },
         service,
         sent_late: Latencies::default(),
-        generator_spin_us: 0.0,
+        generator_spin_us: Some(0.0),
         unfinished: 0,
         is_overrun: false,
         generator_busy_percent: 71.0,

@@ -115,12 +115,16 @@ pub(super) fn besides_overload(point: &Point) -> Vec<Warning> {
     }
     // In an open loop a generator polls before what is due; where it is too slow, it sends late.
     let is_closed = point.arrivals == Arrivals::Closed;
-    let polls = !is_closed || point.generator_spin_us > 0.0;
-    if !polls && point.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX {
+    if is_closed && point.generator_busy_percent >= GENERATOR_BUSY_PERCENT_MAX {
+        let verdict = match point.generator_spin_us {
+            Some(0.0) => "It was the limit, not the server.",
+            Some(_) => "It polled, so that does not tell whether it was the limit.",
+            None => "Unless it was told to spin, it was the limit, not the server.",
+        };
         say(
             false,
             format!(
-                "A generator used {} % of its core without polling: it was the limit, not the server.",
+                "A generator used {} % of its core. {verdict}",
                 figure(point.generator_busy_percent)
             ),
         );
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn each_doubt_is_said_in_words() {
         type Spoil = fn(&mut Point);
-        let cases: [(Spoil, &str); 8] = [
+        let cases: [(Spoil, &str); 10] = [
             (|point| point.wrong = 3, "Wrong bytes: 3 of"),
             (
                 |point| {
@@ -178,7 +182,24 @@ mod tests {
             (|point| point.is_overrun = true, "Overrun"),
             (|point| point.unfinished = 1_234, "1,234 operations"),
             (|point| point.steal_percent = 2.5, "2.50 %"),
-            (|point| point.generator_busy_percent = 99.0, "99.0 %"),
+            (
+                |point| point.generator_busy_percent = 99.0,
+                "It was the limit",
+            ),
+            (
+                |point| {
+                    point.generator_busy_percent = 99.0;
+                    point.generator_spin_us = Some(50.0);
+                },
+                "does not tell",
+            ),
+            (
+                |point| {
+                    point.generator_busy_percent = 99.0;
+                    point.generator_spin_us = None;
+                },
+                "Unless it was told",
+            ),
             (|point| point.verified = 0, "none was"),
             (
                 |point| point.sent_late.p99_us = 0.5 * point.latency.p99_us.max(100.0),

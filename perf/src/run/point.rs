@@ -92,9 +92,9 @@ pub struct Point {
     #[serde(default)]
     pub sent_late: Latencies,
     /// How long the generators polled: before they slept in a closed loop, before the next operation
-    /// was due in an open one; in microseconds.
-    #[serde(default)]
-    pub generator_spin_us: f64,
+    /// was due in an open one; in microseconds. Older runs do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator_spin_us: Option<f64>,
     /// Operations that were due in the stretch and had not ended when it was given up waiting for
     /// them. They are in [`Point::latency`] with the time that they had waited.
     pub unfinished: u64,
@@ -196,7 +196,7 @@ impl Point {
                 Arrivals::Closed => Latencies::default(),
                 _ => Latencies::of(&result.sent_late_ns),
             },
-            generator_spin_us: spec.spin.as_secs_f64() * 1e6,
+            generator_spin_us: Some(spec.spin.as_secs_f64() * 1e6),
             unfinished: result.unfinished,
             is_overrun: result.is_overrun,
             generator_busy_percent: 100.0 * result.generator_cpu.as_secs_f64() / seconds.max(1e-9),

@@ -103,7 +103,7 @@ pub(super) fn read_device(options: &ReadOptions, meter: Meter) -> Result<ReadFig
         };
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_DIRECT | nonblocking)
+            .custom_flags(libc::O_DIRECT | libc::O_NOATIME | nonblocking)
             .open(&options.path)
             .await
             .map_err(fail)?;

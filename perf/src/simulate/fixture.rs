@@ -42,7 +42,7 @@ pub fn point(label: &str, arrivals: Arrivals, rate: f64) -> Point {
         latency: Latencies::default(),
         service: Latencies::default(),
         sent_late: Latencies::default(),
-        generator_spin_us: 0.0,
+        generator_spin_us: None,
         unfinished: 0,
         is_overrun: false,
         generator_busy_percent: 0.0,
