@@ -51,7 +51,8 @@ pub fn give_way(nice: i32) -> Result<(), IoError> {
     // SAFETY: takes plain numbers; on Linux, 0 is the calling thread.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
         let error = std::io::Error::last_os_error();
-        let advice = "cannot set the niceness of a thread; use one from 0 to 19 that is not below what it has";
+        let advice =
+            "cannot set the niceness of a thread; use one from 0 to 19 that is not below its own";
         return Err(IoError::from_std(&error, advice).with("nice", nice));
     }
     let attributes = libc::sched_attr {
@@ -65,7 +66,7 @@ pub fn give_way(nice: i32) -> Result<(), IoError> {
         sched_deadline: 0,
         sched_period: 0,
     };
-    // SAFETY: the structure has the size that it tells; 0 is the calling thread, and no flags. A kernel
+    // SAFETY: the structure has the size that it tells; 0 is the calling thread. A kernel
     // that refuses leaves the niceness as it is now.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     Ok(())

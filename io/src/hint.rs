@@ -28,7 +28,8 @@ pub fn prefetch<T: ?Sized>(place: &T) {
 
 /// Brings a page that will be sent soon to the second-level cache, so that the kernel's copy of it does
 /// not wait for memory. It pays with a working set larger than the caches. Only every other line is
-/// named: many processors bring its neighbour too, and naming all measured no faster. On other processors than x86-64 this does nothing.
+/// named: many processors bring its neighbour too, and naming all measured no faster. On other
+/// processors than x86-64 this does nothing.
 #[inline(always)]
 pub fn prefetch_to_send(page: &[u8; PAGE_SIZE]) {
     #[cfg(target_arch = "x86_64")]

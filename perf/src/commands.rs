@@ -85,6 +85,13 @@ impl Command {
     }
 }
 
+/// Prints `report` as JSON for people and programs.
+fn print_json(report: &impl serde::Serialize) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+    println!("{text}");
+    Ok(())
+}
+
 /// Ends a run: its file, its JSON on standard output, and an error where answers were wrong.
 fn end_run(run: &Run, out: Option<&Path>, as_json: bool) -> Result<(), String> {
     if let Some(path) = out {

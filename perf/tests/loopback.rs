@@ -102,6 +102,8 @@ fn an_open_loop_measures_every_operation_that_was_due() {
     );
     assert_eq!(result.service_ns.len(), result.latency_ns.len());
     assert!(result.service_ns.max() <= result.latency_ns.max());
+    assert_eq!(result.sent_late_ns.len(), result.latency_ns.len());
+    assert!(result.sent_late_ns.max() <= result.latency_ns.max());
     assert_eq!(
         (result.errors, result.wrong, result.is_overrun),
         (0, 0, false)
@@ -122,6 +124,9 @@ fn more_than_a_server_can_take_ends_early_and_says_so() {
     })
     .expect("the load ends");
     assert!(result.is_overrun && result.unfinished > 0);
+    // What was never sent is late too, by all of its wait.
+    assert_eq!(result.sent_late_ns.len(), result.latency_ns.len());
+    assert!(result.service_ns.len() < result.latency_ns.len());
     assert!(
         result.elapsed < Duration::from_secs(20),
         "{:?}",

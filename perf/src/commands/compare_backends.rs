@@ -79,10 +79,7 @@ impl CompareArguments {
             },
         )?;
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
-            );
+            super::print_json(&report)?;
         } else {
             print(&report);
         }

@@ -85,10 +85,7 @@ impl GateArguments {
         let mut run = Run::begin(RunKind::Gate, "gate");
         let report = gate::run(options)?;
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?
-            );
+            super::print_json(&report)?;
         } else {
             print(&report);
         }

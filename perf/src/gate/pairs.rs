@@ -86,8 +86,8 @@ impl Side {
 }
 
 /// The rate (Poisson) at which the core of the server under the closed loop `closed` is busy for `share`
-/// of its time, in operations a second, and the share that was seen at it. Not that share of the highest rate: what comes one by one costs
-/// several times what comes in batches.
+/// of its time, in operations a second, and the share that was seen at it. Not that share of the
+/// highest rate: what comes one by one costs several times what comes in batches.
 pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<(f64, f64), String> {
     let highest = closed.take(0)?.load.rate();
     let mut rate = highest / 8.0;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::served::{dram_worker, pipelined_load};
+use crate::cost::budget::DRAM_HIT_MAX;
 use crate::cost::{self, PerHit, Place, callgrind};
 use crate::load::crew;
 use crate::process::CpuTime;
@@ -63,7 +64,12 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
     let from_dram = PerHit::count(Place::Dram, lengths)?;
     let from_device = PerHit::count(Place::Device, lengths)?;
     let name = "instructions_per_hit";
-    let measure = Measure::of_value(name, "instructions", from_dram.ours, Bar::AtMost(600.0));
+    let measure = Measure::of_value(
+        name,
+        "instructions",
+        from_dram.ours,
+        Bar::AtMost(DRAM_HIT_MAX),
+    );
     let notes = from_dram.notes("a DRAM hit");
     let notes = notes.chain(from_device.notes("a device hit"));
     Ok(notes.fold(measure, Measure::with_note))

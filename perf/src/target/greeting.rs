@@ -19,13 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the server cannot be reached or refuses; the text says why.
 pub fn connect(address: SocketAddr, token: &str) -> io::Result<(TcpStream, HelloAnswer)> {
-    let stream = TcpStream::connect(address).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot connect to {address}: {error}"),
-        )
-    })?;
-    stream.set_nodelay(true)?;
+    let stream = super::connect(address)?;
+    // The first open of an object may wait for its under-store.
     stream.set_read_timeout(Some(DEADLINE))?;
     let hello = Message::Hello(Hello {
         token: token.to_owned(),

@@ -64,7 +64,8 @@ pub trait Target: Send + Sync {
 /// How long a server may take to answer before the clock runs.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A connection to `address`, without delays of small sends.
+/// A connection to `address`, without delays of small sends; each step of it and each receive may take
+/// [`DEADLINE`].
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, DEADLINE).map_err(|error| {
         io::Error::new(
