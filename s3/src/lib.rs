@@ -1,0 +1,13 @@
+//! The S3 face of a worker, without I/O.
+//!
+//! Bytes of a connection go in, requests come out: parsed, routed, authenticated; and answers are
+//! written as heads and XML. Nothing here reads a socket, a clock or an object: whoever serves a
+//! connection does, so the same code runs on a data core, on a fetch thread and in a fuzzer.
+//!
+//! The invariant: nothing that a client sent is believed before it was checked: lengths against
+//! limits, signatures against keys, payloads against their checksums.
+#![deny(missing_docs)]
+
+pub mod error;
+
+pub use error::{Error, ErrorCode};
