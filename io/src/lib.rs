@@ -123,6 +123,13 @@ pub trait Io: Clone + 'static {
     /// When the address cannot be bound.
     fn listen(&self, address: SocketAddr) -> impl Future<Output = Result<Self::Listener, IoError>>;
 
+    /// Takes over a listening socket that was bound elsewhere, such as one of several that share an
+    /// address so that the kernel spreads connections over the cores.
+    ///
+    /// # Errors
+    /// When the backend cannot listen on a socket of the kernel.
+    fn adopt_listener(&self, listener: std::net::TcpListener) -> Result<Self::Listener, IoError>;
+
     /// Connects to `address`.
     ///
     /// # Errors

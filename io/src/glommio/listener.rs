@@ -4,7 +4,7 @@
 //! other program share the port. Its invariant: one peer that went away ends nothing.
 
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 
 use ::glommio::GlommioError;
@@ -26,7 +26,11 @@ pub struct GlommioListener {
 
 impl GlommioListener {
     pub(super) fn bind(core: &Rc<Core>, address: SocketAddr) -> Result<Self, IoError> {
-        let socket = socket::listen(address)?;
+        GlommioListener::on(core, socket::listen(address)?)
+    }
+
+    /// Accepts on a socket that listens.
+    pub(super) fn on(core: &Rc<Core>, socket: OwnedFd) -> Result<Self, IoError> {
         let local_address = socket::local_address(&socket)
             .map_err(|error| IoError::from_std(&error, "cannot read the listener's address"))?;
         // SAFETY: an open listening socket, whose ownership goes to the listener.

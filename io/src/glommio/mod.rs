@@ -278,6 +278,10 @@ impl Io for GlommioIo {
         GlommioListener::bind(&self.0, address)
     }
 
+    fn adopt_listener(&self, listener: std::net::TcpListener) -> Result<GlommioListener, IoError> {
+        GlommioListener::on(&self.0, crate::uring::socket::adopt(listener)?)
+    }
+
     async fn connect(&self, address: SocketAddr) -> Result<GlommioStream, IoError> {
         GlommioStream::connect(&self.0, address).await
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::device::SimDevice;
 use super::net::{SimListener, SimStream};
 use super::state::{Core, State, nanoseconds};
-use crate::{Doorbell, FramePool, Io, IoError, LoopCounters, Nanos, Priority};
+use crate::{Doorbell, FramePool, Io, IoError, IoErrorKind, LoopCounters, Nanos, Priority};
 
 /// Wall-clock milliseconds at the start of every world: 2026-01-01 00:00 UTC.
 const WALL_CLOCK_START_MS: u64 = 1_767_225_600_000;
@@ -133,6 +133,13 @@ impl Io for SimIo {
     async fn listen(&self, address: SocketAddr) -> Result<SimListener, IoError> {
         self.require_alive().await;
         SimListener::bind(self, address)
+    }
+
+    fn adopt_listener(&self, _: std::net::TcpListener) -> Result<SimListener, IoError> {
+        Err(IoError::new(
+            IoErrorKind::Unsupported,
+            "a simulated core has no sockets of the kernel; listen on a simulated address",
+        ))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<SimStream, IoError> {

@@ -35,7 +35,11 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     pub fn bind(core: &Rc<Core>, address: SocketAddr) -> Result<Rc<Acceptor>, IoError> {
-        let socket = socket::listen(address)?;
+        Acceptor::on(core, socket::listen(address)?)
+    }
+
+    /// Accepts on a socket that listens.
+    pub fn on(core: &Rc<Core>, socket: OwnedFd) -> Result<Rc<Acceptor>, IoError> {
         let local_address = socket::local_address(&socket)
             .map_err(|error| IoError::from_std(&error, "cannot read the listener's address"))?;
         Ok(Rc::new(Acceptor {

@@ -232,6 +232,10 @@ impl Io for UringIo {
         Acceptor::bind(&self.0, address).map(UringListener)
     }
 
+    fn adopt_listener(&self, listener: std::net::TcpListener) -> Result<UringListener, IoError> {
+        Acceptor::on(&self.0, socket::adopt(listener)?).map(UringListener)
+    }
+
     async fn connect(&self, address: SocketAddr) -> Result<UringStream, IoError> {
         let socket = socket::open(address)?;
         let (encoded, length) = socket::encode(address);

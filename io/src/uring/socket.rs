@@ -21,6 +21,13 @@ pub(crate) fn listen(address: SocketAddr) -> Result<OwnedFd, IoError> {
         )
         .with("address", address)
     })?;
+    adopt(listener)
+}
+
+/// A listening socket that the standard library made.
+pub(crate) fn adopt(listener: TcpListener) -> Result<OwnedFd, IoError> {
+    let is_blocking = listener.set_nonblocking(false);
+    is_blocking.map_err(|error| IoError::from_std(&error, "cannot make a listener wait"))?;
     // SAFETY: an open socket. The standard library listens with a short backlog; a second call
     // lengthens it, and if it fails the short one stays.
     unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };

@@ -125,6 +125,21 @@ async fn receive_at_least(stream: &CoreStream, length: usize) {
 }
 
 #[test]
+fn a_listener_of_the_kernel_is_taken_over() {
+    backend::run(&small(), |io| async move {
+        let bound = std::net::TcpListener::bind(loopback()).expect("a port");
+        bound.set_nonblocking(true).expect("an open socket");
+        let address = bound.local_addr().expect("a bound socket");
+        let listener = io.adopt_listener(bound).expect("a listening socket");
+        assert_eq!(listener.local_address(), address);
+        let (client, server) = connect_to(&io, &listener).await;
+        send_bytes(&client, b"through it").await;
+        assert_eq!(receive_exactly(&server, 10).await, b"through it");
+    })
+    .expect("a core");
+}
+
+#[test]
 fn a_peer_that_never_reads_stalls_its_own_connection_only() {
     backend::run(&small(), |io| async move {
         let listener = io.listen(loopback()).await.expect("a port");
