@@ -11,6 +11,10 @@ pub const VERSION_BYTES_MAX: usize = 256;
 /// Longest content type that is kept; a longer one is dropped.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
+/// Longest text of the other headers that are kept. S3 allows 2 KiB of user metadata; the rest is for
+/// encoding, language, disposition and the like. Of an object with more, none is kept.
+pub const HEADERS_BYTES_MAX: usize = 3 << 10;
+
 /// One version of one object. Immutable: a new version is another value with another id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -31,9 +35,17 @@ pub struct ObjectMeta {
     pub block_bytes: u32,
     /// Empty where unknown.
     pub content_type: String,
+    /// Its other headers and its user metadata, as the under-store has them: a line `name:value` each,
+    /// ended by a line feed, names in lower case. At most [`HEADERS_BYTES_MAX`] bytes.
+    pub headers: String,
 }
 
 impl ObjectMeta {
+    /// Its other headers: names and values.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.lines().filter_map(|line| line.split_once(':'))
+    }
+
     /// Number of blocks; zero for an empty object.
     pub fn blocks(&self) -> u32 {
         self.length.div_ceil(u64::from(self.block_bytes)) as u32

@@ -393,6 +393,7 @@ impl UnderStore for PageStore {
                     last_modified_ms: 0,
                     block_bytes: job.mount.block_bytes,
                     content_type: String::new(),
+                    headers: String::new(),
                 };
                 events.push_back(Event::Described {
                     id: job.id,

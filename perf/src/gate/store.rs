@@ -170,6 +170,7 @@ impl Blocks {
             last_modified_ms: 1_700_000_000_000,
             block_bytes: self.shape.block_bytes,
             content_type: String::new(),
+            headers: String::new(),
         });
         self.last = Some((number, Arc::clone(&object)));
         object

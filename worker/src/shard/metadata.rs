@@ -8,7 +8,7 @@
 //! cached blocks; others open while what is remembered is fresh, and fail then: serving a version
 //! that may be gone is what `max-age` and `always-check` forbid.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +41,19 @@ pub struct Known {
     pub mount: Cell<MountId>,
     /// False once it was forgotten: what is kept of it elsewhere hears of no change any more.
     pub is_remembered: Cell<bool>,
+    /// What every answer of the S3 face says of it, written at the first one.
+    pub answer_lines: OnceCell<Box<[u8]>>,
+}
+
+impl Known {
+    fn new(meta: Arc<ObjectMeta>, mount: MountId) -> Self {
+        Known {
+            meta,
+            mount: Cell::new(mount),
+            is_remembered: Cell::new(true),
+            answer_lines: OnceCell::new(),
+        }
+    }
 }
 
 type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
@@ -52,21 +65,36 @@ struct UnderWay {
     asked_at: Nanos,
     /// For which block size the answer is made.
     block_bytes: u32,
+    job: JobId,
+    /// Set when the object was written meanwhile: the answer may be of before, and is not kept.
+    is_outdated: Rc<Cell<bool>>,
     answer: Shared<oneshot::Receiver<Described>>,
 }
 
 /// What is remembered of the object at one path key.
-struct Seen {
-    /// `None` once it was forgotten. The entry itself leaves in its turn: looking for it in the
-    /// queue would take milliseconds.
-    meta: Option<Arc<ObjectMeta>>,
-    at: Nanos,
+enum Seen {
+    /// It was so at that time.
+    Object { known: Rc<Known>, at: Nanos },
+    /// What was at this path key is gone. The entry itself leaves in its turn: looking for it in
+    /// the queue would take milliseconds.
+    Forgotten { path_key: Box<str> },
+}
+
+impl Seen {
+    fn path_key(&self) -> &str {
+        match self {
+            Seen::Object { known, .. } => &known.meta.path_key,
+            Seen::Forgotten { path_key } => path_key,
+        }
+    }
 }
 
 /// The metadata of a shard: two bounded maps, first in first out.
 pub struct Metadata {
-    by_path_key: HashMap<Rc<str>, Seen>,
-    path_keys: VecDeque<Rc<str>>,
+    /// By the home half of the path key's hash. Of two path keys with one hash, the one that was
+    /// seen last is remembered.
+    by_home: HashMap<u64, Seen>,
+    homes: VecDeque<u64>,
     by_id: IdMap<ObjectId, Rc<Known>>,
     ids: VecDeque<ObjectId>,
     under_way: HashMap<Rc<str>, UnderWay>,
@@ -78,8 +106,8 @@ impl Metadata {
     /// Remembers at most `objects_max` objects by path and as many by id.
     pub fn new(objects_max: usize) -> Self {
         Metadata {
-            by_path_key: HashMap::new(),
-            path_keys: VecDeque::new(),
+            by_home: HashMap::new(),
+            homes: VecDeque::new(),
             by_id: IdMap::default(),
             ids: VecDeque::new(),
             under_way: HashMap::new(),
@@ -90,37 +118,47 @@ impl Metadata {
 
     /// Objects remembered by path.
     pub fn len(&self) -> usize {
-        self.by_path_key.len()
+        self.by_home.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.by_path_key.is_empty()
+        self.by_home.is_empty()
     }
 
-    fn fresh(&self, path_key: &str, freshness: Freshness, now: Nanos) -> Option<Arc<ObjectMeta>> {
-        let seen = self.by_path_key.get(path_key)?;
+    /// The object at `path_key`, whose home half is `home`, as far as it is fresh.
+    #[inline]
+    pub(super) fn fresh(
+        &self,
+        home: u64,
+        path_key: &str,
+        freshness: Freshness,
+        now: Nanos,
+    ) -> Option<&Rc<Known>> {
+        let Seen::Object { known, at } = self.by_home.get(&home)? else {
+            return None;
+        };
         let is_fresh = match freshness {
             Freshness::Immutable => true,
-            Freshness::MaxAge(age) => now.since(seen.at) <= age,
+            Freshness::MaxAge(age) => now.since(*at) <= age,
             Freshness::AlwaysCheck => false,
         };
-        seen.meta.clone().filter(|_| is_fresh)
+        (is_fresh && known.meta.path_key == path_key).then_some(known)
     }
 
-    fn see(&mut self, meta: &Arc<ObjectMeta>, at: Nanos) {
-        let key: Rc<str> = Rc::from(meta.path_key.as_str());
-        let seen = Seen {
-            meta: Some(Arc::clone(meta)),
-            at,
-        };
-        if self.by_path_key.insert(Rc::clone(&key), seen).is_some() {
+    fn see(&mut self, known: Rc<Known>, at: Nanos) {
+        let home = known.meta.id.home;
+        self.note(home, Seen::Object { known, at });
+    }
+
+    fn note(&mut self, home: u64, seen: Seen) {
+        if self.by_home.insert(home, seen).is_some() {
             return;
         }
-        self.path_keys.push_back(key);
-        while self.path_keys.len() > self.objects_max {
-            let oldest = self.path_keys.pop_front().expect("longer than zero");
-            self.by_path_key.remove(&oldest);
+        self.homes.push_back(home);
+        while self.homes.len() > self.objects_max {
+            let oldest = self.homes.pop_front().expect("longer than zero");
+            self.by_home.remove(&oldest);
         }
     }
 
@@ -130,11 +168,7 @@ impl Metadata {
             known.mount.set(mount);
             return Rc::clone(known);
         }
-        let known = Rc::new(Known {
-            meta,
-            mount: Cell::new(mount),
-            is_remembered: Cell::new(true),
-        });
+        let known = Rc::new(Known::new(meta, mount));
         self.by_id.insert(known.meta.id, Rc::clone(&known));
         self.ids.push_back(known.meta.id);
         while self.ids.len() > self.objects_max {
@@ -148,21 +182,41 @@ impl Metadata {
 
     /// Forgets the path of an object whose version is gone.
     pub fn forget(&mut self, meta: &ObjectMeta) {
-        if let Some(seen) = self.by_path_key.get_mut(meta.path_key.as_str()) {
-            seen.meta.take_if(|seen| seen.id == meta.id);
+        if let Some(Seen::Object { known, .. }) = self.by_home.get(&meta.id.home)
+            && known.meta.id == meta.id
+        {
+            self.forget_path(&meta.path_key);
         }
     }
 
     /// Whether what was at this path is known to be gone, so that a record of it proves nothing.
     fn is_forgotten(&self, path_key: &str) -> bool {
-        let seen = self.by_path_key.get(path_key);
-        seen.is_some_and(|seen| seen.meta.is_none())
+        let seen = self.by_home.get(&home_of(path_key));
+        seen.is_some_and(
+            |seen| matches!(seen, Seen::Forgotten { path_key: gone } if **gone == *path_key),
+        )
     }
 
     /// Forgets what was at a path where there is nothing any more.
     fn forget_path(&mut self, path_key: &str) {
-        if let Some(seen) = self.by_path_key.get_mut(path_key) {
-            seen.meta = None;
+        if let Some(seen) = self.by_home.get_mut(&home_of(path_key))
+            && seen.path_key() == path_key
+        {
+            *seen = Seen::Forgotten {
+                path_key: path_key.into(),
+            };
+        }
+    }
+
+    /// The object at `path_key` was written: nothing that was learned of it before counts, nor does
+    /// the answer to a question that is under way.
+    pub fn written(&mut self, path_key: &str) {
+        let forgotten = Seen::Forgotten {
+            path_key: path_key.into(),
+        };
+        self.note(home_of(path_key), forgotten);
+        if let Some(under_way) = self.under_way.remove(path_key) {
+            under_way.is_outdated.set(true);
         }
     }
 
@@ -261,7 +315,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         mount: &Arc<Mount>,
     ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
         let now = self.io.now();
-        let remembered = self.metadata.borrow().fresh(key, mount.freshness, now);
+        let home = home_of(key);
+        let remembered = {
+            let metadata = self.metadata.borrow();
+            let known = metadata.fresh(home, key, mount.freshness, now);
+            known.map(|known| Arc::clone(&known.meta))
+        };
         if let Some(meta) = remembered.filter(|meta| meta.block_bytes == mount.block_bytes) {
             self.counters.opens_cached.increase();
             self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
@@ -269,31 +328,35 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         if mount.freshness == Freshness::Immutable
             && !self.metadata.borrow().is_forgotten(key)
-            && let Some(meta) =
-                self.recorded_here(home_of(key), &mount.uri_of(path), mount.block_bytes)
+            && let Some(meta) = self.recorded_here(home, &mount.uri_of(path), mount.block_bytes)
         {
             self.counters.opens_cached.increase();
             self.remember(&meta, mount.id, now);
             return Ok(meta);
         }
-        let (asked_at, answer) = self.ask_under_store(path, key, mount).await?;
+        let (asked, answer) = self.ask_under_store(path, key, mount).await?;
         match answer {
             Ok(meta) => {
-                self.remember(&meta, mount.id, asked_at);
+                if asked.is_outdated.get() {
+                    self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
+                } else {
+                    self.remember(&meta, mount.id, asked.asked_at);
+                }
                 Ok(meta)
             }
             Err(failure)
                 if failure.kind == UnderStoreErrorKind::Unavailable
-                    && mount.freshness == Freshness::Immutable =>
+                    && mount.freshness == Freshness::Immutable
+                    && !self.metadata.borrow().is_forgotten(key) =>
             {
                 let recorded = self
-                    .recorded_anywhere(home_of(key), mount.uri_of(path), mount.block_bytes)
+                    .recorded_anywhere(home, mount.uri_of(path), mount.block_bytes)
                     .await;
                 let Some(meta) = recorded else {
                     return Err(under_store_error(&failure));
                 };
                 self.counters.opens_without_under_store.increase();
-                self.remember(&meta, mount.id, asked_at);
+                self.remember(&meta, mount.id, asked.asked_at);
                 Ok(meta)
             }
             Err(failure) => {
@@ -308,8 +371,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Remembers what was known to hold at `at`.
     fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId, at: Nanos) {
         let mut metadata = self.metadata.borrow_mut();
-        metadata.see(meta, at);
-        metadata.know(Arc::clone(meta), mount);
+        let known = metadata.know(Arc::clone(meta), mount);
+        metadata.see(known, at);
     }
 
     /// Asks the under-store, once for everybody who wants to know now; with the answer comes the
@@ -321,7 +384,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         path: &str,
         key: &str,
         mount: &Arc<Mount>,
-    ) -> Result<(Nanos, Described), ErrorMessage> {
+    ) -> Result<(UnderWay, Described), ErrorMessage> {
         let began = self.io.now();
         let under_way = loop {
             let found = self.metadata.borrow().under_way.get(key).cloned();
@@ -340,8 +403,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             let _ = under_way.answer.await;
         };
         // The sender goes without an answer only when the job was refused after others had joined.
-        let answer = under_way.answer.await.map_err(|_| too_many_waiting())?;
-        Ok((under_way.asked_at, answer))
+        let answer = under_way.answer.clone().await;
+        Ok((under_way, answer.map_err(|_| too_many_waiting())?))
     }
 
     fn begin_describe(
@@ -355,6 +418,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let under_way = UnderWay {
             asked_at: self.io.now(),
             block_bytes: mount.block_bytes,
+            job: id,
+            is_outdated: Rc::default(),
             answer: receiver.shared(),
         };
         let key: Rc<str> = Rc::from(key);
@@ -389,7 +454,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .jobs
             .remove(&id)
             .expect("a describe is answered once");
-        metadata.under_way.remove(&key);
+        // Another question may be under way since the object was written.
+        if metadata
+            .under_way
+            .get(&key)
+            .is_some_and(|other| other.job == id)
+        {
+            metadata.under_way.remove(&key);
+        }
         // Whoever asked may be gone.
         let _ = sender.send(result);
     }
@@ -535,6 +607,7 @@ mod tests {
             last_modified_ms: 0,
             block_bytes: 1 << 20,
             content_type: String::new(),
+            headers: String::new(),
         })
     }
 
@@ -550,19 +623,32 @@ mod tests {
     fn what_was_forgotten_is_not_fresh_until_it_is_seen_again() {
         let mut metadata = Metadata::new(2);
         let fresh = |metadata: &Metadata| {
-            let found = metadata.fresh("a", Freshness::Immutable, Nanos(0));
+            let found = metadata.fresh(home_of("a"), "a", Freshness::Immutable, Nanos(0));
             found.is_some()
         };
+        let known = |key, version| Rc::new(Known::new(object(key, version), MountId(0)));
         for _ in 0..10 {
-            metadata.see(&object("a", "1"), Nanos(0));
+            metadata.see(known("a", "1"), Nanos(0));
             assert!(fresh(&metadata));
             metadata.forget(&object("a", "2"));
             assert!(fresh(&metadata));
             metadata.forget_path("a");
             assert!(!fresh(&metadata));
         }
-        metadata.see(&object("b", "1"), Nanos(0));
-        metadata.see(&object("c", "1"), Nanos(0));
-        assert_eq!((metadata.len(), metadata.path_keys.len()), (2, 2));
+        metadata.see(known("b", "1"), Nanos(0));
+        metadata.see(known("c", "1"), Nanos(0));
+        assert_eq!((metadata.len(), metadata.homes.len()), (2, 2));
+        metadata.written("d");
+        assert!(metadata.is_forgotten("d"), "though it was never seen");
+        assert_eq!((metadata.len(), metadata.homes.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_path_key_is_not_taken_for_another_with_the_same_hash() {
+        let mut metadata = Metadata::new(2);
+        metadata.see(Rc::new(Known::new(object("a", "1"), MountId(0))), Nanos(0));
+        let home = home_of("a");
+        let found = metadata.fresh(home, "b", Freshness::Immutable, Nanos(0));
+        assert!(found.is_none());
     }
 }

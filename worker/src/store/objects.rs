@@ -114,8 +114,8 @@ pub(super) struct Objects {
 const ENTRY_BYTES: usize = 320;
 
 fn memory_of(meta: &ObjectMeta) -> u64 {
-    let text = meta.path_key.len() + meta.uri.len() + meta.version.len() + meta.content_type.len();
-    (ENTRY_BYTES + text) as u64
+    let names = meta.path_key.len() + meta.uri.len() + meta.version.len();
+    (ENTRY_BYTES + names + meta.content_type.len() + meta.headers.len()) as u64
 }
 
 impl Objects {
@@ -419,6 +419,7 @@ mod tests {
             last_modified_ms: 0,
             block_bytes: 1 << 20,
             content_type: String::new(),
+            headers: String::new(),
         })
     }
 

@@ -40,6 +40,8 @@ pub(super) enum Section {
     Tombstones = 5,
     /// [`MarkRecord`]s of pinned and unpinned objects.
     Pins = 6,
+    /// [`HeadersRecord`]s of the objects that have headers.
+    Headers = 8,
 }
 
 /// One block of an extent. 32 bytes.
@@ -96,6 +98,21 @@ pub(super) struct ObjectRecord {
 /// In place of a URI's length: the URI is the path key.
 pub(super) const SAME_TEXT: u16 = u16::MAX;
 
+/// The other headers of an object that has a record beside this one. 24 bytes and its text.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+#[repr(C)]
+pub(super) struct HeadersRecord {
+    /// Home half of the object's id.
+    pub(super) home: u64,
+    /// Version half of the object's id.
+    pub(super) version: u64,
+    /// Where its text starts in the text section: lines `name:value`, each ended by a line feed.
+    pub(super) text_offset: u32,
+    /// Bytes of the text.
+    pub(super) text_bytes: u32,
+}
+
 /// An object was freed, pinned or unpinned. 32 bytes.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug))]
@@ -120,6 +137,7 @@ pub(super) struct MarkRecord {
 const _: () = assert!(size_of::<ArchivedBlockRecord>() == 32);
 const _: () = assert!(size_of::<ArchivedObjectRecord>() == 48);
 const _: () = assert!(size_of::<ArchivedMarkRecord>() == 32);
+const _: () = assert!(size_of::<ArchivedHeadersRecord>() == 24);
 
 /// Upper bound of the bytes that a section of `count` records of `record_bytes` takes.
 pub(super) fn section_bytes(count: usize, record_bytes: usize) -> usize {
@@ -173,6 +191,12 @@ archived_records!(
     access_objects
 );
 archived_records!(MarkRecord, ArchivedMarkRecord, push_marks, access_marks);
+archived_records!(
+    HeadersRecord,
+    ArchivedHeadersRecord,
+    push_headers,
+    access_headers
+);
 
 /// The sections of a body: type, count and content. Ends early at one that reaches past the end.
 pub(super) fn sections(body: &[u8]) -> impl Iterator<Item = (u32, u32, &[u8])> {
@@ -270,6 +294,24 @@ mod tests {
         golden.extend([0xe0, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(body, golden);
         assert!(access_marks(sections(&aligned(&body)).next().expect("one section").2).is_some());
+    }
+
+    #[test]
+    fn headers_records_are_the_bytes_that_devices_hold() {
+        let record = HeadersRecord {
+            home: 1,
+            version: 2,
+            text_offset: 3,
+            text_bytes: 4,
+        };
+        let mut body = Vec::new();
+        push_headers(&mut body, Section::Headers, &vec![record]);
+        let mut golden = vec![8, 0, 0, 0, 32, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        golden.extend([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend([3, 0, 0, 0, 4, 0, 0, 0]);
+        golden.extend([0xe8, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+        assert_eq!(body, golden);
+        assert!(access_headers(sections(&aligned(&body)).next().expect("one section").2).is_some());
     }
 
     #[test]

@@ -123,8 +123,8 @@ impl<I: Io> Inner<I> {
     fn pages_needed(&self, blocks: &VecDeque<Survivor>) -> u32 {
         let block = blocks.front().map_or(0, |block| block.entry.length);
         let summary = Draft::default().bytes_with(1, block, 1).div_ceil(PAGE_SIZE) as u32;
-        // One more page of summary for the text of an object, which is below a page.
-        2 * (summary + 2) + block.div_ceil(PAGE_SIZE as u32)
+        // Two more pages of summary for the text of an object, which is below two pages.
+        2 * (summary + 3) + block.div_ceil(PAGE_SIZE as u32)
     }
 
     fn fill(

@@ -11,11 +11,12 @@ use corelane_rpc_schema::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BlockId, ObjectId};
 
 use super::header::{HEADER_BYTES, Header, HeaderError, Kind};
 use super::record::{
-    ArchivedBlockRecord, ArchivedMarkRecord, ArchivedObjectRecord, BlockRecord, MarkRecord,
-    ObjectRecord, SAME_TEXT, Section, access_blocks, access_marks, access_objects, push_blocks,
-    push_marks, push_objects, push_plain, section_bytes, sections,
+    ArchivedBlockRecord, ArchivedHeadersRecord, ArchivedMarkRecord, ArchivedObjectRecord,
+    BlockRecord, HeadersRecord, MarkRecord, ObjectRecord, SAME_TEXT, Section, access_blocks,
+    access_headers, access_marks, access_objects, push_blocks, push_headers, push_marks,
+    push_objects, push_plain, section_bytes, sections,
 };
-use crate::object::ObjectMeta;
+use crate::object::{HEADERS_BYTES_MAX, ObjectMeta};
 
 /// Longest summary. Bounds the memory of open regions and of a recovery walk; an extent whose
 /// summary would be longer is cut in two.
@@ -29,6 +30,7 @@ const CHECKSUM_UNIT: u8 = 12;
 pub(super) struct Draft {
     blocks: Vec<BlockRecord>,
     objects: Vec<ObjectRecord>,
+    headers: Vec<HeadersRecord>,
     text: Vec<u8>,
     checksums: Vec<u8>,
     tombstones: Vec<MarkRecord>,
@@ -97,6 +99,15 @@ impl Draft {
             version_bytes: object.version.len() as u16,
             content_type_bytes: object.content_type.len() as u16,
         });
+        if !object.headers.is_empty() {
+            self.headers.push(HeadersRecord {
+                home: object.id.home,
+                version: object.id.version,
+                text_offset: self.text.len() as u32,
+                text_bytes: object.headers.len() as u32,
+            });
+            self.text.extend_from_slice(object.headers.as_bytes());
+        }
     }
 
     /// Whether the text of `object` fits the fields of a record.
@@ -109,6 +120,7 @@ impl Draft {
         ]
         .iter()
         .all(|text| text.len() < usize::from(SAME_TEXT))
+            && object.headers.len() <= HEADERS_BYTES_MAX
     }
 
     /// Appends a tombstone.
@@ -160,6 +172,10 @@ impl Draft {
                 self.objects.len() + usize::from(text > 0),
                 size_of::<ArchivedObjectRecord>(),
             )
+            + section_bytes(
+                self.headers.len() + usize::from(text > 0),
+                size_of::<ArchivedHeadersRecord>(),
+            )
             + section_bytes(self.text.len() + text, 1)
             + section_bytes(self.checksums.len() + more_checksums, 1)
             + section_bytes(
@@ -176,7 +192,8 @@ impl Draft {
         } else {
             object.uri.len()
         };
-        (object.path_key.len() + uri + object.version.len() + object.content_type.len()).max(1)
+        let names = object.path_key.len() + uri + object.version.len();
+        (names + object.content_type.len() + object.headers.len()).max(1)
     }
 
     /// Pages of the summary, now.
@@ -198,6 +215,7 @@ impl Draft {
         let mut bytes = vec![0; HEADER_BYTES];
         push_blocks(&mut bytes, Section::Blocks, &self.blocks);
         push_objects(&mut bytes, Section::Objects, &self.objects);
+        push_headers(&mut bytes, Section::Headers, &self.headers);
         push_plain(&mut bytes, Section::Text, 0, &self.text);
         push_plain(
             &mut bytes,
@@ -240,6 +258,7 @@ pub(super) struct Summary<'a> {
     pub(super) summary_pages: u32,
     blocks: &'a [ArchivedBlockRecord],
     objects: &'a [ArchivedObjectRecord],
+    headers: &'a [ArchivedHeadersRecord],
     text: &'a [u8],
     checksums: &'a [u8],
     tombstones: &'a [ArchivedMarkRecord],
@@ -297,6 +316,7 @@ impl<'a> Summary<'a> {
             summary_pages: least_pages,
             blocks: &[],
             objects: &[],
+            headers: &[],
             text: &[],
             checksums: &[],
             tombstones: &[],
@@ -310,6 +330,9 @@ impl<'a> Summary<'a> {
                 }
                 _ if kind == Section::Objects as u32 => {
                     summary.objects = access_objects(content).ok_or(invalid)?;
+                }
+                _ if kind == Section::Headers as u32 => {
+                    summary.headers = access_headers(content).ok_or(invalid)?;
                 }
                 _ if kind == Section::Text as u32 => summary.text = content,
                 _ if kind == Section::Checksums as u32 => summary.checksums = content,
@@ -410,8 +433,28 @@ impl<'a> Summary<'a> {
                 last_modified_ms: record.last_modified_ms.to_native(),
                 block_bytes,
                 content_type,
+                headers: self.headers_of(record, at),
             })
         })
+    }
+
+    /// The headers of the object of `record`, whose text ends at `end`: theirs follows it, and their
+    /// records stand in the order of the objects.
+    fn headers_of(&self, record: &ArchivedObjectRecord, end: usize) -> String {
+        let start = |headers: &ArchivedHeadersRecord| headers.text_offset.to_native() as usize;
+        let place = self.headers.partition_point(|other| start(other) < end);
+        let text = self.headers.get(place).and_then(|headers| {
+            let bytes = headers.text_bytes.to_native() as usize;
+            let is_of = headers.home == record.home && headers.version == record.version;
+            if !is_of || bytes > HEADERS_BYTES_MAX {
+                return None;
+            }
+            let text = self
+                .text
+                .get(start(headers)..start(headers).checked_add(bytes)?)?;
+            std::str::from_utf8(text).ok()
+        });
+        text.unwrap_or_default().to_owned()
     }
 
     /// First page of the blocks in the region, and the CRC-32C of each page from there.
@@ -473,6 +516,7 @@ mod tests {
             last_modified_ms: 7,
             block_bytes: 1 << 16,
             content_type: "text/plain".to_owned(),
+            headers: "x-amz-meta-a:b\n".to_owned(),
         }
     }
 

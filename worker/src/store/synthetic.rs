@@ -139,5 +139,6 @@ fn object(number: u32, length: u64) -> ObjectMeta {
         last_modified_ms: 1_700_000_000_000,
         block_bytes: BLOCK_BYTES_MIN,
         content_type: String::new(),
+        headers: String::new(),
     }
 }

@@ -400,5 +400,6 @@ fn object_of(
         } else {
             String::new()
         },
+        headers: String::new(),
     }))
 }

@@ -54,6 +54,7 @@ impl World {
                 last_modified_ms: 7,
                 block_bytes: BLOCK,
                 content_type: String::new(),
+                headers: String::new(),
             };
             world
                 .objects

@@ -426,6 +426,7 @@ impl SimOrigin {
             last_modified_ms: 1_000_000 + u64::from(version.number),
             block_bytes: mount.block_bytes,
             content_type: String::new(),
+            headers: String::new(),
         }))
     }
 

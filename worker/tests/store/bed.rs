@@ -158,6 +158,7 @@ pub fn object(number: u32, length: u64) -> Arc<ObjectMeta> {
         last_modified_ms: 1_700_000_000_000,
         block_bytes: BLOCK_BYTES,
         content_type: "application/octet-stream".to_owned(),
+        headers: "x-amz-meta-origin:bed\ncache-control:no-cache\n".to_owned(),
     })
 }
 
