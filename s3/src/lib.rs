@@ -8,6 +8,12 @@
 //! limits, signatures against keys, payloads against their checksums.
 #![deny(missing_docs)]
 
+pub mod conditions;
+pub mod date;
 pub mod error;
+pub mod head;
+mod percent;
+pub mod range;
+pub mod target;
 
 pub use error::{Error, ErrorCode};
