@@ -236,18 +236,25 @@ impl<'a> Head<'a> {
         &self,
         lower_case_name: &'n str,
     ) -> impl Iterator<Item = &'a [u8]> + use<'_, 'a, 'n> {
-        self.headers()
-            .filter(|(name, _)| name.eq_ignore_ascii_case(lower_case_name))
+        self.lines()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(lower_case_name.as_bytes()))
             .map(|(_, value)| value)
     }
 
     /// Every header in the order they came, names as they were sent.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'_, 'a> {
+        self.lines()
+            .map(|(name, value)| (str::from_utf8(name).expect("names are tokens"), value))
+    }
+
+    /// The same as [`Head::headers`], in bytes.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'_, 'a> {
         let input = self.input;
         self.table[..self.count].iter().map(move |place| {
-            let name = &input[usize::from(place.name_start)..usize::from(place.name_end)];
-            let value = &input[usize::from(place.value_start)..usize::from(place.value_end)];
-            (str::from_utf8(name).expect("names are tokens"), value)
+            (
+                &input[usize::from(place.name_start)..usize::from(place.name_end)],
+                &input[usize::from(place.value_start)..usize::from(place.value_end)],
+            )
         })
     }
 

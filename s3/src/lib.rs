@@ -9,11 +9,14 @@
 #![deny(missing_docs)]
 
 pub mod conditions;
+pub mod credentials;
 pub mod date;
 pub mod error;
 pub mod head;
+pub mod operation;
 mod percent;
 pub mod range;
+pub mod sigv4;
 pub mod target;
 
 pub use error::{Error, ErrorCode};
