@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{invalid, not_implemented, number};
+use super::{invalid, method_not_allowed, not_implemented, number};
 use crate::conditions::Conditions;
 use crate::error::Error;
 use crate::head::Head;
@@ -65,6 +65,15 @@ impl<'a> Read<'a> {
         };
         if target.query.is_empty() {
             return Ok(read);
+        }
+        if ["uploads", "uploadId", "delete"]
+            .iter()
+            .any(|name| target.query.has(name))
+        {
+            return Err(method_not_allowed(
+                head.method,
+                "a sub-resource of an object",
+            ));
         }
         read.version_id = target.query.get("versionId");
         if read
