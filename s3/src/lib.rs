@@ -8,6 +8,7 @@
 //! limits, signatures against keys, payloads against their checksums.
 #![deny(missing_docs)]
 
+pub mod checksum;
 pub mod conditions;
 pub mod credentials;
 pub mod date;
@@ -18,5 +19,6 @@ mod percent;
 pub mod range;
 pub mod sigv4;
 pub mod target;
+pub mod xml;
 
 pub use error::{Error, ErrorCode};
