@@ -8,6 +8,8 @@
 //! limits, signatures against keys, payloads against their checksums.
 #![deny(missing_docs)]
 
+pub mod aws_chunked;
+pub mod body;
 pub mod checksum;
 pub mod conditions;
 pub mod credentials;

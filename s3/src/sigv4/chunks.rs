@@ -56,6 +56,16 @@ impl ChunkSigner {
         self.sign(TRAILER, &[&hex(&sha256_of_trailer_block)])
     }
 
+    /// Whether a signature is the expected one, in a time that does not depend on where they differ.
+    pub fn is_same(expected: &Signature, given: &[u8]) -> bool {
+        if given.len() != expected.len() {
+            return false;
+        }
+        let pairs = expected.iter().zip(given);
+        // The compiler must not learn that the rest does not matter once a bit is set.
+        black_box(pairs.fold(0, |differs, (a, b)| black_box(differs | (a ^ b)))) == 0
+    }
+
     fn sign(&mut self, algorithm: &str, rest: &[&[u8]]) -> Signature {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(algorithm.as_bytes());
@@ -80,16 +90,6 @@ impl std::fmt::Debug for ChunkSigner {
     }
 }
 
-/// Whether a signature is the expected one, in a time that does not depend on where they differ.
-pub fn is_same_signature(expected: &Signature, given: &[u8]) -> bool {
-    if given.len() != expected.len() {
-        return false;
-    }
-    let pairs = expected.iter().zip(given);
-    // The compiler must not learn that the rest does not matter once a bit is set.
-    black_box(pairs.fold(0, |differs, (a, b)| black_box(differs | (a ^ b)))) == 0
-}
-
 /// # Panics
 /// If `bytes` has not 32 bytes.
 fn hex(bytes: &[u8]) -> Signature {
@@ -104,11 +104,9 @@ fn hex(bytes: &[u8]) -> Signature {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
+impl ChunkSigner {
     /// The signer of the example of Amazon's documentation.
-    pub(crate) fn of_the_example() -> ChunkSigner {
+    pub(crate) fn of_the_example() -> Self {
         let sign = |key: &[u8], data: &str| {
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data.as_bytes())
         };
@@ -124,10 +122,15 @@ pub(crate) mod tests {
             "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9",
         )
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_chunks_of_the_documented_example_have_its_signatures() {
-        let mut signer = of_the_example();
+        let mut signer = ChunkSigner::of_the_example();
         for (length, expected) in [
             (
                 65536,
@@ -145,7 +148,7 @@ pub(crate) mod tests {
             let sha256 = digest::digest(&digest::SHA256, &vec![b'a'; length]);
             let signature = signer.chunk(sha256.as_ref().try_into().expect("32 bytes"));
             assert!(
-                is_same_signature(&signature, expected.as_bytes()),
+                ChunkSigner::is_same(&signature, expected.as_bytes()),
                 "{length}"
             );
         }
@@ -154,12 +157,12 @@ pub(crate) mod tests {
     #[test]
     fn a_signature_that_differs_in_one_bit_or_in_length_is_another() {
         let signature = hex(&[7; 32]);
-        assert!(is_same_signature(&signature, &signature));
-        assert!(!is_same_signature(&signature, &signature[..63]));
+        assert!(ChunkSigner::is_same(&signature, &signature));
+        assert!(!ChunkSigner::is_same(&signature, &signature[..63]));
         for at in 0..64 {
             let mut other = signature;
             other[at] ^= 1;
-            assert!(!is_same_signature(&signature, &other));
+            assert!(!ChunkSigner::is_same(&signature, &other));
         }
     }
 }

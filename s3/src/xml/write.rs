@@ -1,6 +1,7 @@
 //! Elements appended to bytes: the one place where strings become XML.
 
 use super::NAMESPACE;
+use crate::date::iso_8601;
 
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
@@ -191,62 +192,9 @@ fn percent_encode(value: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// `2026-11-22T10:00:00.000Z`. The civil date is that of the proleptic Gregorian calendar, counted
-/// in eras of 400 years that begin on 1 March, so that a leap day ends its year. A time after the
-/// year 9999, which the format cannot say, becomes the last that it can.
-fn iso_8601(ms: u64) -> [u8; 24] {
-    const LAST_MS: u64 = 253_402_300_799_999;
-    let ms = ms.min(LAST_MS);
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    let days = days + 719_468; // from 0000-03-01 to 1970-01-01
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    for (last, width, value) in [
-        (3, 4, year),
-        (6, 2, month),
-        (9, 2, day),
-        (12, 2, of_day / 3_600_000),
-        (15, 2, of_day / 60_000 % 60),
-        (18, 2, of_day / 1_000 % 60),
-        (22, 3, of_day % 1_000),
-    ] {
-        let mut left = value;
-        for at in 0..width {
-            text[last - at] = b'0' + (left % 10) as u8;
-            left /= 10;
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        for (ms, expected) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (951_868_799_999, "2000-02-29T23:59:59.999Z"),
-            (1_369_353_600_123, "2013-05-24T00:00:00.123Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-            (u64::MAX, "9999-12-31T23:59:59.999Z"),
-        ] {
-            assert_eq!(std::str::from_utf8(&iso_8601(ms)), Ok(expected));
-        }
-    }
 
     #[test]
     fn markup_and_characters_that_xml_cannot_carry_are_references() {
