@@ -140,6 +140,14 @@ impl Checksum {
             })
     }
 
+    /// A SHA-256 that was computed elsewhere.
+    pub fn from_sha256(value: [u8; 32]) -> Checksum {
+        Checksum {
+            algorithm: Algorithm::Sha256,
+            value,
+        }
+    }
+
     /// The value of `algorithm` over `data`.
     pub fn of(algorithm: Algorithm, data: &[u8]) -> Checksum {
         let mut hasher = Hasher::new(algorithm);

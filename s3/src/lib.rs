@@ -17,6 +17,7 @@ pub mod date;
 pub mod error;
 pub mod head;
 pub mod operation;
+pub mod payload;
 mod percent;
 pub mod range;
 pub mod sigv4;
