@@ -8,6 +8,7 @@
 //! limits, signatures against keys, payloads against their checksums.
 #![deny(missing_docs)]
 
+pub mod access_log;
 pub mod aws_chunked;
 pub mod body;
 pub mod checksum;
