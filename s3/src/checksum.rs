@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn checksums_of_parts_combine_to_that_of_the_object() {
-        let data: Vec<u8> = (0..10_000u32).map(|at| (at * 31 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..10_000u32).map(|at| ((at * 31) >> 3) as u8).collect();
         for algorithm in [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme] {
             let parts: Vec<_> = [&data[..4096], &data[4096..4097], &data[4097..]]
                 .map(|part| (Checksum::of(algorithm, part), part.len() as u64))

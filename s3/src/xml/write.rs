@@ -123,6 +123,7 @@ impl<'a> Writer<'a> {
         self.close(name);
     }
 
+    #[inline]
     fn raw(&mut self, text: &str) {
         self.out.extend_from_slice(text.as_bytes());
     }
@@ -180,17 +181,34 @@ const NEEDS_CARE: [bool; 256] = {
 /// Percent-encodes as S3 does under `encoding-type=url`: letters, digits and `-_.*/` stay. S3 writes
 /// a space as `+`; here it is `%20`, which decoders that know `+` and those that do not both read.
 fn percent_encode(value: &str, out: &mut Vec<u8>) {
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.*/".contains(&byte) {
-            out.push(byte);
-        } else {
-            let digits = b"0123456789ABCDEF";
-            out.push(b'%');
-            out.push(digits[usize::from(byte >> 4)]);
-            out.push(digits[usize::from(byte & 15)]);
+    let bytes = value.as_bytes();
+    let mut written = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        if STAYS_IN_URL[usize::from(byte)] {
+            continue;
         }
+        let digits = b"0123456789ABCDEF";
+        out.extend_from_slice(&bytes[written..at]);
+        out.extend_from_slice(&[
+            b'%',
+            digits[usize::from(byte >> 4)],
+            digits[usize::from(byte & 15)],
+        ]);
+        written = at + 1;
     }
+    out.extend_from_slice(&bytes[written..]);
 }
+
+const STAYS_IN_URL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(byte as u8, b'-' | b'_' | b'.' | b'*' | b'/');
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
