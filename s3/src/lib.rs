@@ -21,6 +21,7 @@ pub mod operation;
 pub mod payload;
 mod percent;
 pub mod range;
+pub mod response;
 pub mod sigv4;
 pub mod target;
 pub mod xml;
