@@ -65,50 +65,86 @@ pub enum Framing {
     Chunked,
 }
 
+/// Makes [`Known`] of names in lower case, grouped by their length: most headers are told apart by it.
 macro_rules! known_headers {
-    ($($field:ident $name:literal $documentation:literal),+ $(,)?) => {
+    ($($length:literal: { $($field:ident $name:literal $documentation:literal,)+ })+) => {
         /// Headers that decide how a request is served. Each is sent once or the head is refused.
         #[derive(Clone, Debug, Default)]
         pub struct Known<'a> {
-            $(#[doc = $documentation] pub $field: Option<&'a str>,)+
+            $($(#[doc = $documentation] pub $field: Option<&'a str>,)+)+
         }
+
+        $($(const _: () = assert!($name.len() == $length, "in the group of its length");)+)+
 
         impl<'a> Known<'a> {
             /// The place for the value of a header, if it is one of these.
             fn slot(&mut self, name: &str) -> Option<&mut Option<&'a str>> {
-                $(
-                    if name.len() == $name.len() && name.eq_ignore_ascii_case($name) {
-                        return Some(&mut self.$field);
-                    }
-                )+
-                None
+                match name.len() {
+                    $($length => {
+                        $(
+                            if name.eq_ignore_ascii_case($name) {
+                                return Some(&mut self.$field);
+                            }
+                        )+
+                        None
+                    })+
+                    _ => None,
+                }
             }
         }
     };
 }
 
 known_headers! {
-    host "host" "`Host`; always there.",
-    range "range" "`Range`.",
-    authorization "authorization" "`Authorization`.",
-    x_amz_date "x-amz-date" "`x-amz-date`: when the request was signed.",
-    x_amz_content_sha256 "x-amz-content-sha256" "`x-amz-content-sha256`: what the signature says of the body.",
-    if_match "if-match" "`If-Match`.",
-    if_none_match "if-none-match" "`If-None-Match`.",
-    if_modified_since "if-modified-since" "`If-Modified-Since`.",
-    if_unmodified_since "if-unmodified-since" "`If-Unmodified-Since`.",
-    x_amz_checksum_mode "x-amz-checksum-mode" "`x-amz-checksum-mode`: whether an answer shows checksums.",
-    date "date" "`Date`.",
-    content_length "content-length" "`Content-Length`; [`Head::framing`] holds what it means.",
-    transfer_encoding "transfer-encoding" "`Transfer-Encoding`; [`Head::framing`] holds what it means.",
-    expect "expect" "`Expect`.",
-    content_type "content-type" "`Content-Type`.",
-    content_md5 "content-md5" "`Content-MD5`.",
-    content_encoding "content-encoding" "`Content-Encoding`.",
-    x_amz_decoded_content_length "x-amz-decoded-content-length" "`x-amz-decoded-content-length`: the length within aws-chunked framing.",
-    x_amz_trailer "x-amz-trailer" "`x-amz-trailer`: the checksums that follow the body.",
-    x_amz_copy_source "x-amz-copy-source" "`x-amz-copy-source`.",
-    x_amz_security_token "x-amz-security-token" "`x-amz-security-token`.",
+    4: {
+        host "host" "`Host`; always there.",
+        date "date" "`Date`.",
+    }
+    5: {
+        range "range" "`Range`.",
+    }
+    6: {
+        expect "expect" "`Expect`.",
+    }
+    8: {
+        if_match "if-match" "`If-Match`.",
+    }
+    10: {
+        x_amz_date "x-amz-date" "`x-amz-date`: when the request was signed.",
+    }
+    11: {
+        content_md5 "content-md5" "`Content-MD5`.",
+    }
+    12: {
+        content_type "content-type" "`Content-Type`.",
+    }
+    13: {
+        authorization "authorization" "`Authorization`.",
+        if_none_match "if-none-match" "`If-None-Match`.",
+        x_amz_trailer "x-amz-trailer" "`x-amz-trailer`: the checksums that follow the body.",
+    }
+    14: {
+        content_length "content-length" "`Content-Length`; [`Head::framing`] holds what it means.",
+    }
+    16: {
+        content_encoding "content-encoding" "`Content-Encoding`.",
+    }
+    17: {
+        if_modified_since "if-modified-since" "`If-Modified-Since`.",
+        transfer_encoding "transfer-encoding" "`Transfer-Encoding`; [`Head::framing`] holds what it means.",
+        x_amz_copy_source "x-amz-copy-source" "`x-amz-copy-source`.",
+    }
+    19: {
+        if_unmodified_since "if-unmodified-since" "`If-Unmodified-Since`.",
+        x_amz_checksum_mode "x-amz-checksum-mode" "`x-amz-checksum-mode`: whether an answer shows checksums.",
+    }
+    20: {
+        x_amz_content_sha256 "x-amz-content-sha256" "`x-amz-content-sha256`: what the signature says of the body.",
+        x_amz_security_token "x-amz-security-token" "`x-amz-security-token`.",
+    }
+    28: {
+        x_amz_decoded_content_length "x-amz-decoded-content-length" "`x-amz-decoded-content-length`: the length within aws-chunked framing.",
+    }
 }
 
 /// A head that cannot be read. What follows it on the connection has no meaning: answer, then close.
@@ -386,12 +422,13 @@ impl<'a> Head<'a> {
 
 /// The parser takes LF alone as a line end; others take it as part of a line.
 fn refuse_bare_line_ends(head: &[u8]) -> Result<(), HeadError> {
-    let mut before = 0;
-    let mut sound = true;
-    for &byte in head {
-        sound &= (byte == b'\n') == (before == b'\r');
-        before = byte;
-    }
+    // Without an early end, so that the compiler compares many bytes at a time.
+    let sound = head
+        .iter()
+        .zip(&head[1..])
+        .fold(head[0] != b'\n', |sound, (&before, &byte)| {
+            sound & ((byte == b'\n') == (before == b'\r'))
+        });
     if sound {
         Ok(())
     } else {

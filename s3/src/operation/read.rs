@@ -121,14 +121,14 @@ impl ResponseOverrides {
 /// Objects encrypted with a key that the client sends along would lie decrypted in the cache, for
 /// all to read.
 pub(super) fn refuse_customer_keys(head: &Head<'_>) -> Result<(), Error> {
-    const PREFIX: &str = "x-amz-server-side-encryption-customer-";
-    const COPY_PREFIX: &str = "x-amz-copy-source-server-side-encryption-customer-";
-    let begins = |name: &str, prefix: &str| {
+    const PREFIX: &[u8] = b"x-amz-server-side-encryption-customer-";
+    const COPY_PREFIX: &[u8] = b"x-amz-copy-source-server-side-encryption-customer-";
+    let begins = |name: &[u8], prefix: &[u8]| {
         name.get(..prefix.len())
             .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
     };
     if head
-        .headers()
+        .lines()
         .any(|(name, _)| begins(name, PREFIX) || begins(name, COPY_PREFIX))
     {
         return Err(not_implemented(

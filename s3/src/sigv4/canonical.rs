@@ -62,7 +62,7 @@ impl Canonical {
         for part in [ALGORITHM, "\n", claim.amz_date(), "\n", &self.scope, "\n"] {
             out.extend_from_slice(part.as_bytes());
         }
-        write_hex(hash.as_ref(), out);
+        out.extend_from_slice(&hex(hash.as_ref()));
         Ok(out)
     }
 
@@ -212,12 +212,15 @@ fn must_be_signed(name: &[u8]) -> bool {
 
 /// Without white space around it (the head took that off), runs of it within as one space.
 fn write_value(value: &[u8], out: &mut Vec<u8>) {
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    if !value
-        .windows(2)
-        .any(|pair| blank(&pair[0]) && blank(&pair[1]))
-        && !value.contains(&b'\t')
-    {
+    let blank = |byte: &u8| (*byte == b' ') | (*byte == b'\t');
+    // Without an early end, so that the compiler compares many bytes at a time.
+    let runs = value
+        .iter()
+        .zip(value.iter().skip(1))
+        .fold(false, |any, (before, byte)| {
+            any | (*before == b'\t') | (blank(before) & blank(byte))
+        });
+    if !runs {
         out.extend_from_slice(value);
         return;
     }
@@ -233,14 +236,16 @@ fn write_value(value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+fn hex(bytes: &[u8]) -> [u8; 64] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.extend_from_slice(&[
+    let mut text = [0; 64];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [
             DIGITS[usize::from(byte >> 4)],
             DIGITS[usize::from(byte & 15)],
-        ]);
+        ];
     }
+    text
 }
 
 fn undecodable(broken: crate::percent::Broken) -> Error {
