@@ -68,7 +68,8 @@ pub enum Framing {
 /// Makes [`Known`] of names in lower case, grouped by their length: most headers are told apart by it.
 macro_rules! known_headers {
     ($($length:literal: { $($field:ident $name:literal $documentation:literal,)+ })+) => {
-        /// Headers that decide how a request is served. Each is sent once or the head is refused.
+        /// Headers that decide how a request is served. Each is sent once or the head is refused,
+        /// except `Content-Encoding`, which is a list.
         #[derive(Clone, Debug, Default)]
         pub struct Known<'a> {
             $($(#[doc = $documentation] pub $field: Option<&'a str>,)+)+
@@ -127,7 +128,7 @@ known_headers! {
         content_length "content-length" "`Content-Length`; [`Head::framing`] holds what it means.",
     }
     16: {
-        content_encoding "content-encoding" "`Content-Encoding`.",
+        content_encoding "content-encoding" "`Content-Encoding`, its first line; [`Head::values`] has all.",
     }
     17: {
         if_modified_since "if-modified-since" "`If-Modified-Since`.",
@@ -310,6 +311,10 @@ impl<'a> Head<'a> {
 
         if let Some(slot) = self.known.slot(name) {
             if slot.is_some() {
+                // The one list among them; SDKs add `aws-chunked` on a line of its own.
+                if name.eq_ignore_ascii_case("content-encoding") {
+                    return Ok(());
+                }
                 return Err(HeadError::bad(&format!(
                     "the header `{}` is there twice; send it once",
                     name.to_ascii_lowercase()
@@ -406,7 +411,8 @@ impl<'a> Head<'a> {
             None => {}
             Some(expectation) if expectation.eq_ignore_ascii_case("100-continue") => {
                 // Of HTTP/1.0 the expectation is ignored (RFC 9110, section 10.1.1).
-                self.expects_continue = minor == 1 && self.framing != Framing::None;
+                let has_body = !matches!(self.framing, Framing::None | Framing::Length(0));
+                self.expects_continue = minor == 1 && has_body;
             }
             Some(_) => {
                 return Err(HeadError::with_status(

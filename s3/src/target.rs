@@ -233,20 +233,20 @@ impl<'a> Query<'a> {
                 format_args!("the query has more than {QUERY_PARAMETERS_MAX} parameters"),
             ));
         }
+        let mut names = [const { Cow::Borrowed("") }; QUERY_PARAMETERS_MAX];
         for (index, (name, value)) in query.raw_pairs().enumerate() {
             let name = decode_parameter(name)?;
             decode_parameter(value)?;
-            for (other, _) in query.raw_pairs().take(index) {
-                if decode_parameter(other)? == name {
-                    return Err(Error::new(
-                        ErrorCode::InvalidArgument,
-                        format_args!(
-                            "the parameter `{}` is there twice; send it once",
-                            name.escape_debug()
-                        ),
-                    ));
-                }
+            if names[..index].contains(&name) {
+                return Err(Error::new(
+                    ErrorCode::InvalidArgument,
+                    format_args!(
+                        "the parameter `{}` is there twice; send it once",
+                        name.escape_debug()
+                    ),
+                ));
             }
+            names[index] = name;
         }
         Ok(query)
     }
@@ -258,24 +258,21 @@ impl<'a> Query<'a> {
 
     /// The value of a parameter; empty if it has none. Names are case-sensitive, as in S3.
     pub fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.iter()
-            .find(|(other, _)| other == name)
-            .map(|(_, value)| value)
+        self.raw_pairs()
+            .find(|(other, _)| decode_checked(other) == name)
+            .map(|(_, value)| decode_checked(value))
     }
 
     /// Whether there is such a parameter.
     pub fn has(&self, name: &str) -> bool {
-        self.iter().any(|(other, _)| other == name)
+        self.raw_pairs()
+            .any(|(other, _)| decode_checked(other) == name)
     }
 
     /// Names and values, decoded, in the order they were sent.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
-        self.raw_pairs().map(|(name, value)| {
-            (
-                decode(name, Plus::Space).expect("checked when it was parsed"),
-                decode(value, Plus::Space).expect("checked when it was parsed"),
-            )
-        })
+        self.raw_pairs()
+            .map(|(name, value)| (decode_checked(name), decode_checked(value)))
     }
 
     /// Names and values as they were sent.
@@ -285,6 +282,12 @@ impl<'a> Query<'a> {
             .filter(|pair| !pair.is_empty())
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
+}
+
+/// # Panics
+/// If the query was not parsed before.
+fn decode_checked(raw: &str) -> Cow<'_, str> {
+    decode(raw, Plus::Space).expect("checked when the query was parsed")
 }
 
 fn decode_parameter(raw: &str) -> Result<Cow<'_, str>, Error> {

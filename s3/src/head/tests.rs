@@ -204,6 +204,7 @@ fn a_client_that_waits_is_known_to_wait() {
         .expects_continue
     );
     assert!(!accepted(&with("Expect: 100-continue\r\n")).expects_continue);
+    assert!(!accepted(&with("Expect: 100-continue\r\nContent-Length: 0\r\n")).expects_continue);
     assert!(
         !accepted(
             "PUT /a HTTP/1.0\r\nHost: s3\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
@@ -242,6 +243,15 @@ fn every_header_that_decides_is_there_once() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn content_encodings_may_stand_on_lines_of_their_own() {
+    let text = with("Content-Encoding: gzip\r\ncontent-encoding: aws-chunked\r\n");
+    let head = accepted(&text);
+    assert_eq!(head.known.content_encoding, Some("gzip"));
+    let values: Vec<&[u8]> = head.values("content-encoding").collect();
+    assert_eq!(values, [b"gzip".as_slice(), b"aws-chunked"]);
 }
 
 #[test]
