@@ -189,7 +189,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), Error> {
 /// keys. Looks at many bytes at a time; about any other key it says nothing.
 fn is_plainly_sound(key: &[u8]) -> bool {
     let visible = key.iter().fold(true, |visible, &byte| {
-        visible & (byte >= b' ') & (byte < 0x7f)
+        visible & (b' '..0x7f).contains(&byte)
     });
     let odd = |byte: u8| (byte == b'/') | (byte == b'.');
     let odd_segment = key
