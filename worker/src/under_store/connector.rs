@@ -82,7 +82,7 @@ impl HttpService for Service {
 }
 
 /// The pause that a `Retry-After` header asks for: seconds, or a date (RFC 9110, 10.2.3 and 5.6.7).
-fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     let pause = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -95,7 +95,7 @@ fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// Seconds since the Unix epoch of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn parse_date(text: &str) -> Option<u64> {
+pub(crate) fn parse_date(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];

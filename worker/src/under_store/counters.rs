@@ -27,6 +27,8 @@ const LATENCY_US_MAX: u64 = 600_000_000;
 pub(crate) struct MountCounters {
     requests: AtomicU64,
     bytes: AtomicU64,
+    bytes_sent: AtomicU64,
+    headers_dropped: AtomicU64,
     retries: AtomicU64,
     errors: [AtomicU64; KINDS.len()],
     latency_us: Mutex<Histogram<u64>>,
@@ -41,6 +43,10 @@ pub struct MountCounts {
     pub requests: u64,
     /// Bytes received.
     pub bytes: u64,
+    /// Bytes sent in the bodies of writes.
+    pub bytes_sent: u64,
+    /// Objects that are served without their headers, which have more than 8 KiB.
+    pub headers_dropped: u64,
     /// Requests that repeated a failed one.
     pub retries: u64,
     /// Jobs and listings that ended in an error, by its kind.
@@ -57,6 +63,8 @@ impl MountCounters {
         MountCounters {
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            headers_dropped: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             errors: Default::default(),
             latency_us: Mutex::new(
@@ -86,6 +94,16 @@ impl MountCounters {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes of a write were handed over.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// An object has more headers than are kept.
+    pub fn headers_dropped(&self) {
+        self.headers_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A job ended in an error.
     pub fn error(&self, kind: UnderStoreErrorKind) {
         let index = KINDS
@@ -102,6 +120,8 @@ impl MountCounters {
             mount: mount.to_owned(),
             requests: count(&self.requests),
             bytes: count(&self.bytes),
+            bytes_sent: count(&self.bytes_sent),
+            headers_dropped: count(&self.headers_dropped),
             retries: count(&self.retries),
             errors: KINDS
                 .into_iter()

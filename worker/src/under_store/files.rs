@@ -9,7 +9,7 @@
 //! Two holes are left in that, and closed by waiting: writes within one tick of the file system's
 //! clock share a modification time, and one long write sets it only at its start. So the bytes of
 //! a file that was modified within the settle time (2 s by default, none on `immutable` mounts)
-//! are not read before that time has passed. What is not detected: stores through a shared memory
+//! are not read before that time has passed, unless this worker wrote it. What is not detected: stores through a shared memory
 //! map into pages that are already dirty, one write that lasts longer than the settle time, writers
 //! that set the modification time back, and on network file systems what other machines change
 //! while this one believes its cached attributes.
@@ -28,6 +28,8 @@ use std::time::{Duration, SystemTime};
 
 use super::UnderStoreErrorKind;
 use super::fill::Fill;
+use super::own_writes::OwnWrites;
+use super::origin::{file_headers_of, is_described, is_reserved};
 use super::retry::{Failure, Tries};
 use super::stores::{Description, Limiter};
 
@@ -44,14 +46,27 @@ pub(crate) struct FileTree {
     pub follows_symlinks: bool,
     /// How long ago a file must have been modified before its bytes are read.
     pub settle: Duration,
+    /// Those that need no settling.
+    pub own_writes: OwnWrites,
 }
 
 impl FileTree {
     /// What the file at `key` is now.
     pub async fn describe(&self, key: &str) -> Result<Description, Failure> {
         let (tree, key) = (self.clone(), key.to_owned());
-        let (_, metadata) = blocking(move || tree.open(&key)).await?;
-        Ok(description_of(&metadata))
+        blocking(move || {
+            let (file, metadata) = tree.open(&key)?;
+            let mut description = description_of(&metadata);
+            for (name, value) in file_headers_of(&file) {
+                if name == "content-type" {
+                    description.content_type = value;
+                } else if is_described(&name) {
+                    description.headers.push((name, value));
+                }
+            }
+            Ok(description)
+        })
+        .await
     }
 
     /// Reads the missing bytes of `fill` from the file at `key`, which has to be of `version`.
@@ -73,7 +88,9 @@ impl FileTree {
         if found != version {
             return (fill, Err(Failure::changed(&found)));
         }
-        if let Some(wait) = self.unsettled_for(&metadata) {
+        if let Some(wait) = self.unsettled_for(&metadata)
+            && !self.own_writes.contains(version)
+        {
             // Others may read meanwhile.
             drop(pass);
             tries.excuse(wait);
@@ -105,6 +122,10 @@ impl FileTree {
 
     /// Opens a regular file below the root.
     pub fn open(&self, key: &str) -> Result<(File, Metadata), Failure> {
+        if is_reserved(key) {
+            let cause = "it is in our own directory of uploads, which has no objects";
+            return Err(Failure::lasting(UnderStoreErrorKind::NotFound, cause));
+        }
         // Not blocking, so that opening a named pipe does not wait for a writer.
         let file = OpenOptions::new()
             .read(true)
@@ -200,6 +221,7 @@ pub(crate) fn description_of(metadata: &Metadata) -> Description {
         length: metadata.len(),
         last_modified_ms: u64::try_from(modified_ms).unwrap_or(0),
         content_type: String::new(),
+        headers: Vec::new(),
     }
 }
 

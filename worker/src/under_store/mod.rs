@@ -10,6 +10,7 @@
 
 pub mod counters;
 pub mod listing;
+pub mod origin;
 pub mod retry;
 pub mod runtime;
 pub mod stores;
@@ -20,6 +21,7 @@ mod fill;
 mod limits;
 mod location;
 mod mount_options;
+mod own_writes;
 mod remote;
 mod sink;
 mod threads;

@@ -19,6 +19,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
     Attribute, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectStore,
@@ -32,6 +33,7 @@ use super::connector::{Refusal, RefusalKeeper};
 use super::fill::Fill;
 use super::location::{Location, StoreKind};
 use super::mount_options::MountOptions;
+use super::origin::{Fault, Head, S3Access, S3Options, headers_of, is_described};
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchOptions, Timeouts};
 use super::stores::{Description, Limiter};
@@ -43,6 +45,10 @@ pub(crate) struct RemoteStore {
     client: Arc<dyn ObjectStore>,
     /// The client's listing in pages, if the store has that.
     pub pages: Option<Arc<dyn PaginatedListStore>>,
+    /// The client's uploads in parts, if the store has that.
+    pub multipart: Option<Arc<dyn MultipartStore>>,
+    /// S3: our own way to the bucket, or why there is none.
+    pub s3: Option<Result<Box<S3Access>, String>>,
     pub location: Location,
     timeouts: Timeouts,
     /// Whether an object without ETag and modification time may be believed never to change.
@@ -94,27 +100,43 @@ impl RemoteStore {
         // The builders have these methods in common, but no trait that names them.
         macro_rules! build {
             ($builder:expr) => {
+                configured!($builder)
+                    .with_retry(once)
+                    .with_http_connector(RefusalKeeper)
+                    .build()
+                    .map_err(refused)?
+            };
+        }
+        macro_rules! configured {
+            ($builder:expr) => {
                 configure($builder, own, |builder, key, value| {
                     builder.with_config(key, value)
                 })?
-                .with_retry(once)
-                .with_http_connector(RefusalKeeper)
-                .build()
-                .map_err(refused)?
             };
         }
-        let (client, pages) = match location.kind {
-            StoreKind::S3 => listed_in_pages(build!(
-                AmazonS3Builder::from_env()
-                    .with_client_options(client)
-                    .with_bucket_name(container)
-            )),
-            StoreKind::Gcs => listed_in_pages(build!(
+        let mut s3 = None;
+        let (client, pages, multipart) = match location.kind {
+            StoreKind::S3 => {
+                let builder = configured!(
+                    AmazonS3Builder::from_env()
+                        .with_client_options(client)
+                        .with_bucket_name(container)
+                );
+                let own = S3Options::of(&builder, container);
+                let client = builder
+                    .with_retry(once)
+                    .with_http_connector(RefusalKeeper)
+                    .build()
+                    .map_err(refused)?;
+                s3 = Some(own.access(&client, options.timeouts).map(Box::new));
+                in_all_roles(client)
+            }
+            StoreKind::Gcs => in_all_roles(build!(
                 GoogleCloudStorageBuilder::from_env()
                     .with_client_options(client)
                     .with_bucket_name(container)
             )),
-            StoreKind::Azure => listed_in_pages(build!(
+            StoreKind::Azure => in_all_roles(build!(
                 MicrosoftAzureBuilder::from_env()
                     .with_client_options(client)
                     .with_container_name(container)
@@ -129,13 +151,15 @@ impl RemoteStore {
                         .with_url(format!("{scheme}://{container}"))
                         .with_client_options(client.with_allow_http(scheme == "http"))
                 );
-                (Arc::new(store) as Arc<dyn ObjectStore>, None)
+                (Arc::new(store) as Arc<dyn ObjectStore>, None, None)
             }
             StoreKind::File => unreachable!("files have a store of their own"),
         };
         Ok(RemoteStore {
             client,
             pages,
+            multipart,
+            s3,
             location: location.clone(),
             timeouts: options.timeouts,
             is_immutable: mount.freshness == Freshness::Immutable,
@@ -149,6 +173,11 @@ impl RemoteStore {
 
     /// What the object at `key` is now.
     pub async fn describe(&self, key: &str, time_left: Duration) -> Result<Description, Failure> {
+        if let Some(Ok(s3)) = &self.s3 {
+            // The crate drops `Expires` and what it has no name for.
+            let head = s3.head(&self.location.full_key(key), time_left).await;
+            return self.description_of(head.map_err(Fault::into_failure)?);
+        }
         let options = GetOptions {
             head: true,
             ..GetOptions::default()
@@ -164,7 +193,43 @@ impl RemoteStore {
             content_type: content_type
                 .map(|value| value.as_ref().to_owned())
                 .unwrap_or_default(),
+            headers: headers_of(&answer.attributes)
+                .into_iter()
+                .filter(|(name, _)| is_described(name))
+                .collect(),
         })
+    }
+
+    fn description_of(&self, head: Head) -> Result<Description, Failure> {
+        let version = match head.etag.is_empty() {
+            false => head.etag,
+            true => {
+                self.version_without_etag(head.length, head.last_modified_ms as i64 * 1_000_000)?
+            }
+        };
+        let (content_type, headers): (Vec<_>, Vec<_>) = head
+            .headers
+            .into_iter()
+            .partition(|(name, _)| name == "content-type");
+        Ok(Description {
+            version,
+            length: head.length,
+            last_modified_ms: head.last_modified_ms,
+            content_type: content_type
+                .into_iter()
+                .next()
+                .map(|(_, value)| value)
+                .unwrap_or_default(),
+            headers: headers
+                .into_iter()
+                .filter(|(name, _)| is_described(name))
+                .collect(),
+        })
+    }
+
+    /// How long the start of an answer may take.
+    pub fn answer_patience(&self) -> Duration {
+        self.timeouts.connect + self.timeouts.first_byte
     }
 
     /// Asks for the missing bytes of `fill`, which have to be of the version of `object`.
@@ -325,6 +390,10 @@ impl RemoteStore {
             return Ok(tag.clone());
         }
         let modified_ns = meta.last_modified.timestamp_nanos_opt().unwrap_or(0);
+        self.version_without_etag(meta.size, modified_ns)
+    }
+
+    fn version_without_etag(&self, size: u64, modified_ns: i64) -> Result<String, Failure> {
         if modified_ns == 0 && !self.is_immutable {
             return Err(Failure::lasting(
                 Invalid,
@@ -333,7 +402,7 @@ impl RemoteStore {
             ));
         }
         // No inode outside of files; the zero keeps one form.
-        Ok(format!("{}-{modified_ns}-0", meta.size))
+        Ok(format!("{size}-{modified_ns}-0"))
     }
 }
 
@@ -342,12 +411,21 @@ fn is_strong(version: &str) -> bool {
     version.starts_with('"')
 }
 
-/// A client as the interface of its objects and that of its listing in pages.
-fn listed_in_pages<S: ObjectStore + PaginatedListStore>(
-    store: S,
-) -> (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>) {
+/// The interfaces of one client: of objects, of listings in pages, of uploads in parts.
+type Roles = (
+    Arc<dyn ObjectStore>,
+    Option<Arc<dyn PaginatedListStore>>,
+    Option<Arc<dyn MultipartStore>>,
+);
+
+/// A client in all its roles.
+fn in_all_roles<S: ObjectStore + PaginatedListStore + MultipartStore>(store: S) -> Roles {
     let store = Arc::new(store);
-    (Arc::clone(&store) as _, Some(store))
+    (
+        Arc::clone(&store) as _,
+        Some(Arc::clone(&store) as _),
+        Some(store),
+    )
 }
 
 /// Applies the client's options, which have the names that the store's own tools use.

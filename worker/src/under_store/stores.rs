@@ -16,6 +16,8 @@ use super::fill::Fill;
 use super::limits::{Bucket, Gate, Pass, lock};
 use super::location::{Location, StoreKind, check_key};
 use super::mount_options::MountOptions;
+use super::origin::bounded_headers;
+use super::own_writes::OwnWrites;
 use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchLimits, FetchOptions};
@@ -32,6 +34,9 @@ pub(crate) struct Description {
     /// Milliseconds since the Unix epoch; 0 where unknown.
     pub last_modified_ms: u64,
     pub content_type: String,
+    /// Other headers of the object: content encoding, language and disposition, cache control,
+    /// expires, `x-amz-meta-…`. Lower-case names; none if they have more than 8 KiB.
+    pub headers: Vec<(String, String)>,
 }
 
 /// The ways to get at objects.
@@ -83,6 +88,11 @@ impl Drop for RequestPass<'_> {
 }
 
 impl<'a> Limiter<'a> {
+    /// The limits of `store`, which is one of `stores`.
+    pub fn new(stores: &'a Stores, store: &'a MountStore) -> Self {
+        Limiter { stores, store }
+    }
+
     /// Waits until a request may be sent; that time is not the store's.
     pub async fn enter(&self, tries: &mut Tries) -> RequestPass<'a> {
         let asked = Instant::now();
@@ -201,7 +211,10 @@ impl Stores {
                         }
                     };
                     match describe.await {
-                        Ok(description) => return object_of(&store, &uri, description),
+                        Ok(description) => {
+                            let description = bounded(description, &store.counters);
+                            return object_of(&store, &uri, description);
+                        }
                         Err(failure) => failure,
                     }
                 };
@@ -305,6 +318,7 @@ impl MountStore {
                 root: PathBuf::from(&location.prefix),
                 follows_symlinks: own.follows_symlinks,
                 settle: own.settle,
+                own_writes: OwnWrites::default(),
             }),
             _ => Backend::Remote(RemoteStore::new(&location, mount, &own, options)?),
         };
@@ -355,6 +369,18 @@ pub(crate) fn invalid(cause: String, uri: &str) -> UnderStoreError {
     Failure::lasting(UnderStoreErrorKind::Invalid, cause).into_error(uri, 0)
 }
 
+/// `description` with its headers, if they are not too long to be kept.
+fn bounded(description: Description, counters: &MountCounters) -> Description {
+    let headers = bounded_headers(description.headers).unwrap_or_else(|| {
+        counters.headers_dropped();
+        Vec::new()
+    });
+    Description {
+        headers,
+        ..description
+    }
+}
+
 /// The object that `description` is of, if the format can hold it.
 fn object_of(
     store: &MountStore,
@@ -370,6 +396,7 @@ fn object_of(
         length,
         last_modified_ms,
         content_type,
+        headers,
     } = description;
     if version.len() > VERSION_BYTES_MAX {
         let cause = format!(
@@ -400,6 +427,16 @@ fn object_of(
         } else {
             String::new()
         },
-        headers: String::new(),
+        headers: text_of_headers(&headers),
     }))
+}
+
+/// Headers as objects keep them. One whose value could not stand in a line is left out.
+fn text_of_headers(headers: &[(String, String)]) -> String {
+    let is_line = |value: &str| !value.contains(['\n', '\r', '\0']);
+    headers
+        .iter()
+        .filter(|(name, value)| is_line(name) && is_line(value) && !name.contains(':'))
+        .map(|(name, value)| format!("{name}:{value}\n"))
+        .collect()
 }

@@ -4,6 +4,10 @@
 mod changes;
 mod files;
 mod harness;
+mod listing_model;
 mod listings;
 mod origin;
+mod origin_faults;
+mod origins;
+mod s3_server;
 mod stores;

@@ -37,6 +37,25 @@ pub enum Manner {
     Refused(u16, Option<&'static str>),
 }
 
+/// How a write (PUT or POST) is answered.
+#[derive(Clone, Debug)]
+pub enum WriteManner {
+    /// The body is read, and kept if it is whole.
+    Good,
+    /// The body is read, and this status answered, with this `Retry-After`.
+    Refused(u16, Option<&'static str>),
+    /// The body is read, and 200 answered with an error document.
+    ErrorIn200(&'static str),
+    /// The body is read and kept, and 200 answered with the beginning of a document.
+    CutDocument,
+    /// The connection is reset in the middle of the body.
+    ResetMidway,
+    /// The body is not read beyond what the system buffers.
+    TakesNothing,
+    /// The body is read and kept, and nothing answered.
+    Silent,
+}
+
 /// One object of the origin.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -64,6 +83,11 @@ struct State {
     /// Ranges of the GETs, by path.
     gets: BTreeMap<String, Vec<Range<u64>>>,
     lists: usize,
+    /// For writes, the next one first; after the last one it stays.
+    write_manners: Vec<WriteManner>,
+    writes: usize,
+    /// Writes whose body ended before its announced length.
+    cut_writes: usize,
 }
 
 /// The server; it ends when dropped.
@@ -134,6 +158,23 @@ impl Origin {
             .unwrap_or_default()
     }
 
+    /// Answers writes in these manners from now on.
+    pub fn write_with(&self, manners: &[WriteManner]) {
+        self.state.lock().expect("no panic").write_manners = manners.to_vec();
+    }
+
+    /// Writes so far, and those whose body was cut off.
+    pub fn writes(&self) -> (usize, usize) {
+        let state = self.state.lock().expect("no panic");
+        (state.writes, state.cut_writes)
+    }
+
+    /// The bytes of the object at `path`.
+    pub fn bytes_of(&self, path: &str) -> Option<Vec<u8>> {
+        let state = self.state.lock().expect("no panic");
+        state.objects.get(path).map(|object| object.bytes.clone())
+    }
+
     pub fn lists(&self) -> usize {
         self.state.lock().expect("no panic").lists
     }
@@ -157,6 +198,7 @@ impl Origin {
 
 struct Asked {
     is_head: bool,
+    is_write: bool,
     path: String,
     query: String,
     headers: BTreeMap<String, String>,
@@ -170,7 +212,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
     let head = String::from_utf8(head).ok()?;
     let mut lines = head.split("\r\n");
     let mut first = lines.next()?.split(' ');
-    let is_head = first.next()? == "HEAD";
+    let method = first.next()?;
     let target = first.next()?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers = lines
@@ -178,7 +220,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
     Some(Asked {
-        is_head,
+        is_head: method == "HEAD",
+        is_write: matches!(method, "PUT" | "POST"),
         path: path.to_owned(),
         query: query.to_owned(),
         headers,
@@ -193,6 +236,9 @@ async fn answer(
     let Some(asked) = read_request(&mut stream).await else {
         return Ok(());
     };
+    if asked.is_write {
+        return write(&mut stream, state, &asked).await;
+    }
     if asked.query.contains("list-type=2") {
         let body = list(&mut state.lock().expect("no panic"), &asked);
         let head = format!(
@@ -245,6 +291,68 @@ async fn answer(
         }
     };
     misbehave(&mut stream, &object, range, manner, released).await
+}
+
+async fn write(stream: &mut TcpStream, state: &Mutex<State>, asked: &Asked) -> std::io::Result<()> {
+    let manner = {
+        let mut state = state.lock().expect("no panic");
+        state.writes += 1;
+        match state.write_manners.len() {
+            0 => WriteManner::Good,
+            1 => state.write_manners[0].clone(),
+            _ => state.write_manners.remove(0),
+        }
+    };
+    let length: usize = asked
+        .headers
+        .get("content-length")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    match manner {
+        WriteManner::TakesNothing => std::future::pending().await,
+        WriteManner::ResetMidway => {
+            stream.read_exact(&mut body[..length / 2]).await?;
+            return stream.set_zero_linger();
+        }
+        _ => {}
+    }
+    if let Err(error) = stream.read_exact(&mut body).await {
+        state.lock().expect("no panic").cut_writes += 1;
+        return Err(error);
+    }
+    let keep = || {
+        let mut state = state.lock().expect("no panic");
+        let object = stored(body.clone(), &format!("{length}"));
+        state.objects.insert(asked.path.clone(), object);
+    };
+    let document = match manner {
+        WriteManner::Refused(status, retry_after) => {
+            return refuse(stream, status, retry_after).await;
+        }
+        WriteManner::ErrorIn200(code) => {
+            format!("<Error><Code>{code}</Code><Message>It failed late.</Message></Error>")
+        }
+        WriteManner::CutDocument => {
+            keep();
+            "<CompleteMultipartUploadResult><ETag>\"1".to_owned()
+        }
+        WriteManner::Silent => {
+            keep();
+            std::future::pending().await
+        }
+        _ => {
+            keep();
+            "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>"
+                .to_owned()
+        }
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nETag: \"{length}\"\r\nConnection: close\r\n\r\n",
+        document.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(document.as_bytes()).await
 }
 
 async fn misbehave(

@@ -59,6 +59,7 @@ struct Runs {
     entries: usize,
     bytes: usize,
     uses: u64,
+    forgotten: u64,
 }
 
 impl Runs {
@@ -115,7 +116,14 @@ impl Cache {
     }
 
     /// Keeps a run, at the cost of those that were not used for the longest time.
-    pub fn insert(&self, key: RunKey, store: &Arc<MountStore>, asked_at: Instant, run: &Arc<Run>) {
+    /// A run that was asked for before the last forgetting may be of before, and is not kept.
+    pub fn insert(
+        &self,
+        key: RunKey,
+        store: &Arc<MountStore>,
+        (asked_at, forgotten): (Instant, u64),
+        run: &Arc<Run>,
+    ) {
         let entries = run.items.len().max(RUN_COST_MIN);
         let bytes = size_of::<Cached>()
             + key.mount_path.len()
@@ -126,6 +134,9 @@ impl Cache {
             return;
         }
         let mut runs = lock(&self.runs);
+        if runs.forgotten != forgotten {
+            return;
+        }
         runs.remove(&key);
         while runs.entries + entries > self.bounds.entries_max
             || runs.bytes + bytes > self.bounds.bytes_max
@@ -162,6 +173,26 @@ impl Cache {
         for key in of_mount {
             runs.remove(&key);
         }
+    }
+
+    /// Drops the runs of a mount that could show `key`: those whose prefix it begins with.
+    pub fn forget_key(&self, mount_path: &str, key: &str) {
+        let mut runs = lock(&self.runs);
+        let changed: Vec<RunKey> = runs
+            .by_key
+            .keys()
+            .filter(|run| run.mount_path == mount_path && key.starts_with(&run.prefix))
+            .cloned()
+            .collect();
+        for run in changed {
+            runs.remove(&run);
+        }
+        runs.forgotten += 1;
+    }
+
+    /// Changes when something was forgotten; a run that was asked for before may be of before.
+    pub fn forgotten(&self) -> u64 {
+        lock(&self.runs).forgotten
     }
 
     /// Entries and bytes that count against the bounds.

@@ -3,7 +3,8 @@
 //! The order is that of whole keys, as object stores have it: a directory sorts as its name with
 //! a slash behind it, so `a-b` comes before `a/c`. Symbolic links that stay below the mount count
 //! as what they lead to, but links to directories are not descended into, since they may form
-//! circles. Names that are not UTF-8 or hold control characters cannot be addressed and are left out.
+//! circles. A directory with nothing in it is listed as the key that is its name with the slash.
+//! Names that are not UTF-8 or hold control characters cannot be addressed and are left out.
 
 use std::fs;
 use std::io;
@@ -12,6 +13,7 @@ use super::{Depth, Item, Run, Wanted};
 use crate::under_store::UnderStoreErrorKind;
 use crate::under_store::files::{FileTree, description_of, failure_of};
 use crate::under_store::location::check_key;
+use crate::under_store::origin::is_reserved;
 use crate::under_store::retry::Failure;
 
 /// Deepest directory that is listed; deeper trees are taken for a circle of mounts.
@@ -54,7 +56,22 @@ impl Walk<'_> {
                 format!("the directories are more than {DEPTH_MAX} deep; remove the circle");
             return Err(Failure::lasting(UnderStoreErrorKind::Invalid, cause));
         }
-        for name in self.names(directory, stem, depth)? {
+        let (names, is_empty) = self.names(directory, stem, depth)?;
+        // What an empty directory is as an object: its own key.
+        let is_shown =
+            is_empty && !directory.is_empty() && directory.starts_with(self.wanted.prefix);
+        if is_shown && directory > self.wanted.after {
+            let last_modified_ms = fs::metadata(self.tree.root.join(directory))
+                .map_or(0, |metadata| description_of(&metadata).last_modified_ms);
+            self.items.push(Item::Object {
+                key: directory.to_owned(),
+                length: 0,
+                last_modified_ms,
+                version: String::new(),
+                storage_class: None,
+            });
+        }
+        for name in names {
             let key = format!("{directory}{}", name.text);
             let is_directory = key.ends_with('/');
             if is_directory && self.wanted.depth == Depth::All {
@@ -81,13 +98,18 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// The names in a directory, sorted.
-    fn names(&self, directory: &str, stem: &str, depth: usize) -> Result<Vec<Name>, Failure> {
+    /// The names in a directory, sorted, and whether it has none at all.
+    fn names(
+        &self,
+        directory: &str,
+        stem: &str,
+        depth: usize,
+    ) -> Result<(Vec<Name>, bool), Failure> {
         let entries = match fs::read_dir(self.tree.root.join(directory)) {
             Ok(entries) => entries,
             // Removed since its parent was read.
             Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), false));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Failure::lasting(
@@ -98,12 +120,14 @@ impl Walk<'_> {
             Err(error) => return Err(failure_of(&error, "list")),
         };
         let mut names = Vec::new();
+        let mut is_empty = true;
         for entry in entries {
             let entry = entry.map_err(|error| failure_of(&error, "list"))?;
+            is_empty = false;
             let Ok(mut text) = entry.file_name().into_string() else {
                 continue;
             };
-            if !text.starts_with(stem) || check_key(&text).is_err() {
+            if !text.starts_with(stem) || check_key(&text).is_err() || is_reserved(&text) {
                 continue;
             }
             let Ok(kind) = entry.file_type() else {
@@ -124,7 +148,7 @@ impl Walk<'_> {
             names.push(Name { text, is_link });
         }
         names.sort_unstable_by(|left, right| left.text.cmp(&right.text));
-        Ok(names)
+        Ok((names, is_empty))
     }
 
     /// The file at `key` as an object; `None` if it is gone or no regular file.
@@ -143,6 +167,7 @@ impl Walk<'_> {
             length: description.length,
             last_modified_ms: description.last_modified_ms,
             version: description.version,
+            storage_class: None,
         }))
     }
 }

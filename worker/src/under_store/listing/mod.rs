@@ -90,13 +90,15 @@ pub(crate) enum Item {
         length: u64,
         last_modified_ms: u64,
         version: String,
+        /// Where it is another one than usual.
+        storage_class: Option<Box<str>>,
     },
     /// Ends in `/`.
     Prefix { key: String },
 }
 
 impl Item {
-    fn key(&self) -> &str {
+    pub fn key(&self) -> &str {
         match self {
             Item::Object { key, .. } | Item::Prefix { key } => key,
         }
@@ -105,7 +107,12 @@ impl Item {
     fn bytes(&self) -> usize {
         size_of::<Item>()
             + match self {
-                Item::Object { key, version, .. } => key.len() + version.len(),
+                Item::Object {
+                    key,
+                    version,
+                    storage_class,
+                    ..
+                } => key.len() + version.len() + storage_class.as_deref().map_or(0, str::len),
                 Item::Prefix { key } => key.len(),
             }
     }
@@ -200,6 +207,11 @@ impl Listings {
         self.cache.forget(mount_path);
     }
 
+    /// Forgets what is cached of the mount at `mount_path` that could show `key`.
+    pub(crate) fn forget_key(&self, mount_path: &str, key: &str) {
+        self.cache.forget_key(mount_path, key);
+    }
+
     /// Entries and bytes in the cache.
     pub fn cached(&self) -> (usize, usize) {
         self.cache.size()
@@ -258,11 +270,14 @@ impl Listings {
             let items = &run.items[start..];
             for item in items.iter().take(room) {
                 match item {
+                    // A directory or its marker: no path that could be read.
+                    Item::Object { key, .. } if key.ends_with('/') => {}
                     Item::Object {
                         key,
                         length,
                         last_modified_ms,
                         version,
+                        ..
                     } => page.entries.push(ListedObject {
                         path: format!("{root}/{key}"),
                         length: *length,
@@ -288,7 +303,7 @@ impl Listings {
     }
 
     /// A run that has what follows `after`, from the cache or from the store.
-    async fn run(
+    pub(crate) async fn run(
         &self,
         store: &Arc<MountStore>,
         uri: &str,
@@ -319,9 +334,10 @@ impl Listings {
         };
         // Taken before the store is asked: an entry may be older than its age says, never younger.
         let asked_at = std::time::Instant::now();
+        let forgotten = self.cache.forgotten();
         let run = Arc::new(self.ask(store, uri, wanted).await?);
         if max_age.is_some() {
-            self.cache.insert(key, store, asked_at, &run);
+            self.cache.insert(key, store, (asked_at, forgotten), &run);
         }
         Ok(run)
     }
@@ -364,6 +380,11 @@ fn key_prefix<'a>(mount: &Mount, path: &'a str) -> Result<&'a str, String> {
         .filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let key = rest.ok_or_else(|| format!("`{path}` is not below the mount at {}", mount.path))?;
     let key = key.strip_prefix('/').unwrap_or(key);
+    check_prefix(key).map(|()| key)
+}
+
+/// Refuses beginnings of keys that no key has.
+pub(crate) fn check_prefix(key: &str) -> Result<(), String> {
     // What stands before the last slash is a whole name; what stands behind it may be `.` so far.
     if let Some((directory, _)) = key.rsplit_once('/') {
         check_key(directory)?;
@@ -371,5 +392,5 @@ fn key_prefix<'a>(mount: &Mount, path: &'a str) -> Result<&'a str, String> {
     if key.chars().any(|character| character.is_ascii_control()) {
         return Err("the prefix contains a control character".to_owned());
     }
-    Ok(key)
+    Ok(())
 }

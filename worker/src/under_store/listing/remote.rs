@@ -12,6 +12,7 @@ use object_store::{ListResult, ObjectMeta, ObjectStore};
 
 use super::{Depth, Item, Run, Wanted};
 use crate::under_store::location::StoreKind;
+use crate::under_store::origin::{Fault, S3Access, S3Entry};
 use crate::under_store::remote::RemoteStore;
 use crate::under_store::retry::Failure;
 use crate::under_store::stores::{MountStore, Stores};
@@ -30,6 +31,9 @@ pub(super) async fn run(
 ) -> Result<Run, UnderStoreError> {
     let mut items = Vec::new();
     let mut is_all = true;
+    if let Some(Ok(s3)) = &remote.s3 {
+        return bucket(s3, remote, stores, store, uri, wanted).await;
+    }
     match remote.pages.as_deref() {
         None => {
             let request = |time| unsorted(remote, wanted, time).boxed();
@@ -63,6 +67,97 @@ pub(super) async fn run(
     items.sort_unstable_by(|left, right| left.key().cmp(right.key()));
     items.dedup_by(|left, right| left.key() == right.key());
     Ok(Run::new(items, is_all, wanted.entries_max))
+}
+
+/// One run of an S3 bucket, with the keys as they are.
+async fn bucket(
+    s3: &S3Access,
+    remote: &RemoteStore,
+    stores: &Stores,
+    store: &MountStore,
+    uri: &str,
+    wanted: Wanted<'_>,
+) -> Result<Run, UnderStoreError> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut token: Option<String> = None;
+    let (prefix, after) = (
+        remote.location.full_key(wanted.prefix),
+        remote.location.full_key(wanted.after),
+    );
+    let after = if wanted.after.is_empty() {
+        ""
+    } else {
+        after.as_str()
+    };
+    let groups = wanted.depth == Depth::Children;
+    // One more than wanted tells whether something follows; 1000 is what stores give at most.
+    let keys_max = (wanted.entries_max + 1).min(1000);
+    loop {
+        let (prefix, current) = (prefix.as_str(), token.as_deref());
+        let page = stores
+            .with_tries(store, uri, |time| {
+                async move {
+                    s3.list(prefix, groups, after, current, keys_max, time)
+                        .await
+                        .map_err(Fault::into_failure)
+                }
+                .boxed()
+            })
+            .await?;
+        append_page(
+            remote,
+            wanted,
+            page.objects,
+            page.common_prefixes,
+            &mut items,
+        );
+        if page.token.is_none() || items.len() > wanted.entries_max {
+            items.sort_unstable_by(|left, right| left.key().cmp(right.key()));
+            items.dedup_by(|left, right| left.key() == right.key());
+            return Ok(Run::new(items, page.token.is_none(), wanted.entries_max));
+        }
+        if page.token == token {
+            let failure = Failure::lasting(
+                UnderStoreErrorKind::Malformed,
+                "the store answers the same page of the listing again and again",
+            );
+            return Err(failure.into_error(uri, 1));
+        }
+        token = page.token;
+    }
+}
+
+/// Appends what was wanted of a page of a bucket, by keys below the mount.
+fn append_page(
+    remote: &RemoteStore,
+    wanted: Wanted<'_>,
+    objects: Vec<S3Entry>,
+    common_prefixes: Vec<String>,
+    items: &mut Vec<Item>,
+) {
+    let skipped = remote.location.full_key("").len();
+    let below = |full_key: &str| {
+        let key = full_key.get(skipped..)?;
+        // Stores may repeat the group that the page before ended with.
+        let is_wanted = key.starts_with(wanted.prefix) && key > wanted.after;
+        (is_wanted && !key.is_empty()).then(|| key.to_owned())
+    };
+    items.extend(objects.into_iter().filter_map(|object| {
+        Some(Item::Object {
+            key: below(&object.key)?,
+            length: object.size,
+            last_modified_ms: object.last_modified_ms,
+            version: object.etag,
+            storage_class: Some(object.storage_class)
+                .filter(|class| !class.is_empty() && class != "STANDARD")
+                .map(String::into_boxed_str),
+        })
+    }));
+    items.extend(
+        common_prefixes
+            .iter()
+            .filter_map(|key| Some(Item::Prefix { key: below(key)? })),
+    );
 }
 
 async fn page(
@@ -158,6 +253,7 @@ fn append(remote: &RemoteStore, wanted: Wanted<'_>, result: ListResult, items: &
             length: object.size,
             last_modified_ms: u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0),
             version: listed_version(remote, &object),
+            storage_class: None,
         })
     }));
     items.extend(result.common_prefixes.iter().filter_map(|path| {
