@@ -193,7 +193,12 @@ mod tests {
 
     #[test]
     fn a_range_is_answered_with_its_place_in_the_object() {
-        let lines = object_lines("\"e\"", 784_111_777_000, "text/plain", [("x-amz-meta-a", "b")]);
+        let lines = object_lines(
+            "\"e\"",
+            784_111_777_000,
+            "text/plain",
+            [("x-amz-meta-a", "b")],
+        );
         let extent = Extent {
             start: 0,
             end: 5,
@@ -239,8 +244,18 @@ mod tests {
             closes: true,
             ..COMMON
         };
-        let head = text(|out| write_head(out, 404, Some(3), [("Content-Type", &b"text/plain"[..])], closing));
-        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\nContent-Type: text/plain\r\n"));
+        let head = text(|out| {
+            write_head(
+                out,
+                404,
+                Some(3),
+                [("Content-Type", &b"text/plain"[..])],
+                closing,
+            )
+        });
+        assert!(head.starts_with(
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\nContent-Type: text/plain\r\n"
+        ));
         assert!(head.ends_with("Connection: close\r\n\r\n"));
         let none = text(|out| write_head(out, 204, None, [], COMMON));
         assert!(none.starts_with("HTTP/1.1 204 No Content\r\nx-amz-request-id"));

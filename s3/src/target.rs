@@ -154,7 +154,10 @@ fn invalid_bucket(bucket: &str) -> Error {
 }
 
 /// What is allowed for a key; the empty one means the bucket.
-pub(crate) fn check_key(key: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// What is wrong with it: its length, a control character, or a segment that is empty, `.` or `..`.
+pub fn check_key(key: &str) -> Result<(), Error> {
     if key.len() > KEY_BYTES_MAX {
         return Err(Error::new(
             ErrorCode::KeyTooLongError,

@@ -5,6 +5,7 @@
 //! invariant of the readers: nothing grows with what a client sends beyond the limits that they
 //! state, and there are no entities to expand. Nothing here knows HTTP.
 
+pub mod bucket;
 pub mod complete;
 pub mod copy;
 pub mod create_bucket;

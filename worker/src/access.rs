@@ -5,7 +5,10 @@
 
 use std::fmt;
 use std::hint::black_box;
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use corelane_s3::credentials::Credentials;
 
 use crate::config::{Config, TOKEN_BYTES_MAX, Token};
 use crate::mount::{AccessSet, MountTable};
@@ -14,6 +17,9 @@ use crate::mount::{AccessSet, MountTable};
 pub struct Access {
     tokens: RwLock<Vec<Token>>,
     insecure: bool,
+    s3: RwLock<Arc<Credentials>>,
+    /// Counts the changes of the keys, so that cores notice them.
+    s3_generation: AtomicU64,
 }
 
 /// Someone who entered.
@@ -49,12 +55,16 @@ impl Access {
         Access {
             tokens: RwLock::new(tokens),
             insecure,
+            s3: RwLock::new(Arc::new(Credentials::new(Vec::new(), None))),
+            s3_generation: AtomicU64::new(0),
         }
     }
 
     /// What `config` says.
     pub fn of_config(config: &Config) -> Self {
-        Access::new(config.tokens.clone(), config.insecure)
+        let access = Access::new(config.tokens.clone(), config.insecure);
+        access.replace_s3(config.s3.credentials());
+        access
     }
 
     /// Everyone enters, as an operator.
@@ -66,6 +76,24 @@ impl Access {
     /// [`Access::set_of`].
     pub fn replace(&self, tokens: Vec<Token>) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
+    /// Replaces the keys of the S3 face and what they may do, from the next request on.
+    pub fn replace_s3(&self, credentials: Credentials) {
+        let mut current = self.s3.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(credentials);
+        self.s3_generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The keys of the S3 face.
+    pub fn s3(&self) -> Arc<Credentials> {
+        Arc::clone(&self.s3.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another number after every change of the keys.
+    #[inline]
+    pub fn s3_generation(&self) -> u64 {
+        self.s3_generation.load(Ordering::Acquire)
     }
 
     /// Who the bearer of `token` is; empty: none was given.

@@ -9,6 +9,7 @@ pub mod inbox;
 pub mod mount;
 pub mod object;
 pub mod operations;
+pub mod s3_face;
 pub mod shard;
 pub mod start;
 pub mod store;

@@ -261,6 +261,15 @@ impl AccessSet {
         }
     }
 
+    /// The objects of one mount may be read.
+    pub fn of_mount(mount: MountId) -> Self {
+        let mut set = AccessSet::none();
+        if let Some(word) = set.mounts.get_mut(usize::from(mount.0) / 64) {
+            *word |= 1 << (mount.0 % 64);
+        }
+        set
+    }
+
     /// What the token named `reader` (empty: no token) may read of `table`.
     pub fn of_reader(table: &MountTable, reader: &str) -> Self {
         let mut set = AccessSet::none();

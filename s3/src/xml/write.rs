@@ -124,7 +124,7 @@ impl<'a> Writer<'a> {
     }
 
     #[inline]
-    fn raw(&mut self, text: &str) {
+    pub(super) fn raw(&mut self, text: &str) {
         self.out.extend_from_slice(text.as_bytes());
     }
 

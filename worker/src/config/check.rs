@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fields::{Document, Fields};
 use super::kind::{Value, show_cpus};
 use super::mistake::Mistakes;
-use super::{Backend, Config, Limits, LogFormat, Token};
+use super::{Backend, Config, Limits, LogFormat, S3Config, Token};
 use crate::cache::policy::PolicyKind;
 use crate::mount::{MOUNTS_MAX, Mount, MountId};
 
@@ -40,7 +40,8 @@ pub(super) fn config(
         spare
     };
     let tokens = tokens(&document.tokens, mistakes);
-    let mounts = mounts(&document.mounts, &tokens, mistakes);
+    let s3 = super::s3::s3(&document.s3, &document.s3_keys, mistakes);
+    let mounts = mounts(&document.mounts, &tokens, &s3, mistakes);
     let config = Config {
         worker_id: top.text("worker_id"),
         control_cpus: cpus(top, "control_cpus", cpus_allowed, mistakes)
@@ -71,6 +72,7 @@ pub(super) fn config(
         send_zero_copy_above: top.number("send_zero_copy_above"),
         limits: limits(&document.limits),
         tokens,
+        s3,
         mounts,
         log_level: document.log.text("level").expect("has a default"),
         log_format: match document.log.text("format").as_deref() {
@@ -84,7 +86,7 @@ pub(super) fn config(
     config
 }
 
-fn number(fields: &Fields, name: &str) -> u64 {
+pub(super) fn number(fields: &Fields, name: &str) -> u64 {
     fields.number(name).expect("a number with a default")
 }
 
@@ -95,7 +97,7 @@ fn duration(fields: &Fields, name: &str) -> Duration {
     }
 }
 
-fn address(fields: &Fields, name: &str) -> SocketAddr {
+pub(super) fn address(fields: &Fields, name: &str) -> SocketAddr {
     match fields.get(name) {
         Value::Address(address) => *address,
         other => unreachable!("an address with a default, not {other:?}"),
@@ -201,7 +203,7 @@ fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
     let mut names = BTreeSet::new();
     let mut tokens = Vec::new();
     for fields in list {
-        let secret = secret(fields, mistakes);
+        let secret = secret(fields, "token", mistakes);
         let Some(name) = fields.text("name") else {
             missing(fields, "name", mistakes);
             continue;
@@ -223,7 +225,7 @@ fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
     tokens
 }
 
-fn missing(fields: &Fields, name: &str, mistakes: &mut Mistakes) {
+pub(super) fn missing(fields: &Fields, name: &str, mistakes: &mut Mistakes) {
     // With an origin of its own, the value was there but wrong, and is reported already.
     if fields.origin(name) == fields.place() {
         mistakes.add(
@@ -236,7 +238,8 @@ fn missing(fields: &Fields, name: &str, mistakes: &mut Mistakes) {
     }
 }
 
-fn secret(fields: &Fields, mistakes: &mut Mistakes) -> Option<String> {
+/// The secret of a table in the list `section`.
+pub(super) fn secret(fields: &Fields, section: &str, mistakes: &mut Mistakes) -> Option<String> {
     let (origin, secret) = match (fields.text("secret"), fields.text("secret_file")) {
         (Some(secret), None) => (fields.origin("secret"), secret),
         (None, Some(path)) => match std::fs::read_to_string(&path) {
@@ -248,7 +251,8 @@ fn secret(fields: &Fields, mistakes: &mut Mistakes) -> Option<String> {
             }
         },
         _ => {
-            let message = "expected one of `secret` and `secret_file` in each [[token]]";
+            let message =
+                format!("expected one of `secret` and `secret_file` in each [[{section}]]");
             mistakes.add(fields.place(), message);
             return None;
         }
@@ -267,7 +271,7 @@ fn secret(fields: &Fields, mistakes: &mut Mistakes) -> Option<String> {
     Some(secret)
 }
 
-fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mount> {
+fn mounts(list: &[Fields], tokens: &[Token], s3: &S3Config, mistakes: &mut Mistakes) -> Vec<Mount> {
     let mut paths = BTreeSet::new();
     let mut mounts = Vec::new();
     for fields in list {
@@ -279,8 +283,10 @@ fn mounts(list: &[Fields], tokens: &[Token], mistakes: &mut Mistakes) -> Vec<Mou
         }
         let readers = fields.texts("readers");
         for reader in &readers {
-            if !tokens.iter().any(|token| token.name == *reader) {
-                let message = format!("`readers`: no [[token]] is named {reader}");
+            let is_known = tokens.iter().any(|token| token.name == *reader)
+                || s3.keys.iter().any(|key| key.name == *reader);
+            if !is_known {
+                let message = format!("`readers`: no [[token]] or [[s3_key]] is named {reader}");
                 mistakes.add(fields.origin("readers"), message);
             }
         }
@@ -402,6 +408,15 @@ fn check_listeners(config: &Config, top: &Fields, mistakes: &mut Mistakes) {
                 ),
             );
         }
+    }
+    let s3 = &config.s3;
+    if !s3.listen.ip().is_loopback() && !s3.anonymous.is_empty() && !config.insecure {
+        let message = format!(
+            "`anonymous`: {} is reachable from other machines; expected [[s3_key]]s instead, a loopback \
+             address in `listen`, or `insecure = true`",
+            s3.listen
+        );
+        mistakes.add(config.document.s3.origin("anonymous"), message);
     }
     let last_port = usize::from(config.listen.port()) + config.cores.len() - 1;
     if config.listen.port() != 0 && last_port > usize::from(u16::MAX) {

@@ -143,8 +143,10 @@ impl Fields {
 pub(super) struct Document {
     pub(super) top: Fields,
     pub(super) limits: Fields,
+    pub(super) s3: Fields,
     pub(super) log: Fields,
     pub(super) tokens: Vec<Fields>,
+    pub(super) s3_keys: Vec<Fields>,
     pub(super) mounts: Vec<Fields>,
 }
 
@@ -153,8 +155,10 @@ impl Document {
         Document {
             top: Fields::defaults(keys::TOP, Origin::Default),
             limits: Fields::defaults(keys::LIMITS, Origin::Default),
+            s3: Fields::defaults(keys::S3, Origin::Default),
             log: Fields::defaults(keys::LOG, Origin::Default),
             tokens: Vec::new(),
+            s3_keys: Vec::new(),
             mounts: Vec::new(),
         }
     }
@@ -164,6 +168,7 @@ impl Document {
         let pairs = [
             (&mut self.top, &new.top),
             (&mut self.limits, &new.limits),
+            (&mut self.s3, &new.s3),
             (&mut self.log, &new.log),
         ];
         for (old, new) in pairs {
@@ -172,6 +177,7 @@ impl Document {
             }
         }
         self.tokens.clone_from(&new.tokens);
+        self.s3_keys.clone_from(&new.s3_keys);
         self.mounts.clone_from(&new.mounts);
     }
 
@@ -192,8 +198,10 @@ impl Document {
         for (key, value) in root.get_ref() {
             match key.get_ref().as_ref() {
                 "limits" => reader.section(&mut document.limits, value),
+                "s3" => reader.section(&mut document.s3, value),
                 "log" => reader.section(&mut document.log, value),
                 "token" => document.tokens = reader.list(keys::TOKEN, value),
+                "s3_key" => document.s3_keys = reader.list(keys::S3_KEY, value),
                 "mount" => document.mounts = reader.list(keys::MOUNT, value),
                 _ => {}
             }

@@ -20,8 +20,9 @@ pub struct WorkerFlags {
     /// Create and format devices that do not exist, as files of this size, such as 8G
     #[arg(long, value_name = "SIZE")]
     pub size: Option<String>,
-    /// Mount an under-store, such as /data=s3://bucket/prefix?region=eu-west-1&freshness=immutable;
-    /// may be repeated. Options: block-size, freshness, admission, readers, and those of the store
+    /// Mount an under-store, such as lake=s3://bucket/prefix?region=eu-west-1&freshness=immutable or
+    /// lake=/folder; may be repeated. Options: block-size, freshness, admission, readers, and those of
+    /// the store
     #[arg(long, value_name = "PATH=URI")]
     pub mount: Vec<String>,
     /// CPUs that run shards, such as 1-3 or 2,4
@@ -39,6 +40,12 @@ pub struct WorkerFlags {
     /// Address of the operations port
     #[arg(long, value_name = "ADDRESS")]
     pub operations: Option<String>,
+    /// Address of the S3 face
+    #[arg(long, value_name = "ADDRESS")]
+    pub s3: Option<String>,
+    /// Let requests without a signature do some of read, list, write and delete
+    #[arg(long, value_name = "VERBS", value_delimiter = ',')]
+    pub s3_anonymous: Vec<String>,
     /// How long a core polls for work before it sleeps, such as 50us
     #[arg(long, value_name = "DURATION")]
     pub spin: Option<String>,
@@ -77,6 +84,15 @@ impl WorkerFlags {
                 .log
                 .set_text("level", text, Origin::Flag("--log"), mistakes);
         }
+        if let Some(text) = &self.s3 {
+            let origin = Origin::Flag("--s3");
+            document.s3.set_text("listen", text, origin, mistakes);
+        }
+        if !self.s3_anonymous.is_empty() {
+            let verbs = Value::Texts(self.s3_anonymous.clone());
+            let origin = Origin::Flag("--s3-anonymous");
+            document.s3.set("anonymous", verbs, origin);
+        }
         if !self.device.is_empty() {
             let devices = Value::Texts(self.device.clone());
             document
@@ -101,17 +117,17 @@ impl WorkerFlags {
 /// Reads `PATH=URI?key=value&…`.
 fn read_mount(text: &str, mistakes: &mut Mistakes) -> Option<Fields> {
     let origin = Origin::Flag("--mount");
-    let Some((path, rest)) = text
-        .split_once('=')
-        .filter(|(path, _)| path.starts_with('/'))
-    else {
+    let Some((path, rest)) = text.split_once('=').filter(|(path, _)| !path.is_empty()) else {
         mistakes.add(
             &origin,
-            format!("expected PATH=URI such as /data=s3://bucket, found `{text}`"),
+            format!("expected PATH=URI such as lake=s3://bucket, found `{text}`"),
         );
         return None;
     };
+    let path = &format!("/{}", path.strip_prefix('/').unwrap_or(path));
     let (uri, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let folder = uri.starts_with('/').then(|| format!("file://{uri}"));
+    let uri = folder.as_deref().unwrap_or(uri);
     let mut mount = Fields::defaults(keys::MOUNT, origin.clone());
     let mistakes_before = mistakes.0.len();
     mount.set_text("path", path, origin.clone(), mistakes);

@@ -302,6 +302,132 @@ pub const LIMITS: &Section = &Section {
     ],
 };
 
+/// The S3 face.
+pub const S3: &Section = &Section {
+    name: "s3",
+    is_list: false,
+    doc: "The S3 face: buckets are the mounts right below `/`. It is open as soon as there is an `[[s3_key]]` or \
+          `anonymous` allows something.",
+    keys: &[
+        Key {
+            name: "listen",
+            kind: Kind::Address,
+            default: "127.0.0.1:7480",
+            is_reloadable: false,
+            doc: "Where it listens, on every core; port 0 takes a free one.",
+        },
+        Key {
+            name: "anonymous",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "What requests without a signature may do: some of `read`, `list`, `write` and `delete`, in \
+                  buckets whose mount names no readers. Beyond loopback only with `insecure`.",
+        },
+        Key {
+            name: "domains",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: false,
+            doc: "Base domains for the virtual-host style: with `s3.example.com`, a request to \
+                  `lake.s3.example.com` is for the bucket `lake`. The path style always works.",
+        },
+        Key {
+            name: "region",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: false,
+            doc: "The region that signatures must be for. Without it, any, and clients are told `us-east-1`.",
+        },
+        Key {
+            name: "tls_certificate",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: false,
+            doc: "PEM file with the certificate chain. With it and `tls_key`, the face speaks TLS only.",
+        },
+        Key {
+            name: "tls_key",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: false,
+            doc: "PEM file with its private key.",
+        },
+        Key {
+            name: "access_log",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: false,
+            doc: "File that gets a line a request, in the format of Amazon S3's server access logs. It may be \
+                  renamed; it is opened anew within seconds.",
+        },
+        Key {
+            name: "connections",
+            kind: count(1, 1 << 20),
+            default: "4096",
+            is_reloadable: false,
+            doc: "Open connections of each core. One more is closed at once.",
+        },
+    ],
+};
+
+/// Keys of the S3 face.
+pub const S3_KEY: &Section = &Section {
+    name: "s3_key",
+    is_list: true,
+    doc: "An access key of the S3 face, and what its bearer may do.",
+    keys: &[
+        Key {
+            name: "name",
+            kind: Kind::Formed {
+                expected: "1 to 64 letters, digits, `-`, `_` or `.`",
+                check: check_name,
+            },
+            default: "",
+            is_reloadable: true,
+            doc: "What mounts call its bearer in `readers`, and the access log. Without it, the id.",
+        },
+        Key {
+            name: "id",
+            kind: Kind::Formed {
+                expected: "3 to 128 letters, digits, `-`, `_` or `.`",
+                check: check_access_key_id,
+            },
+            default: "",
+            is_reloadable: true,
+            doc: "The access key id. Required.",
+        },
+        Key {
+            name: "secret",
+            kind: Kind::Secret,
+            default: "",
+            is_reloadable: true,
+            doc: "The secret access key, 16 to 256 bytes. It or `secret_file` is required.",
+        },
+        Key {
+            name: "secret_file",
+            kind: Kind::Text,
+            default: "",
+            is_reloadable: true,
+            doc: "A file with it; white space around it is ignored.",
+        },
+        Key {
+            name: "buckets",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "Buckets that it may use; a name that ends in `*` stands for all that begin so. Empty: all.",
+        },
+        Key {
+            name: "verbs",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "What it may do there: some of `read`, `list`, `write` and `delete`. Empty: `read` and `list`.",
+        },
+    ],
+};
+
 /// Log.
 pub const LOG: &Section = &Section {
     name: "log",
@@ -431,7 +557,7 @@ pub const MOUNT: &Section = &Section {
             kind: Kind::Texts,
             default: "",
             is_reloadable: true,
-            doc: "Names of the tokens that may read; empty: everyone who may connect. An object that several mounts show is readable by the readers of any of them: a stricter mount inside a wider one of the same folder hides nothing.",
+            doc: "Names of the tokens and S3 keys that may read (keys: also write, as their verbs allow); empty: everyone who may connect. An object that several mounts show is readable by the readers of any of them: a stricter mount inside a wider one of the same folder hides nothing.",
         },
         Key {
             name: "options",
@@ -445,7 +571,7 @@ pub const MOUNT: &Section = &Section {
 };
 
 /// All sections.
-pub const SECTIONS: [&Section; 5] = [TOP, LIMITS, LOG, TOKEN, MOUNT];
+pub const SECTIONS: [&Section; 7] = [TOP, LIMITS, S3, LOG, TOKEN, S3_KEY, MOUNT];
 
 /// Schemes of under-stores.
 const SCHEMES: [&str; 8] = ["file", "s3", "gs", "az", "abfs", "abfss", "http", "https"];
@@ -457,6 +583,16 @@ fn check_name(text: &str) -> Result<(), String> {
     }
     Err(format!(
         "expected 1 to 64 letters, digits, `-`, `_` or `.`, found `{text}`"
+    ))
+}
+
+fn check_access_key_id(text: &str) -> Result<(), String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if (3..=128).contains(&text.len()) && text.chars().all(is_fine) {
+        return Ok(());
+    }
+    Err(format!(
+        "expected 3 to 128 letters, digits, `-`, `_` or `.`, found `{text}`"
     ))
 }
 

@@ -13,6 +13,7 @@
 //! | [`mistake`] | what is wrong, and where |
 //! | [`reload`] | what changed, and what of it can be applied |
 //! | [`memory`] | the memory budget |
+//! | [`s3`] | the S3 face and its keys |
 //! | [`mod@reference`] | `docs/configuration.md` |
 
 mod check;
@@ -25,6 +26,7 @@ pub mod mistake;
 pub mod quantity;
 pub mod reference;
 pub mod reload;
+pub mod s3;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ pub(crate) use check::{normal_path, normal_uri};
 pub use flags::WorkerFlags;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use reload::Changes;
+pub use s3::{S3Config, S3Key};
 
 use crate::cache::policy::PolicyKind;
 use crate::shard::request::ShardLimits;
@@ -88,6 +91,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may connect.
     pub tokens: Vec<Token>,
+    /// The S3 face.
+    pub s3: S3Config,
     /// What appears where, in the order of the file; slots are positions.
     pub mounts: Vec<crate::mount::Mount>,
     /// Directives of the log.
@@ -246,6 +251,8 @@ impl Config {
             ..new.limits
         };
         self.tokens.clone_from(&new.tokens);
+        self.s3.keys.clone_from(&new.s3.keys);
+        self.s3.anonymous.clone_from(&new.s3.anonymous);
         self.mounts.clone_from(&new.mounts);
         self.log_level.clone_from(&new.log_level);
         self.document.take_over(&new.document);

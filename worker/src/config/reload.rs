@@ -20,19 +20,30 @@ impl Changes {
         let (before, after) = (&old.document, &new.document);
         changes.add_section("", &before.top, &after.top);
         changes.add_section("limits.", &before.limits, &after.limits);
+        changes.add_section("s3.", &before.s3, &after.s3);
         changes.add_section("log.", &before.log, &after.log);
         changes.add_list(keys::TOKEN, "name", &before.tokens, &after.tokens);
+        changes.add_list(keys::S3_KEY, "id", &before.s3_keys, &after.s3_keys);
         changes.add_list(keys::MOUNT, "path", &before.mounts, &after.mounts);
-        // The secret itself may have changed behind the same file name.
         for token in &new.tokens {
             let earlier = old.tokens.iter().find(|other| other.name == token.name);
-            let label = format!("token {}", token.name);
-            let is_noted = changes.applied.iter().any(|line| line.starts_with(&label));
-            if earlier.is_some_and(|earlier| earlier.secret != token.secret) && !is_noted {
-                changes.applied.push(format!("{label}: secret changed"));
-            }
+            let is_other = earlier.is_some_and(|earlier| earlier.secret != token.secret);
+            changes.note_secret(format!("token {}", token.name), is_other);
+        }
+        for key in &new.s3.keys {
+            let earlier = old.s3.keys.iter().find(|other| other.id == key.id);
+            let is_other = earlier.is_some_and(|earlier| earlier.secret != key.secret);
+            changes.note_secret(format!("s3_key {}", key.id), is_other);
         }
         changes
+    }
+
+    /// The secret itself may have changed behind the same file name.
+    fn note_secret(&mut self, label: String, is_other: bool) {
+        let is_noted = self.applied.iter().any(|line| line.starts_with(&label));
+        if is_other && !is_noted {
+            self.applied.push(format!("{label}: secret changed"));
+        }
     }
 
     /// Whether nothing changed.

@@ -168,6 +168,7 @@ impl Control {
             .map_err(|error| error.to_string())?;
         self.limits.set(config.limits);
         self.access.replace(config.tokens.clone());
+        self.access.replace_s3(config.s3.credentials());
         let limits = &config.limits;
         self.catalogue.set_limits(
             limits.under_store_bytes_per_second,

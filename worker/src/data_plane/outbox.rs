@@ -55,17 +55,20 @@ impl SharedCredit {
         self.bytes.get()
     }
 
+    /// Whether further bytes may be taken by one who has some already.
     #[inline]
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.bytes.get() < self.bytes_max
     }
 
+    /// Counts `bytes` in.
     #[inline]
-    fn take(&self, bytes: u64) {
+    pub(crate) fn take(&self, bytes: u64) {
         self.bytes.set(self.bytes.get() + bytes);
     }
 
-    fn give_back(&self, bytes: u64) {
+    /// Counts `bytes` out, and wakes those who wait for room.
+    pub(crate) fn give_back(&self, bytes: u64) {
         let was_full = !self.has_room();
         self.bytes.set(self.bytes.get() - bytes);
         if was_full && self.has_room() {

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_io::{Io, Payload, Priority, RemoteFrame};
+use corelane_io::{Io, Priority};
 use corelane_rpc_schema::frame::ReadRequest;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{ObjectId, ShardId};
@@ -21,6 +21,7 @@ use super::gather::ReadParts;
 use super::message::{Answer, Message, Question, RemoteRead};
 use super::read::error;
 use crate::mount::AccessSet;
+use crate::object::ObjectMeta;
 use crate::store::{LocalBoxFuture, Release, Siblings};
 use crate::under_store::UnderStore;
 
@@ -180,6 +181,20 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         );
     }
 
+    /// Tells another shard to bring its blocks of an object in, without waiting.
+    pub(crate) fn tell_to_load(&self, shard: ShardId, object: &Arc<ObjectMeta>) {
+        // Where the queue is full, those blocks come when they are read.
+        let _ = self.mesh.borrow_mut().send(
+            usize::from(shard.0),
+            Message::Ask {
+                ticket: TICKET_OF_NOBODY,
+                question: Question::Load {
+                    object: Arc::clone(object),
+                },
+            },
+        );
+    }
+
     async fn post(&self, to: ShardId, mut message: Message) {
         loop {
             let sent = self.mesh.borrow_mut().send(usize::from(to.0), message);
@@ -188,6 +203,18 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 Err(back) => message = back,
             }
             self.io.sleep(FULL_RETRY).await;
+        }
+    }
+
+    /// Answers at once; a full queue is waited out in a task.
+    fn tell(self: &Rc<Self>, to: usize, ticket: u64, answer: Answer) {
+        let tell = Message::Tell { ticket, answer };
+        let sent = self.mesh.borrow_mut().send(to, tell);
+        if let Err(tell) = sent {
+            let shard = Rc::clone(self);
+            self.io.spawn(Priority::Foreground, async move {
+                shard.post(ShardId(to as u16), tell).await;
+            });
         }
     }
 
@@ -211,16 +238,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 ticket,
                 question: Question::Read { request, access },
             } if let Some(read) = self.read_for_sibling(&request, &access) => {
-                let answer = Answer::Read(Ok(read));
-                let tell = Message::Tell { ticket, answer };
-                let sent = self.mesh.borrow_mut().send(from, tell);
-                if let Err(tell) = sent {
-                    // A full queue is waited out in a task.
-                    let shard = Rc::clone(self);
-                    self.io.spawn(Priority::Foreground, async move {
-                        shard.post(ShardId(from as u16), tell).await;
-                    });
-                }
+                self.tell(from, ticket, Answer::Read(Ok(read)));
+            }
+            Message::Ask {
+                ticket,
+                question: Question::Get(question),
+            } if let Some(got) = self.got_at_once(&question) => {
+                self.tell(from, ticket, Answer::Got(Ok(got)));
             }
             Message::Ask { ticket, question } => {
                 let shard = Rc::clone(self);
@@ -242,13 +266,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         match question {
             Question::Read { request, access } => {
                 let read = self.gather(&request, &access).await;
-                Answer::Read(read.map(|parts| RemoteRead {
-                    source: parts.source,
-                    pieces: parts.pieces.iter().map(pin).collect(),
-                    checksums: parts.checksums,
-                    ends_with_object: parts.ends_with_object,
-                }))
+                Answer::Read(read.map(RemoteRead::of_parts))
             }
+            Question::Get(question) => Answer::Got(self.get_for_sibling(question).await),
             Question::Describe { path } => Answer::Described(match self.mount_covering(&path) {
                 Ok(mount) => self.describe_anywhere(&path, &mount).await,
                 Err(no_mount) => Err(no_mount),
@@ -269,16 +289,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 }
                 Answer::Done
             }
+            Question::Load { object } => {
+                self.load_in_background(&object);
+                Answer::Done
+            }
             Question::Release(release) => {
                 Answer::Released(self.store.release_region(release).await)
             }
         }
-    }
-}
-
-fn pin(piece: &Payload) -> RemoteFrame {
-    match piece {
-        Payload::Frame(slice) => slice.to_remote(),
-        Payload::Remote(_) | Payload::Static(_) => unreachable!("an owner gathers its own frames"),
     }
 }

@@ -1,5 +1,7 @@
 //! What a shard counts. Plain cells: one core writes and reads them.
 
+use corelane_rpc_schema::frame::ReadSource;
+
 use crate::store::Counter;
 
 macro_rules! counters {
@@ -70,6 +72,30 @@ counters! {
     opens_failed,
     /// Opens answered from records because the under-store was away.
     opens_without_under_store,
+    /// Connections of the S3 face.
+    s3_connections,
+    /// Connections of the S3 face refused because too many were open.
+    s3_connections_refused,
+    /// Connections of the S3 face closed because the client was idle or slow for too long.
+    s3_connections_timed_out,
+    /// Requests to the S3 face.
+    s3_requests,
+    /// Of them, those answered with a status of 2xx or 3xx.
+    s3_answers_ok,
+    /// Of them, those answered with a status of 4xx.
+    s3_answers_client_error,
+    /// Of them, those answered with a status of 5xx.
+    s3_answers_server_error,
+    /// Answers that were cut off in the middle because the object changed or could not be read.
+    s3_answers_cut,
+    /// Pieces of S3 answers from the DRAM tier.
+    s3_reads_dram,
+    /// Pieces of S3 answers from the device.
+    s3_reads_device,
+    /// Pieces of S3 answers that waited for the under-store.
+    s3_reads_under_store,
+    /// Prefetches not begun because too many were under way.
+    prefetches_refused,
     /// Lanes opened.
     lanes_opened,
     /// Connections refused because too many were open.
@@ -78,4 +104,24 @@ counters! {
     lanes_failed,
     /// Lanes closed because the client did not say hello or did not read its answers in time.
     lanes_timed_out,
+}
+
+impl ShardCounters {
+    /// Counts a piece of an S3 answer.
+    pub fn count_s3_read(&self, source: ReadSource) {
+        match source {
+            ReadSource::Dram => self.s3_reads_dram.increase(),
+            ReadSource::Device => self.s3_reads_device.increase(),
+            ReadSource::UnderStore => self.s3_reads_under_store.increase(),
+        }
+    }
+
+    /// Counts the status of an S3 answer.
+    pub fn count_s3_status(&self, status: u16) {
+        match status {
+            0..400 => self.s3_answers_ok.increase(),
+            400..500 => self.s3_answers_client_error.increase(),
+            _ => self.s3_answers_server_error.increase(),
+        }
+    }
 }

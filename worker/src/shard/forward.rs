@@ -32,7 +32,7 @@ pub(super) struct Forwarded {
 
 impl ReadParts {
     /// What `owner` sent.
-    pub(super) fn of_owner(owner: ShardId, read: RemoteRead) -> ReadParts {
+    pub(crate) fn of_owner(owner: ShardId, read: RemoteRead) -> ReadParts {
         ReadParts {
             source: read.source,
             pieces: read.pieces.into_iter().map(Payload::Remote).collect(),

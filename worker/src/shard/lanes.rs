@@ -79,6 +79,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         loop {
             self.io.sleep(self.tuning.lane_watch_interval).await;
             let now = self.io.now();
+            if let Some(face) = &self.s3 {
+                let closed = face
+                    .connections
+                    .close_overdue(now, self.tuning.send_deadline);
+                self.counters.s3_connections_timed_out.add(closed);
+            }
             for (_, (lane, stream)) in self.lanes.open.borrow().iter() {
                 let Some(reason) = lane.overdue(now, self.tuning.send_deadline) else {
                     continue;
@@ -105,14 +111,20 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// A client that has nothing under way and stays is not waited for.
     pub(crate) async fn drain_lanes(&self) {
         self.lanes.for_each(LaneState::go_away);
+        let face = self.s3.as_ref();
+        if let Some(face) = face {
+            face.connections.go();
+        }
         let began = self.io.now();
-        while !self.lanes.is_empty() {
+        while !self.lanes.is_empty() || face.is_some_and(|face| !face.connections.is_empty()) {
             let waited = self.io.now().since(began);
             if waited >= self.tuning.drain_deadline {
                 let lanes = self.lanes.len();
+                let s3_connections = face.map_or(0, |face| face.connections.len());
                 tracing::warn!(
                     shard = self.id.0,
                     lanes,
+                    s3_connections,
                     "lanes were still busy at the deadline"
                 );
                 return;
@@ -120,7 +132,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             if waited >= GOING_GRACE {
                 self.lanes.for_each(LaneState::end_if_idle);
             }
-            let all_gone = self.lanes.until_empty();
+            let all_gone = async {
+                self.lanes.until_empty().await;
+                if let Some(face) = face {
+                    face.connections.until_empty().await;
+                }
+            };
             futures::select_biased! {
                 () = all_gone.fuse() => {}
                 () = self.io.sleep(DRAIN_STEP).fuse() => {}

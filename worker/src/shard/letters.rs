@@ -98,6 +98,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             ShardRequest::Drain { answer } => {
                 self.is_stopping.set(true);
                 self.stop.set();
+                self.stop_s3.set();
                 self.in_background(async move |shard| {
                     shard.drain_lanes().await;
                     reply(answer, ());
@@ -107,6 +108,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 self.is_stopping.set(true);
                 *self.stopped.borrow_mut() = Some(answer);
                 self.stop.set();
+                self.stop_s3.set();
                 self.end.set();
                 self.serve.set();
             }
@@ -117,6 +119,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 };
                 reply(answer, described.map_err(describe_error));
             }),
+            ShardRequest::Written {
+                mount,
+                path,
+                answer,
+            } => {
+                self.in_background(async move |shard| {
+                    shard.object_written(&mount, &path).await;
+                    reply(answer, ());
+                });
+            }
             ShardRequest::Load { object, answer } => self.in_background(async move |shard| {
                 reply(answer, shard.load(&object).await);
             }),
@@ -145,6 +157,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 });
             }
             ShardRequest::SetMounts { mounts } => {
+                if let Some(face) = &self.s3 {
+                    face.set_mounts(&mounts);
+                }
                 *self.mounts.borrow_mut() = mounts;
                 self.lanes.for_each(|lane| {
                     let set = self.access_of(&lane.reader.borrow());
@@ -173,6 +188,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let tier = self.tier.borrow();
         values.extend([
             ("lanes_open", self.lanes.len() as u64),
+            (
+                "s3_connections_open",
+                self.s3.as_ref().map_or(0, |face| face.connections.len()) as u64,
+            ),
             ("tier_frames", tier.pool().frames() as u64),
             ("tier_frames_used", tier.len() as u64),
             ("tier_evictions", tier.evictions()),
@@ -259,7 +278,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .flat_map(move |stripe| meta.blocks_of(stripe))
     }
 
-    async fn free(self: &Rc<Self>, object: &ObjectMeta) -> Result<Cached, String> {
+    pub(super) async fn free(self: &Rc<Self>, object: &ObjectMeta) -> Result<Cached, String> {
         self.tier.borrow_mut().remove_object(object.id);
         if self.own_blocks(object).next().is_none() {
             return Ok(Cached::default());

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use corelane_io::RemoteFrame;
+use corelane_io::{Payload, RemoteFrame};
 use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::ErrorMessage;
+use corelane_s3::range::RangeSpec;
 use smallvec::SmallVec;
 
-use crate::mount::AccessSet;
+use super::gather::ReadParts;
+use crate::mount::{AccessSet, MountId};
 use crate::object::ObjectMeta;
 use crate::store::Release;
 
@@ -44,6 +46,8 @@ pub enum Question {
         /// What the client may read.
         access: Arc<AccessSet>,
     },
+    /// An object by name and the first bytes of it, from its home shard.
+    Get(GetQuestion),
     /// The object at a path, from its home shard.
     Describe {
         /// Path in the worker's namespace.
@@ -68,6 +72,11 @@ pub enum Question {
         /// The version that is gone.
         object: ObjectId,
     },
+    /// Bring an object's blocks in. Nobody waits for the answer.
+    Load {
+        /// The object.
+        object: Arc<ObjectMeta>,
+    },
     /// Let go of a region that is about to be reused.
     Release(Release),
 }
@@ -77,14 +86,42 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Read`].
     Read(Result<RemoteRead, ErrorMessage>),
+    /// To [`Question::Get`].
+    Got(Result<Got, ErrorMessage>),
     /// To [`Question::Describe`].
     Described(Result<Arc<ObjectMeta>, ErrorMessage>),
     /// To [`Question::Known`] and [`Question::Recorded`].
     Object(Option<Arc<ObjectMeta>>),
     /// To [`Question::Release`]: whether nothing there is needed any more.
     Released(bool),
-    /// To [`Question::Forget`].
+    /// To [`Question::Forget`] and [`Question::Load`].
     Done,
+}
+
+/// Which object, and what of it.
+#[derive(Debug)]
+pub struct GetQuestion {
+    /// The mount that is the bucket.
+    pub bucket_mount: MountId,
+    /// Path in the worker's namespace.
+    pub path: Box<str>,
+    /// Its path key.
+    pub path_key: Box<str>,
+    /// Home half of the path key's hash.
+    pub home: u64,
+    /// What of it; all without one.
+    pub range: Option<RangeSpec>,
+    /// Whether bytes are wanted at all.
+    pub wants_bytes: bool,
+}
+
+/// An object, and a beginning of what was asked for of it.
+#[derive(Debug)]
+pub struct Got {
+    /// The object.
+    pub meta: Arc<ObjectMeta>,
+    /// Bytes from the start of the range. None where that is another shard's, or there are none.
+    pub read: Option<Result<RemoteRead, ErrorMessage>>,
 }
 
 /// Bytes of a read, pinned in the owner's memory.
@@ -98,4 +135,36 @@ pub struct RemoteRead {
     pub checksums: SmallVec<[u32; 4]>,
     /// Whether the range ends where the object does.
     pub ends_with_object: bool,
+}
+
+impl RemoteRead {
+    /// Nothing yet, from the tier.
+    pub fn from_tier() -> Self {
+        RemoteRead {
+            source: ReadSource::Dram,
+            pieces: SmallVec::new(),
+            checksums: SmallVec::new(),
+            ends_with_object: false,
+        }
+    }
+
+    /// What its owner gathered, pinned for another core.
+    ///
+    /// # Panics
+    /// If a piece is not of this core's memory.
+    pub fn of_parts(parts: ReadParts) -> Self {
+        RemoteRead {
+            source: parts.source,
+            pieces: parts.pieces.iter().map(pin).collect(),
+            checksums: parts.checksums,
+            ends_with_object: parts.ends_with_object,
+        }
+    }
+}
+
+fn pin(piece: &Payload) -> RemoteFrame {
+    match piece {
+        Payload::Frame(slice) => slice.to_remote(),
+        Payload::Remote(_) | Payload::Static(_) => unreachable!("an owner gathers its own frames"),
+    }
 }

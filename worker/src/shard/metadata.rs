@@ -308,7 +308,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     /// The object at `path`, of which this shard is the home.
-    async fn describe(
+    pub(crate) async fn describe(
         self: &Rc<Self>,
         path: &str,
         key: &str,

@@ -15,6 +15,7 @@
 //! | [`metadata`] | path to object, as fresh as the mount demands |
 //! | [`asking`] | questions to and from the other shards |
 //! | `forward` | reads of other shards' stripes |
+//! | [`object_read`] | reads by name, for the S3 face |
 //! | [`lanes`] | the open connections, and which of them are cut off |
 //! | `load` | bringing an object onto the devices because somebody said so |
 //! | [`letters`] | requests of the control plane |
@@ -35,6 +36,7 @@ pub mod letters;
 mod load;
 pub mod message;
 pub mod metadata;
+pub mod object_read;
 pub mod read;
 pub mod read_ahead;
 pub mod request;
@@ -63,6 +65,7 @@ use crate::data_plane::lane;
 use crate::data_plane::outbox::SharedCredit;
 use crate::inbox::Inbox;
 use crate::mount::{AccessSet, MountTable};
+use crate::s3_face::{self, Face, FaceShared};
 use crate::store::{Store, StoreConfig, StoreError, Wear};
 use crate::under_store::UnderStore;
 use asking::{Asking, ShardSiblings};
@@ -112,8 +115,20 @@ pub struct ShardSetup<U> {
     pub inbox: Inbox<ShardRequest>,
     /// Queues to and from the other shards.
     pub mesh: MeshEnd<Message>,
+    /// The S3 face, if the worker has one.
+    pub s3: Option<S3Setup>,
     /// Told once, when the shard has recovered and listens, or why it cannot.
     pub ready: oneshot::Sender<Result<ShardReady, String>>,
+}
+
+/// What a core's part of the S3 face is made of.
+pub struct S3Setup {
+    /// One of the sockets that listen on the face's address.
+    pub listener: std::net::TcpListener,
+    /// What all cores share.
+    pub shared: Arc<FaceShared>,
+    /// Most open connections.
+    pub connections_max: usize,
 }
 
 /// What a shard says when it is ready to serve.
@@ -171,6 +186,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     pub shared_credit: Rc<SharedCredit>,
     /// Open lanes.
     pub lanes: Lanes<I::Stream>,
+    /// The S3 face on this core.
+    pub s3: Option<Rc<Face<I::Stream>>>,
     store: Store<I>,
     tier: RefCell<FrameTier>,
     /// Single pages for small reads from the device.
@@ -198,10 +215,14 @@ pub struct Shard<I: Io, U: UnderStore> {
     serve: Signal,
     /// No more lanes.
     stop: Signal,
+    /// No more connections of the S3 face.
+    stop_s3: Signal,
     /// The shard is to end.
     end: Signal,
     stopped: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
+    /// Objects on their way in because clients of the S3 face asked for it.
+    prefetches: Cell<usize>,
     slow: RefCell<SlowLog>,
 }
 
@@ -212,10 +233,10 @@ pub struct Shard<I: Io, U: UnderStore> {
 pub async fn run<I: Io, U: UnderStore>(io: I, setup: ShardSetup<U>) -> Result<(), ShardError> {
     let (ready, started) = start(io, setup).await;
     match started {
-        Ok((shard, listener, inbox, report)) => {
+        Ok((shard, listeners, inbox, report)) => {
             // Nobody listening means that the start was given up: the stop letter follows.
             let _ = ready.send(Ok(report));
-            shard.serve(listener, inbox).await;
+            shard.serve(listeners, inbox).await;
             Ok(())
         }
         Err(error) => {
@@ -225,9 +246,15 @@ pub async fn run<I: Io, U: UnderStore>(io: I, setup: ShardSetup<U>) -> Result<()
     }
 }
 
+/// Where lanes and S3 connections come in.
+struct Listeners<L> {
+    lanes: L,
+    s3: Option<L>,
+}
+
 type Started<I, U> = (
     Rc<Shard<I, U>>,
-    <I as Io>::Listener,
+    Listeners<<I as Io>::Listener>,
     Inbox<ShardRequest>,
     ShardReady,
 );
@@ -277,9 +304,16 @@ async fn start<I: Io, U: UnderStore>(
         .await?;
         let tier_frames = (setup.dram_bytes as usize / FRAME_BYTES).max(tuning.tier_frames_min);
         let tier_pool = io.allocate_pool(tier_frames, FRAME_PAGES)?;
-        let listener = listen(&io, setup.listen).await?;
+        let lanes = listen(&io, setup.listen).await?;
+        let (s3, s3_listener) = match setup.s3 {
+            Some(s3) => {
+                let face = Face::new(s3.shared, &setup.mounts, s3.connections_max);
+                (Some(Rc::new(face)), Some(io.adopt_listener(s3.listener)?))
+            }
+            None => (None, None),
+        };
         let report = ShardReady {
-            address: listener.local_address(),
+            address: lanes.local_address(),
             epoch: recovered.epoch,
             recovered_blocks: recovered.blocks,
             recovery: io.now().since(began),
@@ -300,6 +334,7 @@ async fn start<I: Io, U: UnderStore>(
                 (tier_frames * FRAME_BYTES * tuning.pinned_percent_max / 100) as u64,
             )),
             lanes: Lanes::new(tuning.lanes_max),
+            s3,
             store,
             tier: RefCell::new(FrameTier::new(tier_pool, tuning.policy.build(tier_frames))),
             pages: io.allocate_pool(tuning.page_frames, 1)?,
@@ -320,25 +355,31 @@ async fn start<I: Io, U: UnderStore>(
             topology: RefCell::new(None),
             serve: Signal::default(),
             stop: Signal::default(),
+            stop_s3: Signal::default(),
             end: Signal::default(),
             stopped: RefCell::new(None),
             is_stopping: Cell::new(false),
+            prefetches: Cell::new(0),
             slow: RefCell::new(SlowLog::default()),
             tuning,
             io,
         });
         siblings.connect(&shard);
-        Ok((shard, listener, report))
+        let listeners = Listeners {
+            lanes,
+            s3: s3_listener,
+        };
+        Ok((shard, listeners, report))
     }
     .await;
     match started {
-        Ok((shard, listener, report)) => (ready, Ok((shard, listener, inbox, report))),
+        Ok((shard, listeners, report)) => (ready, Ok((shard, listeners, inbox, report))),
         Err(error) => (ready, Err(error)),
     }
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
-    async fn serve(self: Rc<Self>, listener: I::Listener, inbox: Inbox<ShardRequest>) {
+    async fn serve(self: Rc<Self>, listeners: Listeners<I::Listener>, inbox: Inbox<ShardRequest>) {
         inbox.connect(self.io.doorbell());
         self.io
             .spawn(Priority::Foreground, Rc::clone(&self).collect(inbox));
@@ -347,26 +388,45 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self.io
             .spawn(Priority::Background, Rc::clone(&self).watch_lanes());
         self.serve.wait().await;
-        if !self.is_stopping.get() {
-            self.accept(&listener).await;
+        if let (Some(face), Some(listener)) = (&self.s3, listeners.s3)
+            && !self.is_stopping.get()
+        {
+            let accept = Rc::clone(&self).accept_s3(Rc::clone(face), listener);
+            self.io.spawn(Priority::Foreground, accept);
         }
-        drop(listener);
+        if !self.is_stopping.get() {
+            self.accept(&listeners.lanes).await;
+        }
+        drop(listeners.lanes);
         self.end.wait().await;
         self.finish().await;
     }
 
     /// Accepts lanes until the shard is to stop.
     async fn accept(self: &Rc<Self>, listener: &I::Listener) {
+        while let Some(stream) = self.next_connection(listener, &self.stop).await {
+            let lane = lane::serve(Rc::clone(self), stream);
+            self.io.spawn(Priority::Foreground, lane);
+        }
+    }
+
+    /// Accepts connections of the S3 face until the shard is to stop.
+    async fn accept_s3(self: Rc<Self>, face: Rc<Face<I::Stream>>, listener: I::Listener) {
+        while let Some(stream) = self.next_connection(&listener, &self.stop_s3).await {
+            let connection = s3_face::connection::serve(Rc::clone(&self), Rc::clone(&face), stream);
+            self.io.spawn(Priority::Foreground, connection);
+        }
+    }
+
+    /// The next connection; `None` once `stop` was set.
+    async fn next_connection(&self, listener: &I::Listener, stop: &Signal) -> Option<I::Stream> {
         loop {
             let accepted = futures::select_biased! {
-                () = self.stop.wait().fuse() => return,
+                () = stop.wait().fuse() => return None,
                 accepted = listener.accept().fuse() => accepted,
             };
             match accepted {
-                Ok(stream) => {
-                    self.io
-                        .spawn(Priority::Foreground, lane::serve(Rc::clone(self), stream));
-                }
+                Ok(stream) => return Some(stream),
                 Err(error) => {
                     tracing::warn!(shard = self.id.0, %error, "cannot accept a connection");
                     // Out of descriptors, say: others may close some meanwhile.

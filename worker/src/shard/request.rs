@@ -7,7 +7,7 @@ use corelane_io::Doorbell;
 use corelane_rpc_schema::ObjectId;
 use tokio::sync::oneshot;
 
-use crate::mount::MountTable;
+use crate::mount::{Mount, MountTable};
 use crate::object::ObjectMeta;
 use crate::under_store::UnderStoreError;
 
@@ -56,6 +56,16 @@ pub enum ShardRequest {
         limit: usize,
         /// Gets them.
         answer: oneshot::Sender<Vec<(Arc<ObjectMeta>, Cached)>>,
+    },
+    /// The object at `path` was written or deleted by the S3 face: what was known of it is forgotten.
+    /// Sent to all shards.
+    Written {
+        /// The mount.
+        mount: Arc<Mount>,
+        /// Path in the worker's namespace.
+        path: String,
+        /// Gets a note once nobody is answered from before any more.
+        answer: oneshot::Sender<()>,
     },
     /// Brings all blocks of the object that this shard owns onto the device.
     Load {

@@ -21,7 +21,6 @@ use crate::control_plane::catalogue::Catalogue;
 use crate::control_plane::shards::Shards;
 use crate::control_plane::state::SavedState;
 use crate::control_plane::{Control, ControlSetup, server};
-use crate::inbox::InboxSender;
 use crate::operations::{self, status::Status};
 use crate::shard::request::ShardRequest;
 
@@ -41,9 +40,9 @@ pub(super) struct Setup {
     pub worker_id: String,
     pub access: Arc<Access>,
     pub catalogue: Arc<dyn Catalogue>,
-    pub partitions: u32,
     pub region_bytes: u32,
-    pub inboxes: Vec<InboxSender<ShardRequest>>,
+    pub shards: Shards,
+    pub s3: Option<String>,
     pub ready: Vec<oneshot::Receiver<Result<SeatReady, String>>>,
     pub ends: mpsc::UnboundedReceiver<EndOfShard>,
     pub threads: Vec<JoinHandle<()>>,
@@ -92,7 +91,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
         threads,
         ..
     } = setup;
-    let shards = Shards::new(setup.inboxes, setup.partitions);
+    let shards = setup.shards;
     let status = Rc::new(Status::default());
     let operations_address = address_of(&setup.operations)?;
     let control_address = address_of(&setup.control)?;
@@ -132,6 +131,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
             data,
             control: control_address,
             operations: operations_address,
+            s3: setup.s3,
             recovered_blocks,
             recovery,
         };

@@ -1,7 +1,7 @@
 //! Shards on a real machine: a thread, a CPU and a ring (or glommio) each, and the fetch threads beside them.
 
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,18 @@ use crate::config::memory::MemoryNeed;
 use crate::config::quantity::show_size;
 use crate::config::{Backend, Config};
 use crate::inbox::Inbox;
+use crate::s3_face::access_log::AccessLog;
+use crate::s3_face::gateway::Gateway;
+use crate::s3_face::transport::TlsAcceptor;
+use crate::s3_face::{FaceOptions, FaceShared};
 use crate::shard::message::Message;
 use crate::shard::request::{ShardLimits, ShardRequest};
-use crate::shard::{self, ShardReady, ShardSetup, Tuning};
+use crate::shard::{self, S3Setup, ShardReady, ShardSetup, Tuning};
 use crate::store::{
     DeviceIdentity, DeviceLock, FormatOptions, StoreError, Wear, format_paths, read_identity,
 };
 use crate::under_store::Event;
+use crate::under_store::listing::{ListingBounds, Listings};
 use crate::under_store::runtime::{FetchLimits, FetchOptions, FetchRuntime, ShardUnderStore};
 
 /// Messages that wait between two cores: more than the credits of a busy lane.
@@ -76,6 +81,8 @@ impl Launcher for Machine {
         }
         let (tuning, tier_bytes) = self.budget(config, &identities)?;
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
+        let listings = Listings::new(&runtime, ListingBounds::default());
+        let s3 = s3_face(config, &plan, &runtime, &listings)?;
         let shards = plan.seats.len();
         let wear = Wear::default();
         let mut threads = Vec::with_capacity(shards);
@@ -96,10 +103,12 @@ impl Launcher for Machine {
                 wear: wear.clone(),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
+                s3: s3.clone(),
+                s3_connections_max: config.s3.connections,
             };
             threads.push(start_shard(config, seat, setup)?);
         }
-        let catalogue = Arc::new(UnderStores::new(Arc::clone(&runtime)));
+        let catalogue = Arc::new(UnderStores::new(Arc::clone(&runtime), listings));
         let companions: Vec<Box<dyn Send>> =
             vec![Box::new(Fetching(Some(runtime))), Box::new(locks)];
         Ok(Launched {
@@ -177,6 +186,60 @@ struct Place {
     wear: Wear,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
+    s3: Option<Arc<FaceShared>>,
+    s3_connections_max: usize,
+}
+
+/// What the cores share of the S3 face, if anyone may use it.
+fn s3_face(
+    config: &Config,
+    plan: &LaunchPlan<'_>,
+    runtime: &FetchRuntime,
+    listings: &Listings,
+) -> Result<Option<Arc<FaceShared>>, WorkerError> {
+    if !config.s3.is_open() {
+        return Ok(None);
+    }
+    let wrong = |message: String| WorkerError::new(FailureKind::Configuration, message);
+    let tls = config.s3.tls.as_ref();
+    let tls = tls
+        .map(|(certificates, key)| TlsAcceptor::from_files(certificates, key))
+        .transpose()
+        .map_err(wrong)?;
+    let log = config.s3.access_log.as_ref();
+    let log = log
+        .map(|path| {
+            AccessLog::open(path).map_err(|error| {
+                wrong(format!(
+                    "cannot open `s3.access_log` {}: {error}",
+                    path.display()
+                ))
+            })
+        })
+        .transpose()?;
+    let options = FaceOptions {
+        domains: config.s3.domains.clone(),
+        region: config.s3.region.clone(),
+        tls,
+        log,
+        first_request_id: first_request_id(),
+    };
+    let mounts = Arc::clone(&plan.mounts);
+    let gateway = Gateway::new(
+        runtime,
+        listings.clone(),
+        plan.shards.clone(),
+        mounts,
+        &config.s3.region,
+    );
+    let shared = FaceShared::new(options, Arc::clone(&plan.access), gateway);
+    Ok(Some(Arc::new(shared)))
+}
+
+/// Nanoseconds since the Unix epoch, of which the lowest bits are left to count.
+fn first_request_id() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    (since_epoch.unwrap_or_default().as_nanos() as u64) << 8
 }
 
 fn start_shard(
@@ -230,6 +293,7 @@ fn occupy(seat: Seat, place: Place, run: impl FnOnce(Body) -> Result<Result<(), 
     let Seat {
         shard,
         listen,
+        s3,
         inbox,
         ready,
         end,
@@ -238,6 +302,7 @@ fn occupy(seat: Seat, place: Place, run: impl FnOnce(Body) -> Result<Result<(), 
     let outcome = run(Body {
         shard,
         listen,
+        s3,
         inbox,
         ready,
         place,
@@ -249,6 +314,7 @@ fn occupy(seat: Seat, place: Place, run: impl FnOnce(Body) -> Result<Result<(), 
 struct Body {
     shard: ShardId,
     listen: SocketAddr,
+    s3: Option<TcpListener>,
     inbox: Inbox<ShardRequest>,
     ready: oneshot::Sender<Result<SeatReady, String>>,
     place: Place,
@@ -275,6 +341,11 @@ impl Body {
             under_store: place.under_store,
             inbox: self.inbox,
             mesh: place.mesh,
+            s3: self.s3.zip(place.s3).map(|(listener, shared)| S3Setup {
+                listener,
+                shared,
+                connections_max: place.s3_connections_max,
+            }),
             ready: report,
         };
         shard::run(io, setup)

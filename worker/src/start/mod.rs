@@ -31,6 +31,7 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::config::kind::show_cpus;
 use crate::control_plane::mounts::check_block_size;
+use crate::control_plane::shards::Shards;
 use crate::inbox::inbox;
 use crate::mount::MountTable;
 pub use error::{FailureKind, WorkerError};
@@ -39,6 +40,9 @@ use seats::{LaunchPlan, Launched, Launcher, Seat, ShardEnd};
 
 /// Letters that wait for a shard: more than one connection's calls in flight.
 const INBOX_LETTERS: usize = 1024;
+
+/// Connections that the kernel completes before a core accepts them.
+const S3_BACKLOG: i32 = 4096;
 
 /// Commands that wait for the control thread: more than signals can come at once.
 const COMMANDS: usize = 16;
@@ -65,6 +69,14 @@ impl Worker {
     ) -> Result<RunningWorker, WorkerError> {
         let control = bind("control", config.control)?;
         let operations = bind("operations", config.operations)?;
+        let s3 = bind_s3(&config)?;
+        let scheme = if config.s3.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let s3_address = s3.first().and_then(|listener| listener.local_addr().ok());
+        let s3_url = s3_address.map(|address| format!("{scheme}://{address}"));
         let devices = launcher.prepare(&config)?;
         let worker_id = config
             .worker_id
@@ -75,13 +87,15 @@ impl Worker {
         let access = Arc::new(Access::of_config(&config));
         let (partitions, region_bytes) = (devices.partitions, devices.region_bytes);
         check_block_sizes(&config, region_bytes)?;
-        let table = Seating::of_config(&config);
+        let table = Seating::of_config(&config, s3);
+        let shards = Shards::new(table.inboxes, partitions);
         let plan = LaunchPlan {
             config: &config,
             worker_id: worker_id.clone(),
             devices,
             mounts: Arc::new(mounts),
             access: Arc::clone(&access),
+            shards: shards.clone(),
             seats: table.seats,
         };
         let Launched {
@@ -96,9 +110,9 @@ impl Worker {
             worker_id,
             access,
             catalogue,
-            partitions,
             region_bytes,
-            inboxes: table.inboxes,
+            shards,
+            s3: s3_url,
             ready: table.ready,
             ends: table.ends,
             threads,
@@ -141,7 +155,8 @@ struct Seating {
 }
 
 impl Seating {
-    fn of_config(config: &Config) -> Self {
+    fn of_config(config: &Config, s3: Vec<TcpListener>) -> Self {
+        let mut s3 = s3.into_iter();
         let (end, ends) = mpsc::unbounded_channel();
         let mut seating = Seating {
             seats: Vec::new(),
@@ -165,6 +180,7 @@ impl Seating {
                 shard,
                 cpu: *cpu,
                 listen,
+                s3: s3.next(),
                 memory_bytes: config.dram_bytes / shards,
                 inbox: letters,
                 ready,
@@ -201,6 +217,41 @@ fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
         let message = format!("cannot listen on `{name}` address {address}: {error}{hint}");
         WorkerError::new(FailureKind::Environment, message)
     })
+}
+
+/// Binds the sockets of the S3 face, one a shard, all on one address: the kernel spreads connections
+/// over them. None where nobody may use the face.
+fn bind_s3(config: &Config) -> Result<Vec<TcpListener>, WorkerError> {
+    if !config.s3.is_open() {
+        return Ok(Vec::new());
+    }
+    let mut address = config.s3.listen;
+    if address.port() != 0 {
+        // Sockets that share a port do not notice another worker's that shares it too.
+        drop(bind("s3.listen", address)?);
+    }
+    let mut listeners = Vec::new();
+    for _ in &config.cores {
+        let listener = bind_shared(address).map_err(|error| {
+            let message = format!("cannot listen on `s3.listen` address {address}: {error}");
+            WorkerError::new(FailureKind::Environment, message)
+        })?;
+        // With port 0, the first one's is that of all.
+        address = listener.local_addr().unwrap_or(address);
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn bind_shared(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let kind = Type::STREAM;
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(S3_BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Pins the calling thread; a machine that does not let us is reported and gone on without.

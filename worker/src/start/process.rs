@@ -106,6 +106,9 @@ fn announce(worker: &RunningWorker, cores: &[usize]) {
     }
     println!("control {}", report.control);
     println!("operations http://{}/", report.operations);
+    if let Some(s3) = &report.s3 {
+        println!("s3 {s3}");
+    }
     println!(
         "serving: worker {} epoch {}, {} blocks recovered in {:.3} s",
         report.worker_id,

@@ -33,6 +33,8 @@ pub struct StartReport {
     pub control: SocketAddr,
     /// Operations port.
     pub operations: SocketAddr,
+    /// URL of the S3 face, if there is one.
+    pub s3: Option<String>,
     /// Blocks that came back from the devices.
     pub recovered_blocks: u64,
     /// How long the slowest shard's recovery took.

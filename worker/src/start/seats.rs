@@ -2,7 +2,7 @@
 //!
 //! Behind the [`Launcher`] stand the rings of a real machine, or shards that a test plays.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use super::error::WorkerError;
 use crate::access::Access;
 use crate::config::Config;
 use crate::control_plane::catalogue::Catalogue;
+use crate::control_plane::shards::Shards;
 use crate::inbox::Inbox;
 use crate::mount::MountTable;
 use crate::shard::request::ShardRequest;
@@ -41,6 +42,8 @@ pub struct Seat {
     pub cpu: usize,
     /// Where it listens; port 0 picks one.
     pub listen: SocketAddr,
+    /// Its socket of the S3 face, if the worker has one.
+    pub s3: Option<TcpListener>,
     /// Its part of the memory budget.
     pub memory_bytes: u64,
     /// Its letters.
@@ -116,8 +119,10 @@ pub struct LaunchPlan<'a> {
     pub devices: DeviceSet,
     /// Mounts of the configuration.
     pub mounts: Arc<MountTable>,
-    /// Tokens.
+    /// Tokens and keys.
     pub access: Arc<Access>,
+    /// The way to the shards, for who runs beside them.
+    pub shards: Shards,
     /// One a shard, in order.
     pub seats: Vec<Seat>,
 }

@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, FutureExt};
 use crate::control_plane::catalogue::{Catalogue, ListRequest, Listed, Page};
 use crate::mount::MountTable;
 use crate::under_store::UnderStoreError;
-use crate::under_store::listing::{Depth, ListingBounds, Listings};
+use crate::under_store::listing::{Depth, Listings};
 use crate::under_store::runtime::{FetchLimits, FetchRuntime};
 
 /// The fetch threads and their listings.
@@ -17,8 +17,7 @@ pub(super) struct UnderStores {
 }
 
 impl UnderStores {
-    pub(super) fn new(runtime: Arc<FetchRuntime>) -> Self {
-        let listings = Listings::new(&runtime, ListingBounds::default());
+    pub(super) fn new(runtime: Arc<FetchRuntime>, listings: Listings) -> Self {
         UnderStores { runtime, listings }
     }
 }

@@ -1,0 +1,236 @@
+//! Everything but reads of objects: a call to the gateway, with its body passed on piece by piece.
+//!
+//! The data core knows where a body ends, and nothing else of it: what its bytes mean is found out on
+//! the fetch threads. The invariant: a body that did not end as its head promised is never said to have
+//! ended, so that nothing of it is kept anywhere.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use corelane_io::Io;
+use corelane_s3::body::BodyReader;
+use corelane_s3::head::Framing;
+use corelane_s3::operation::Operation;
+use corelane_s3::payload::PayloadSpec;
+use corelane_s3::sigv4::Caller;
+use corelane_s3::{Error, ErrorCode};
+use futures::FutureExt;
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{Connection, Gone};
+use super::connections::Phase;
+use super::gateway::Answered;
+use super::transport::Received;
+use crate::mount::Mount;
+use crate::under_store::UnderStore;
+
+/// Pieces of a body that wait for the gateway.
+pub const BODY_PIECES_MAX: usize = 4;
+
+/// Bytes that are gathered into a piece: fewer would cost a wake-up of another thread each.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What a call is for.
+pub enum Task {
+    /// An operation of S3.
+    Operation(Box<Operation>),
+    /// A read of a key that ends in a slash.
+    Marker {
+        /// HEAD.
+        is_head: bool,
+    },
+}
+
+/// A call, checked: the caller may make it.
+pub struct Call {
+    /// What for.
+    pub task: Task,
+    /// Bucket, empty for the service.
+    pub bucket: String,
+    /// Key, empty for the bucket.
+    pub key: String,
+    /// The mount that the bucket is.
+    pub mount: Option<Arc<Mount>>,
+    /// Who calls.
+    pub caller: Caller,
+    /// What the body must be.
+    pub payload: Option<PayloadSpec>,
+    /// Where it ends.
+    pub framing: Framing,
+    /// Whether the client waits for a word before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum BodyPiece {
+    /// Bytes, as they arrived.
+    Bytes(Bytes),
+    /// It ended where its head said.
+    End,
+}
+
+/// An answer, complete.
+#[derive(Debug, Default)]
+pub struct Response {
+    /// Status.
+    pub status: u16,
+    /// Names and values.
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The length to say where it is not that of the body: for HEAD.
+    pub content_length: Option<u64>,
+    /// The error that it tells.
+    pub error: Option<ErrorCode>,
+    /// After how long to try again.
+    pub retry_after_s: Option<u32>,
+}
+
+impl Response {
+    /// An answer without a body.
+    pub fn empty(status: u16) -> Self {
+        Response {
+            status,
+            ..Response::default()
+        }
+    }
+
+    /// An answer in XML.
+    pub fn xml(status: u16, body: Vec<u8>, error: Option<ErrorCode>) -> Self {
+        Response {
+            status,
+            headers: vec![(Cow::Borrowed("Content-Type"), "application/xml".to_owned())],
+            body,
+            error,
+            ..Response::default()
+        }
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+}
+
+impl<I: Io, U: UnderStore> Connection<I, U> {
+    /// Makes a call and answers with what comes back.
+    pub(super) async fn call(&mut self, call: Call) -> Result<(), Gone> {
+        self.watched.enter(Phase::Working, self.shard.io.now());
+        let (framing, expects_continue) = (call.framing, call.expects_continue);
+        let (bucket, key) = (call.bucket.clone(), call.key.clone());
+        let (pieces, body) = mpsc::channel(BODY_PIECES_MAX);
+        let mut answer = match self.face.shared.gateway.start(call, body) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.closes |= framing != Framing::None || expects_continue;
+                self.answer_error(&error, &bucket, &key);
+                return self.flush().await;
+            }
+        };
+        // Also where the body is empty: botocore takes a final answer in its place for the end of the
+        // connection's usefulness, and forgets to say so to itself.
+        if expects_continue {
+            self.send_continue().await?;
+        }
+        let early = self.pass_body(framing, pieces, &mut answer).await?;
+        self.watched.enter(Phase::Working, self.shard.io.now());
+        let response = match early {
+            Some(response) => response,
+            None => settled(answer.await),
+        };
+        match response {
+            Ok(response) => self.answer_with(&response),
+            Err(error) => self.answer_error(&error, &bucket, &key),
+        }
+        self.flush().await
+    }
+
+    /// Passes the body on. An answer that comes before its end is given back; the connection ends
+    /// behind it then.
+    async fn pass_body(
+        &mut self,
+        framing: Framing,
+        pieces: mpsc::Sender<BodyPiece>,
+        answer: &mut Answered,
+    ) -> Result<Option<Result<Response, Error>>, Gone> {
+        let mut reader = BodyReader::new(framing);
+        let mut gathered = BytesMut::new();
+        let mut input = Received::Tls(std::mem::take(&mut self.held));
+        loop {
+            let mut rest: &[u8] = &input;
+            let read = read_all(&mut reader, &mut rest, &mut gathered);
+            // What follows the body is the next request's.
+            self.held.extend_from_slice(rest);
+            drop(input);
+            if let Err(error) = read {
+                self.closes = true;
+                return Ok(Some(Err(error)));
+            }
+            let is_complete = reader.is_complete();
+            if gathered.len() >= PIECE_BYTES || is_complete && !gathered.is_empty() {
+                let piece = BodyPiece::Bytes(gathered.split().freeze());
+                self.watched.enter(Phase::Working, self.shard.io.now());
+                if pieces.send(piece).await.is_err() {
+                    return self.answered_early(is_complete, answer).await;
+                }
+            }
+            if is_complete {
+                // A gateway that wants nothing of the body has dropped its end.
+                let _ = pieces.send(BodyPiece::End).await;
+                return Ok(None);
+            }
+            self.watched.enter(Phase::Body, self.shard.io.now());
+            input = futures::select_biased! {
+                early = (&mut *answer).fuse() => {
+                    self.closes = true;
+                    return Ok(Some(settled(early)));
+                }
+                received = self.transport.receive().fuse() => received?,
+            };
+            if input.is_empty() {
+                return Err(Gone);
+            }
+        }
+    }
+
+    async fn answered_early(
+        &mut self,
+        is_complete: bool,
+        answer: &mut Answered,
+    ) -> Result<Option<Result<Response, Error>>, Gone> {
+        self.closes |= !is_complete;
+        Ok(Some(settled(answer.await)))
+    }
+}
+
+fn read_all(
+    reader: &mut BodyReader,
+    input: &mut &[u8],
+    gathered: &mut BytesMut,
+) -> Result<(), Error> {
+    while let Some(data) = reader.next(input)? {
+        gathered.extend_from_slice(data);
+    }
+    Ok(())
+}
+
+/// The answer, or that the gateway went without one.
+fn settled(
+    answered: Result<Result<Response, Error>, oneshot::error::RecvError>,
+) -> Result<Response, Error> {
+    answered.unwrap_or_else(|_| Err(stopping()))
+}
+
+fn stopping() -> Error {
+    Error {
+        retry_after_s: Some(1),
+        ..Error::new(
+            ErrorCode::ServiceUnavailable,
+            "the worker is stopping; retry with another one or when it is up again",
+        )
+    }
+}

@@ -1,0 +1,149 @@
+//! The open connections of a core, and which of them are cut off.
+//!
+//! The invariant: every connection that waits for its client waits for a bounded time.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use corelane_io::{Nanos, Stream};
+use slab::Slab;
+
+use crate::shard::signal::WaitList;
+
+/// A connection without a request: longer than the pools of the usual clients keep one, so that it is
+/// the client that ends it.
+const IDLE_MAX: Duration = Duration::from_secs(180);
+
+/// The rest of a head: it is sent at once, by anyone who means it.
+const HEAD_MAX: Duration = Duration::from_secs(20);
+
+/// Between two pieces of a body: what S3 waits for, about.
+const BODY_MAX: Duration = Duration::from_secs(30);
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The next request.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// More of a body.
+    Body,
+    /// Us.
+    Working,
+    /// The client to take what is sent.
+    Sending,
+}
+
+/// What the watch sees of a connection.
+#[derive(Debug)]
+pub struct Watched {
+    phase: Cell<Phase>,
+    since: Cell<Nanos>,
+    is_going: Cell<bool>,
+}
+
+impl Watched {
+    /// A connection that was opened at `now`.
+    pub fn new(now: Nanos) -> Self {
+        Watched {
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(now),
+            is_going: Cell::new(false),
+        }
+    }
+
+    /// It waits for something else since `now`.
+    #[inline]
+    pub fn enter(&self, phase: Phase, now: Nanos) {
+        self.phase.set(phase);
+        self.since.set(now);
+    }
+
+    /// What it waits for.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Whether the worker is about to stop: the present answer is the last.
+    pub fn is_going(&self) -> bool {
+        self.is_going.get()
+    }
+
+    fn is_overdue(&self, now: Nanos, send_max: Duration) -> bool {
+        let waited = now.since(self.since.get());
+        match self.phase.get() {
+            Phase::Idle => waited > IDLE_MAX,
+            Phase::Head => waited > HEAD_MAX,
+            Phase::Body => waited > BODY_MAX,
+            Phase::Sending => waited > send_max,
+            Phase::Working => false,
+        }
+    }
+}
+
+/// The open connections of a core, at most a fixed number.
+pub struct Connections<S> {
+    open: RefCell<Slab<(Rc<Watched>, S)>>,
+    limit: usize,
+    left: WaitList,
+}
+
+impl<S: Stream> Connections<S> {
+    /// None yet, at most `limit`.
+    pub fn new(limit: usize) -> Self {
+        Connections {
+            open: RefCell::default(),
+            limit,
+            left: WaitList::default(),
+        }
+    }
+
+    /// A ticket for a new connection, or `None` when too many are open.
+    pub fn enter(&self, watched: &Rc<Watched>, stream: &S) -> Option<usize> {
+        let mut open = self.open.borrow_mut();
+        (open.len() < self.limit).then(|| open.insert((Rc::clone(watched), stream.clone())))
+    }
+
+    /// Gives the ticket back.
+    pub fn leave(&self, ticket: usize) {
+        self.open.borrow_mut().remove(ticket);
+        self.left.wake_all();
+    }
+
+    /// Open connections.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes those whose clients took too long; gives their number.
+    pub fn close_overdue(&self, now: Nanos, send_max: Duration) -> u64 {
+        let open = self.open.borrow();
+        let overdue = open
+            .iter()
+            .filter(|(_, (watched, _))| watched.is_overdue(now, send_max));
+        // Closing only sets flags and wakes tasks, which leave the table in their own time.
+        overdue.map(|(_, (_, stream))| stream.close()).count() as u64
+    }
+
+    /// Asks all to go after their present answer, and closes those that have none to give.
+    pub fn go(&self) {
+        for (_, (watched, stream)) in self.open.borrow().iter() {
+            watched.is_going.set(true);
+            if watched.phase.get() == Phase::Idle {
+                stream.close();
+            }
+        }
+    }
+
+    /// Resolves when none is open.
+    pub async fn until_empty(&self) {
+        self.left.until(|| self.is_empty().then_some(())).await;
+    }
+}

@@ -1,0 +1,242 @@
+//! What the operations do: to the under-stores, and to what is cached of them.
+//!
+//! A call runs as a task on the fetch threads, where blocking the data cores is not to be feared. The
+//! invariant: when a write is answered, no reader of this worker is answered with what was there before,
+//! whatever became of the write; and what could not be written has changed nothing.
+//!
+//! | file | does |
+//! |---|---|
+//! | [`body`] | from bytes of a request to verified bytes of an object |
+//! | `buckets` | buckets themselves |
+//! | `listing` | listings of objects |
+//! | `objects` | single objects: put, copy, delete, markers |
+//! | `uploads` | multipart uploads |
+//! | `failure` | from an origin's failure to S3's error |
+
+mod body;
+mod buckets;
+mod failure;
+mod listing;
+mod objects;
+mod uploads;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use corelane_s3::credentials::Verb;
+use corelane_s3::operation::Operation;
+use corelane_s3::payload::PayloadSpec;
+use corelane_s3::sigv4::Caller;
+use corelane_s3::{Error, ErrorCode};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::buckets::may;
+use super::call::{BodyPiece, Call, Response, Task};
+use crate::control_plane::shards::{ANSWER_DEADLINE, Shards};
+use crate::mount::{Mount, MountTable};
+use crate::shard::request::ShardRequest;
+use crate::under_store::listing::Listings;
+use crate::under_store::origin::Origins;
+use crate::under_store::runtime::FetchRuntime;
+
+/// Calls under way, of all cores. Each may hold a few pieces of a body, 2 MiB at most.
+const CALLS_MAX: usize = 512;
+
+/// The answer to a call, when it is there.
+pub type Answered = oneshot::Receiver<Result<Response, Error>>;
+
+/// The gateway of a worker.
+pub struct Gateway {
+    handle: Handle,
+    inner: Arc<Inner>,
+    calls: Arc<Semaphore>,
+}
+
+/// What every call needs.
+struct Inner {
+    origins: Origins,
+    shards: Shards,
+    mounts: RwLock<Arc<MountTable>>,
+    /// What clients are told of it.
+    region: String,
+}
+
+/// A call and what its operation works on.
+struct Request {
+    inner: Arc<Inner>,
+    bucket: String,
+    key: String,
+    caller: Caller,
+    payload: Option<PayloadSpec>,
+    body: mpsc::Receiver<BodyPiece>,
+}
+
+impl Gateway {
+    /// A gateway that works on the threads of `runtime` and tells `shards` what was written.
+    pub fn new(
+        runtime: &FetchRuntime,
+        listings: Listings,
+        shards: Shards,
+        mounts: Arc<MountTable>,
+        region: &str,
+    ) -> Self {
+        let region = if region.is_empty() {
+            "us-east-1"
+        } else {
+            region
+        };
+        Gateway {
+            handle: runtime.runtime_handle(),
+            inner: Arc::new(Inner {
+                origins: Origins::new(runtime, listings),
+                shards,
+                mounts: RwLock::new(mounts),
+                region: region.to_owned(),
+            }),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+        }
+    }
+
+    /// Other mounts are other buckets.
+    pub fn set_mounts(&self, mounts: &Arc<MountTable>) {
+        let mut current = self
+            .inner
+            .mounts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::clone(mounts);
+    }
+
+    /// Starts a call, whose body comes through `body`.
+    ///
+    /// # Errors
+    /// When too many are under way.
+    pub fn start(&self, call: Call, body: mpsc::Receiver<BodyPiece>) -> Result<Answered, Error> {
+        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
+            return Err(Error {
+                retry_after_s: Some(1),
+                ..Error::new(
+                    ErrorCode::SlowDown,
+                    format!(
+                        "{CALLS_MAX} calls are under way on this worker; reduce your request rate"
+                    ),
+                )
+            });
+        };
+        let (answer, answered) = oneshot::channel();
+        let Call {
+            task,
+            bucket,
+            key,
+            mount,
+            caller,
+            payload,
+            ..
+        } = call;
+        let request = Request {
+            inner: Arc::clone(&self.inner),
+            bucket,
+            key,
+            caller,
+            payload,
+            body,
+        };
+        self.handle.spawn(async move {
+            let _permit = permit;
+            let answered = request.answer(task, mount).await;
+            // The client may be gone.
+            let _ = answer.send(answered);
+        });
+        Ok(answered)
+    }
+}
+
+impl Request {
+    async fn answer(mut self, task: Task, mount: Option<Arc<Mount>>) -> Result<Response, Error> {
+        match (task, mount) {
+            (Task::Marker { .. }, Some(mount)) => self.marker(&mount).await,
+            (Task::Marker { .. }, None) => Err(no_bucket()),
+            (Task::Operation(operation), mount) => self.operate(*operation, mount).await,
+        }
+    }
+
+    async fn operate(
+        &mut self,
+        operation: Operation,
+        mount: Option<Arc<Mount>>,
+    ) -> Result<Response, Error> {
+        let mount = match (&operation, mount) {
+            (Operation::ListBuckets, _) => return Ok(self.list_buckets()),
+            (Operation::CreateBucket, mount) => return self.create_bucket(mount).await,
+            (_, Some(mount)) => mount,
+            (_, None) => return Err(no_bucket()),
+        };
+        match operation {
+            Operation::ListBuckets | Operation::CreateBucket => unreachable!("served above"),
+            Operation::HeadBucket => Ok(self.head_bucket()),
+            Operation::GetBucketLocation => Ok(self.location()),
+            Operation::GetBucketVersioning => Ok(self.versioning()),
+            Operation::GetBucketAcl => Ok(self.acl()),
+            Operation::ListObjects(list) => self.list_objects(&mount, &list).await,
+            Operation::ListMultipartUploads(list) => self.list_uploads(&mount, &list).await,
+            Operation::PutObject(put) => self.put_object(&mount, put).await,
+            Operation::CopyObject(copy) => self.copy_object(&mount, copy).await,
+            Operation::CreateMultipartUpload(create) => self.create_upload(&mount, create).await,
+            Operation::UploadPart(part) => self.upload_part(&mount, &part).await,
+            Operation::UploadPartCopy(part) => self.copy_part(&mount, &part).await,
+            Operation::CompleteMultipartUpload(complete) => {
+                self.complete_upload(&mount, complete).await
+            }
+            Operation::AbortMultipartUpload { upload_id } => {
+                self.abort_upload(&mount, &upload_id).await
+            }
+            Operation::ListParts(list) => self.list_parts(&mount, &list).await,
+            Operation::DeleteObject => self.delete_object(&mount).await,
+            Operation::DeleteObjects => self.delete_objects(&mount).await,
+        }
+    }
+
+    /// Makes every reader of this worker ask the origin anew for the object.
+    async fn written(&self, mount: &Arc<Mount>, key: &str) {
+        self.inner.origins.forget(mount, key);
+        let told = self
+            .inner
+            .shards
+            .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Written {
+                mount: Arc::clone(mount),
+                path: format!("{}/{key}", mount.path),
+                answer,
+            })
+            .await;
+        if let Err(error) = told {
+            tracing::error!(bucket = mount.path, key, %error, "a shard may serve what was overwritten until its mount's freshness ends");
+        }
+    }
+
+    /// The bucket `name`, if the caller may do `verb` there.
+    fn other_bucket(&self, name: &str, verb: Verb) -> Result<Arc<Mount>, Error> {
+        let mounts = Arc::clone(
+            &self
+                .inner
+                .mounts
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let found = mounts
+            .iter()
+            .find(|mount| super::buckets::bucket_name(mount) == Some(name));
+        let mount = found.ok_or_else(no_bucket)?;
+        if may(&self.caller, verb, mount) {
+            Ok(Arc::clone(mount))
+        } else {
+            Err(Error::new(ErrorCode::AccessDenied, "Access Denied"))
+        }
+    }
+}
+
+fn no_bucket() -> Error {
+    Error::new(
+        ErrorCode::NoSuchBucket,
+        "The specified bucket does not exist; buckets are the mounts right below /",
+    )
+}

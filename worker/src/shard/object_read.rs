@@ -1,0 +1,202 @@
+//! Reads by name: what the S3 face asks of the home shard of an object, and of this core's tier.
+//!
+//! The usual case, that the metadata is fresh and the bytes are in the tier, takes no task on the home
+//! shard. What a home shard answers with is a beginning: the asking core goes on by itself.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelane_io::hint::prefetch_to_send;
+use corelane_io::{FrameSlice, Io, Priority};
+use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
+use corelane_rpc_schema::ids::home_of;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ShardId, Stripe};
+
+use super::Shard;
+use super::gather::pieces;
+use super::message::{GetQuestion, Got, RemoteRead};
+use super::metadata::Known;
+use super::read::error;
+use crate::cache::frames::FRAME_BYTES;
+use crate::mount::{AccessSet, Freshness, Mount, MountId};
+use crate::object::ObjectMeta;
+use crate::under_store::{UnderStore, path_key};
+
+/// Objects that a shard prefetches at a time because clients asked for it: with more, a client that
+/// asks for a whole bucket would keep everyone else's fetches waiting.
+const PREFETCHES_MAX: usize = 64;
+
+/// The read of some bytes of an object, as the data plane would ask for them.
+pub(crate) fn read_of(known: &Known, offset: u64, length: u32) -> ReadRequest {
+    ReadRequest {
+        request_id: 0,
+        object: known.meta.id,
+        offset,
+        length,
+        flags: ReadFlags::NONE,
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// The object at `path_key`, whose home this shard is, if what is remembered of it is fresh.
+    #[inline]
+    pub(crate) fn fresh_object(
+        &self,
+        mount: &Mount,
+        home: u64,
+        path_key: &str,
+    ) -> Option<Rc<Known>> {
+        let metadata = self.metadata.borrow();
+        let known = metadata.fresh(home, path_key, mount.freshness, self.io.now())?;
+        (known.meta.block_bytes == mount.block_bytes).then(|| Rc::clone(known))
+    }
+
+    /// Remembers an object by id.
+    pub(crate) fn know(&self, meta: Arc<ObjectMeta>, mount: MountId) -> Rc<Known> {
+        self.metadata.borrow_mut().know(meta, mount)
+    }
+
+    /// Gives each piece of a read that lies in the tier as a whole; false, and none given, if it does
+    /// not.
+    #[inline]
+    pub(crate) fn slices_in_tier(
+        &self,
+        request: &ReadRequest,
+        mut each: impl FnMut(FrameSlice),
+    ) -> bool {
+        let mut tier = self.tier.borrow_mut();
+        let in_frame = (request.offset % FRAME_BYTES as u64) as usize;
+        let is_short = in_frame + request.length as usize <= FRAME_BYTES;
+        let is_there = is_short
+            || pieces(request).all(|piece| {
+                tier.peek(piece.key)
+                    .is_some_and(|cached| cached.frame.is_sealed(&piece.pages()))
+            });
+        if !is_there {
+            return false;
+        }
+        for piece in pieces(request) {
+            let slice = tier.hit(piece.key).and_then(|cached| {
+                self.count_ahead_used(&cached.is_ahead);
+                cached.frame.slice_if_sealed(piece.start..piece.end)
+            });
+            let Some(slice) = slice else {
+                assert!(is_short, "what was looked at is still there");
+                return false;
+            };
+            if let Ok(page) = slice.bytes().try_into() {
+                prefetch_to_send(page);
+            }
+            each(slice);
+        }
+        true
+    }
+
+    /// The answer to a sibling's get, if it takes no waiting.
+    pub(super) fn got_at_once(&self, question: &GetQuestion) -> Option<Got> {
+        let mount = self.mounts.borrow().get(question.bucket_mount).cloned()?;
+        let known = self.fresh_object(&mount, question.home, &question.path_key)?;
+        self.counters.opens_cached.increase();
+        let meta = Arc::clone(&known.meta);
+        let Some(request) = self.first_read(&known, question) else {
+            return Some(Got { meta, read: None });
+        };
+        let mut read = RemoteRead::from_tier();
+        let is_hit = self.slices_in_tier(&request, |slice| read.pieces.push(slice.to_remote()));
+        is_hit.then(|| Got {
+            meta,
+            read: Some(Ok(read)),
+        })
+    }
+
+    /// The answer to a sibling's get.
+    pub(super) async fn get_for_sibling(
+        self: &Rc<Self>,
+        question: GetQuestion,
+    ) -> Result<Got, ErrorMessage> {
+        let mount = self.mounts.borrow().get(question.bucket_mount).cloned();
+        let mount = mount.ok_or_else(|| {
+            error(
+                ErrorCode::NoMount,
+                "the bucket was unmounted a moment ago; ask again",
+            )
+        })?;
+        let meta = self
+            .describe(&question.path, &question.path_key, &mount)
+            .await?;
+        let known = self.know(Arc::clone(&meta), mount.id);
+        let Some(request) = self.first_read(&known, &question) else {
+            return Ok(Got { meta, read: None });
+        };
+        let access = AccessSet::of_mount(mount.id);
+        let read = self.gather(&request, &access).await;
+        Ok(Got {
+            meta,
+            read: Some(read.map(RemoteRead::of_parts)),
+        })
+    }
+
+    /// Forgets what was known of the object at `path`. Blocks of an immutable mount would be believed
+    /// again after a restart, so they go as well.
+    pub(super) async fn object_written(self: &Rc<Self>, mount: &Arc<Mount>, path: &str) {
+        let Ok(path_key) = path_key(mount, path) else {
+            return;
+        };
+        self.metadata.borrow_mut().written(&path_key);
+        if mount.freshness != Freshness::Immutable {
+            return;
+        }
+        for meta in self.store.find_objects(home_of(&path_key)) {
+            if meta.path_key == path_key
+                && let Err(error) = self.free(&meta).await
+            {
+                tracing::warn!(object = meta.uri, %error, "an old version may come back after a restart");
+            }
+        }
+    }
+
+    /// Begins to bring all blocks of an object in, here and on the other shards. One more than
+    /// [`PREFETCHES_MAX`] is not begun.
+    pub(crate) fn prefetch_object(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {
+        self.load_in_background(meta);
+        for shard in (0..self.shards)
+            .map(ShardId)
+            .filter(|shard| *shard != self.id)
+        {
+            self.tell_to_load(shard, meta);
+        }
+    }
+
+    /// Begins to bring this shard's blocks of an object in.
+    pub(super) fn load_in_background(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {
+        if self.prefetches.get() >= PREFETCHES_MAX {
+            self.counters.prefetches_refused.increase();
+            return;
+        }
+        self.prefetches.set(self.prefetches.get() + 1);
+        let (shard, meta) = (Rc::clone(self), Arc::clone(meta));
+        self.io.spawn(Priority::Background, async move {
+            if let Err(error) = shard.load(&meta).await {
+                tracing::debug!(object = meta.uri, %error, "an object was not prefetched");
+            }
+            shard.prefetches.set(shard.prefetches.get() - 1);
+        });
+    }
+
+    /// The first bytes of what `question` asks for, if they are this shard's to give: to the end of
+    /// their frame.
+    fn first_read(&self, known: &Known, question: &GetQuestion) -> Option<ReadRequest> {
+        if !question.wants_bytes || known.meta.length == 0 {
+            return None;
+        }
+        let range = match question.range {
+            Some(range) => range.resolve(known.meta.length).ok()?,
+            None => 0..known.meta.length,
+        };
+        let owner: ShardId = self.owner_of(known.meta.id.home, Stripe::of_offset(range.start));
+        let in_frame = FRAME_BYTES as u64 - range.start % FRAME_BYTES as u64;
+        let length = (range.end - range.start).min(in_frame) as u32;
+        (owner == self.id).then(|| read_of(known, range.start, length))
+    }
+}
