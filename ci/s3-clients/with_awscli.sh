@@ -5,7 +5,7 @@ mkdir -p tree/a/b
 head -c 100 /dev/urandom > tree/small
 head -c 20000000 /dev/urandom > tree/a/large
 : > 'tree/a/b/empty file'
-aws --cli-read-timeout 20 s3 sync --quiet tree s3://lake/aws/tree
+aws s3 sync --quiet tree s3://lake/aws/tree
 aws s3 sync --quiet s3://lake/aws/tree back
 diff -r tree back
 aws s3 ls --recursive s3://lake/aws/ | grep -q 'aws/tree/a/b/empty file'

@@ -38,7 +38,7 @@ pub struct Head<'a> {
     pub framing: Framing,
     /// Whether another request may follow on this connection.
     pub keeps_alive: bool,
-    /// Whether the client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body, which may be empty.
     pub expects_continue: bool,
     input: &'a [u8],
     table: [Place; HEADERS_MAX],
@@ -410,9 +410,10 @@ impl<'a> Head<'a> {
         match self.known.expect {
             None => {}
             Some(expectation) if expectation.eq_ignore_ascii_case("100-continue") => {
-                // Of HTTP/1.0 the expectation is ignored (RFC 9110, section 10.1.1).
-                let has_body = !matches!(self.framing, Framing::None | Framing::Length(0));
-                self.expects_continue = minor == 1 && has_body;
+                // Of HTTP/1.0 the expectation is ignored (RFC 9110, section 10.1.1). It counts before an
+                // empty body as well: botocore (1.43) leaves a connection in a state where the next
+                // answer on it is lost, when the final answer comes instead.
+                self.expects_continue = minor == 1 && self.framing != Framing::None;
             }
             Some(_) => {
                 return Err(HeadError::with_status(

@@ -348,6 +348,7 @@ async fn start_shard(world: &World, device: PathBuf, place: Place) -> Result<Soc
         },
         inbox: letter_box,
         mesh,
+        s3: None,
         ready,
     };
     let running = io.clone();

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -209,7 +209,7 @@ fn is_current(path: &Path, file: &File) -> bool {
 }
 
 /// Writes lines, as many at a time as there are, until nobody can send any more.
-fn write_lines(path: &PathBuf, mut file: File, inbound: &Receiver<Vec<u8>>) {
+fn write_lines(path: &Path, mut file: File, inbound: &Receiver<Vec<u8>>) {
     let mut looked_at = Instant::now();
     let mut failing = false;
     loop {

@@ -131,8 +131,6 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return self.flush().await;
             }
         };
-        // Also where the body is empty: botocore takes a final answer in its place for the end of the
-        // connection's usefulness, and forgets to say so to itself.
         if expects_continue {
             self.send_continue().await?;
         }

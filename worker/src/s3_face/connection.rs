@@ -707,7 +707,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             if !is_allowed {
                 return Err(denied());
             }
-            if mount.is_none() && !matches!(*operation, Operation::CreateBucket { .. }) {
+            if mount.is_none() && !matches!(*operation, Operation::CreateBucket) {
                 return Err(no_such_bucket());
             }
         }

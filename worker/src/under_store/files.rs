@@ -28,8 +28,8 @@ use std::time::{Duration, SystemTime};
 
 use super::UnderStoreErrorKind;
 use super::fill::Fill;
-use super::own_writes::OwnWrites;
 use super::origin::{file_headers_of, is_described, is_reserved};
+use super::own_writes::OwnWrites;
 use super::retry::{Failure, Tries};
 use super::stores::{Description, Limiter};
 

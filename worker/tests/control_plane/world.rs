@@ -94,6 +94,7 @@ impl World {
                     },
                 );
             }
+            ShardRequest::Written { answer, .. } => give(answer, ()),
             ShardRequest::Describe { path, answer } => {
                 let found = self.objects.lock().expect("no panic").get(&path).cloned();
                 let missing = || UnderStoreError {

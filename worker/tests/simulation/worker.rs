@@ -198,6 +198,7 @@ impl Worker {
                 under_store: site.origin.end_for(io.clone(), Rc::clone(&under_way)),
                 inbox: letter_box,
                 mesh: end,
+                s3: None,
                 ready,
             };
             let has_ended = Rc::new(Cell::new(false));

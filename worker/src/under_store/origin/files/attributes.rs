@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
-use crate::under_store::origin::error::{Fault, OriginErrorKind as Kind};
 use crate::object::HEADERS_BYTES_MAX;
+use crate::under_store::origin::error::{Fault, OriginErrorKind as Kind};
 
 /// Lines of `name: value`.
 const HEADERS: &str = "user.corelane.headers";
