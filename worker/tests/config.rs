@@ -116,7 +116,27 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "[[mount]]\npath = \"/a\"\nuri = \"s3://b\"\nreaders = [\"x\"]",
-        &["w.toml:4:11: `readers`: no [[token]] is named x"],
+        &["w.toml:4:11: `readers`: no [[token]] or [[s3_key]] is named x"],
+    ),
+    (
+        "[s3]\nanonymous = [\"look\"]",
+        &["w.toml:2:13: `anonymous`: expected some of read, list, write and delete, found `look`"],
+    ),
+    (
+        "[s3]\nlisten = \"0.0.0.0:80\"\nanonymous = [\"read\"]",
+        &["w.toml:3:13: `anonymous`: 0.0.0.0:80 is reachable from other machines"],
+    ),
+    (
+        "[s3]\ntls_key = \"k.pem\"",
+        &["w.toml:2:11: `tls_certificate`: expected with `tls_key`"],
+    ),
+    (
+        "[[s3_key]]\nsecret = \"0123456789abcdef\"",
+        &["w.toml:1:1: `id` is missing"],
+    ),
+    (
+        "[[s3_key]]\nid = \"abc\"\nsecret = \"short\"",
+        &["w.toml:3:10: `secret`: expected 16 to 256 bytes, found 5"],
     ),
     (
         "[[mount]]\npath = \"/a\"\nuri = \"s3://b\"\n[[mount]]\npath = \"/a/\"\nuri = \"s3://c\"",

@@ -48,6 +48,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("device_regions", "Regions of the device."),
     ("device_regions_free", "Of them, free."),
     ("lanes_open", "Open lanes."),
+    ("s3_connections_open", "Open connections of the S3 face."),
     ("tier_frames", "Frames of the DRAM tier."),
     ("tier_frames_used", "Of them, in use."),
     ("fills_under_way", "Blocks that are being fetched."),

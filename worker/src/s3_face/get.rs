@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(windows(0, 100), [100]);
         assert_eq!(
             windows(kib(60), kib(4 * 1024)),
-            [kib(4), kib(256), kib(1024), kib(1024), kib(1024), kib(708)]
+            [kib(4), kib(256), kib(1024), kib(1024), kib(1024), kib(704)]
         );
         let stripe = STRIPE_BYTES;
         assert_eq!(windows(stripe - 10, stripe + 10), [10, 10]);

@@ -429,6 +429,11 @@ fn a_mount_at_its_limit_does_not_keep_others_waiting() {
     let object = shard.describe(&other, "/other/object").expect("described");
     let stuck = [(); 3].map(|()| shard.submit_fetch(&narrow, &silent, 0..LENGTH as u64));
     assert_brought(&shard.fetch(&other, &object, 0..LENGTH as u64), &bytes);
+    // Its connection may take longer than the other mount's answer.
+    let began = std::time::Instant::now();
+    while origin.gets("/bucket/silent").is_empty() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert_eq!(
         origin.gets("/bucket/silent").len(),
         1,
