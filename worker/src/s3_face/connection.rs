@@ -248,8 +248,8 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Ok(None) if self.closes => Some(Next::Close),
             Ok(next) => next,
             Err(error) => {
-                // A body that nobody wants is not read: what follows it would be taken for a head.
-                self.closes |= head.framing != Framing::None || head.expects_continue;
+                // A body that nobody wants is not read: it would be taken for the next head.
+                self.closes |= has_body(head) || head.expects_continue;
                 let (bucket, key) = named(head, &self.face);
                 self.answer_error(&error, &bucket, &key);
                 self.closes.then_some(Next::Close)
@@ -274,7 +274,11 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             entry.operation = operation_name(&routed);
         }
         match routed {
-            Routed::Read(read) => self.serve_read(&target, read, caller),
+            Routed::Read(read) => {
+                // Nor is one that means nothing, which a read may have (RFC 9110, 9.3.1).
+                self.closes |= has_body(head);
+                self.serve_read(&target, read, caller)
+            }
             Routed::Operation(operation) => self
                 .prepare_call(head, &target, operation, caller)
                 .map(Some),
@@ -728,6 +732,11 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             caller,
         })))
     }
+}
+
+/// Whether bytes follow the head that are not the next one's.
+fn has_body(head: &Head<'_>) -> bool {
+    !matches!(head.framing, Framing::None | Framing::Length(0))
 }
 
 /// Bucket and key of a request, as far as they can be told, for an error's text.
