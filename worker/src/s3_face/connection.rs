@@ -222,7 +222,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 Err(refused) => {
                     self.begin("");
                     self.closes = true;
-                    self.answer_error(&refused.error, "", "");
+                    self.answer_error_as(refused.status(), &refused.error, "", "");
                     return (used, Next::Close);
                 }
             }
@@ -579,6 +579,10 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
 
     /// Appends an error, as XML where the method allows a body.
     pub(super) fn answer_error(&mut self, error: &Error, bucket: &str, key: &str) {
+        self.answer_error_as(error.code.status(), error, bucket, key);
+    }
+
+    fn answer_error_as(&mut self, status: u16, error: &Error, bucket: &str, key: &str) {
         let id = request_id_text(self.current.id);
         let id = std::str::from_utf8(&id).expect("hexadecimal digits");
         let resource = format!("/{bucket}{}{key}", if key.is_empty() { "" } else { "/" });
@@ -592,7 +596,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         xml::error::write(&mut body, error, &subject);
         self.answer_with(&Response {
             retry_after_s: error.retry_after_s,
-            ..Response::xml(error.code.status(), body, Some(error.code))
+            ..Response::xml(status, body, Some(error.code))
         });
     }
 
