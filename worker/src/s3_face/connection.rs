@@ -371,7 +371,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         }
         if read.is_head || length == 0 {
             self.push_object_head(extent, lines_of(known));
-            self.finish(200, None, 0, known.meta.length);
+            self.finish(status_of(extent), None, 0, known.meta.length);
             return Ok(true);
         }
         // The head goes first, so the pieces wait here: mostly one.
@@ -446,7 +446,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         }
         if get.is_head || length == 0 {
             self.push_object_head(extent, lines);
-            self.finish(200, None, 0, known.meta.length);
+            self.finish(status_of(extent), None, 0, known.meta.length);
             return Ok(Ok(()));
         }
         let mut windows = Windows::new();
@@ -620,7 +620,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             response.status,
             response.error,
             length.unwrap_or(0),
-            response.body.len() as u64,
+            0,
         );
     }
 
