@@ -13,7 +13,6 @@ use corelane_s3::credentials::Verb;
 use corelane_s3::head::{Framing, HEAD_BYTES_MAX, Head};
 use corelane_s3::operation::{Operation, Read, Routed, route};
 use corelane_s3::payload::PayloadSpec;
-use corelane_s3::range::RangeSpec;
 use corelane_s3::response::{CONTINUE, Extent, request_id_text, write_head, write_object_head};
 use corelane_s3::sigv4::{Caller, PayloadMode};
 use corelane_s3::target::Target;
@@ -26,8 +25,8 @@ use super::buckets::{Bucket, may};
 use super::call::{Call, Response, Task};
 use super::connections::{Phase, Watched};
 use super::get::{
-    Found, Get, Outcome, OwnedConditions, WINDOW_BYTES_MAX, Windows, error_of, lines_of,
-    lines_with, outcome_of,
+    FIRST_PART, Found, Get, Outcome, OwnedConditions, WINDOW_BYTES_MAX, Windows, error_of,
+    lines_of, lines_with, outcome_of,
 };
 use super::transport::Transport;
 use crate::shard::Shard;
@@ -306,7 +305,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let range = match read.part_number {
             None => read.range,
             // Parts are the origin's to know: the object is its first and only one.
-            Some(1) => Some(RangeSpec::From(0)),
+            Some(1) => Some(FIRST_PART),
             Some(_) => {
                 let sentence = "The requested part does not exist: objects are one part here";
                 return Err(Error::new(ErrorCode::InvalidRange, sentence));

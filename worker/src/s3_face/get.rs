@@ -33,6 +33,10 @@ pub const WINDOW_BYTES_MAX: u64 = 1 << 20;
 
 const _: () = assert!(WINDOW_BYTES_MAX <= READ_BYTES_MAX as u64);
 
+/// The first part of an object, which is its only one here: all of it, and of an empty object nothing,
+/// where a range would lie behind the end. A range that is written so means the same.
+pub const FIRST_PART: RangeSpec = RangeSpec::FromTo(0, u64::MAX);
+
 /// A read of an object, independent of the request's bytes.
 pub struct Get {
     /// Where.
@@ -191,7 +195,7 @@ fn outcome(meta: &ObjectMeta, range: Option<RangeSpec>, verdict: Verdict) -> Out
         }
     }
     let total = meta.length;
-    let Some(range) = range else {
+    let Some(range) = range.filter(|range| total > 0 || *range != FIRST_PART) else {
         return Outcome::Bytes(Extent {
             start: 0,
             end: total,
