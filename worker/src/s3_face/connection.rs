@@ -35,7 +35,7 @@ use crate::shard::metadata::Known;
 use crate::shard::object_read::read_of;
 use crate::under_store::UnderStore;
 use corelane_rpc_schema::Stripe;
-use corelane_rpc_schema::messages::ErrorMessage;
+use corelane_rpc_schema::messages::{ErrorCode as FailureCode, ErrorMessage};
 
 /// Room for heads and parts in a fresh batch: a few answers.
 const HEAD_BYTES: usize = 1024;
@@ -50,6 +50,29 @@ pub(super) struct Gone;
 impl From<IoError> for Gone {
     fn from(_: IoError) -> Self {
         Gone
+    }
+}
+
+/// Versions of an object that may go between their description and their first byte until a reader is
+/// told to come again: who replaces it faster than this starves its readers anywhere.
+const CHANGES_MAX: u32 = 8;
+
+/// Why a read was not answered.
+enum Refused {
+    /// The version that was described is gone; there is another one.
+    Changed(Error),
+    /// Something that another try would not mend.
+    Told(Error),
+}
+
+impl Refused {
+    fn of(failure: &ErrorMessage) -> Self {
+        let error = error_of(failure);
+        if failure.code == FailureCode::VersionChanged {
+            Refused::Changed(error)
+        } else {
+            Refused::Told(error)
+        }
     }
 }
 
@@ -398,20 +421,16 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     /// A read that waits: for metadata, another core, the device or the under-store.
     async fn get(&mut self, mut get: Get) -> Result<(), Gone> {
         self.watched.enter(Phase::Working, self.shard.io.now());
-        let mut is_second = false;
+        let mut changes = 0;
         loop {
             match self.get_once(&get).await? {
                 Ok(()) => return self.flush().await,
-                // The version went between its description and its first byte: the next one is there.
-                Err(error)
-                    if error.code == ErrorCode::PreconditionFailed
-                        && !is_second
-                        && get.conditions.is_empty() =>
-                {
-                    is_second = true;
+                // The next version is there, and its conditions are its own.
+                Err(Refused::Changed(_)) if changes < CHANGES_MAX => {
+                    changes += 1;
                     get.known = None;
                 }
-                Err(error) => {
+                Err(Refused::Changed(error) | Refused::Told(error)) => {
                     let (name, key) = (get.bucket_name(), get.key());
                     self.answer_error(&error, name, key);
                     return self.flush().await;
@@ -420,11 +439,11 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         }
     }
 
-    async fn get_once(&mut self, get: &Get) -> Result<Result<(), Error>, Gone> {
+    async fn get_once(&mut self, get: &Get) -> Result<Result<(), Refused>, Gone> {
         let shard = Rc::clone(&self.shard);
         let Found { known, mut first } = match shard.find_for_get(get).await {
             Ok(found) => found,
-            Err(failure) => return Ok(Err(error_of(&failure))),
+            Err(failure) => return Ok(Err(Refused::of(&failure))),
         };
         let extent = match get.outcome(&known.meta) {
             Outcome::Bytes(extent) => extent,
@@ -432,7 +451,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 self.answer_not_modified(&known);
                 return Ok(Ok(()));
             }
-            Outcome::Refused(error) => return Ok(Err(error)),
+            Outcome::Refused(error) => return Ok(Err(Refused::Told(error))),
         };
         let overridden = get
             .overrides
@@ -460,7 +479,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         };
         let parts = match began {
             Ok(parts) => parts,
-            Err(failure) => return Ok(Err(error_of(&failure))),
+            Err(failure) => return Ok(Err(Refused::of(&failure))),
         };
         // From here on the head is under way: what fails now cuts the answer off.
         self.push_object_head(extent, lines);
@@ -615,12 +634,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             let batch = self.batch.as_mut().expect("no send is under way");
             batch.push_head(&response.body);
         }
-        self.finish(
-            response.status,
-            response.error,
-            length.unwrap_or(0),
-            0,
-        );
+        self.finish(response.status, response.error, length.unwrap_or(0), 0);
     }
 
     /// Counts and logs the request whose answer is batched.

@@ -225,10 +225,10 @@ pub fn error_of(failure: &ErrorMessage) -> Error {
         ErrorCode::Denied | ErrorCode::Unauthenticated => S3Code::AccessDenied,
         ErrorCode::Busy => S3Code::SlowDown,
         ErrorCode::Invalid => S3Code::InvalidArgument,
-        ErrorCode::VersionChanged => S3Code::PreconditionFailed,
-        ErrorCode::UnderStore | ErrorCode::Draining | ErrorCode::ObjectUnknown => {
-            S3Code::ServiceUnavailable
-        }
+        ErrorCode::VersionChanged
+        | ErrorCode::UnderStore
+        | ErrorCode::Draining
+        | ErrorCode::ObjectUnknown => S3Code::ServiceUnavailable,
         ErrorCode::Internal => S3Code::InternalError,
     };
     let message = if code == S3Code::NoSuchKey {
