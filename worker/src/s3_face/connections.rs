@@ -147,3 +147,30 @@ impl<S: Stream> Connections<S> {
         self.left.until(|| self.is_empty().then_some(())).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_is_waited_for_so_long_and_no_longer() {
+        let send_max = Duration::from_secs(7);
+        let began = Nanos(1_000);
+        let at = |waited: Duration| Nanos(began.0 + waited.as_nanos() as u64);
+        for (phase, most) in [
+            (Phase::Idle, IDLE_MAX),
+            (Phase::Head, HEAD_MAX),
+            (Phase::Body, BODY_MAX),
+            (Phase::Sending, send_max),
+        ] {
+            let watched = Watched::new(Nanos(0));
+            watched.enter(phase, began);
+            assert!(!watched.is_overdue(at(most), send_max), "{phase:?}");
+            let late = at(most + Duration::from_nanos(1));
+            assert!(watched.is_overdue(late, send_max), "{phase:?}");
+            // What the worker itself takes is not the client's fault.
+            watched.enter(Phase::Working, began);
+            assert!(!watched.is_overdue(late, send_max), "{phase:?}");
+        }
+    }
+}
