@@ -33,6 +33,8 @@ pub struct Process {
     pub control: SocketAddr,
     /// Operations port.
     pub operations: SocketAddr,
+    /// Address of the S3 face, if it is open.
+    pub s3: Option<SocketAddr>,
     /// Starts of the device so far.
     pub epoch: u64,
     /// Blocks that came back.
@@ -73,6 +75,7 @@ impl Process {
             data: Vec::new(),
             control: SocketAddr::from(([127, 0, 0, 1], 0)),
             operations: SocketAddr::from(([127, 0, 0, 1], 0)),
+            s3: None,
             epoch: 0,
             recovered_blocks: 0,
             recovery_seconds: 0.0,
@@ -100,6 +103,10 @@ impl Process {
                 "operations" => {
                     let host = words[1].trim_start_matches("http://");
                     self.operations = address(host.trim_end_matches('/'));
+                }
+                "s3" => {
+                    let (_, host) = words[1].split_once("://").expect("a URL");
+                    self.s3 = Some(address(host));
                 }
                 "serving:" => {
                     let after = |word: &str| {
