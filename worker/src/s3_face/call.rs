@@ -127,6 +127,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Ok(answer) => answer,
             Err(error) => {
                 self.closes |= framing != Framing::None || expects_continue;
+                self.unwanted = (!expects_continue).then(|| BodyReader::new(framing));
                 self.answer_error(&error, &bucket, &key);
                 return self.flush().await;
             }
@@ -173,7 +174,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 let piece = BodyPiece::Bytes(gathered.split().freeze());
                 self.watched.enter(Phase::Working, self.shard.io.now());
                 if pieces.send(piece).await.is_err() {
-                    return self.answered_early(is_complete, answer).await;
+                    self.closes |= !is_complete;
+                    self.unwanted = Some(reader);
+                    return Ok(Some(settled(answer.await)));
                 }
             }
             if is_complete {
@@ -185,6 +188,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             input = futures::select_biased! {
                 early = (&mut *answer).fuse() => {
                     self.closes = true;
+                    self.unwanted = Some(reader);
                     return Ok(Some(settled(early)));
                 }
                 received = self.transport.receive().fuse() => received?,
@@ -193,15 +197,6 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return Err(Gone);
             }
         }
-    }
-
-    async fn answered_early(
-        &mut self,
-        is_complete: bool,
-        answer: &mut Answered,
-    ) -> Result<Option<Result<Response, Error>>, Gone> {
-        self.closes |= !is_complete;
-        Ok(Some(settled(answer.await)))
     }
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelane_io::{FrameSlice, Io, IoError, Nanos, Payload, SendBatch, Stream};
+use corelane_s3::body::BodyReader;
 use corelane_s3::credentials::Verb;
 use corelane_s3::head::{Framing, HEAD_BYTES_MAX, Head};
 use corelane_s3::operation::{Operation, Read, Routed, route};
@@ -28,7 +29,7 @@ use super::get::{
     FIRST_PART, Found, Get, Outcome, OwnedConditions, WINDOW_BYTES_MAX, Windows, error_of,
     lines_of, lines_with, outcome_of,
 };
-use super::transport::Transport;
+use super::transport::{Received, Transport};
 use crate::shard::Shard;
 use crate::shard::gather::ReadParts;
 use crate::shard::metadata::Known;
@@ -43,6 +44,11 @@ const PARTS: usize = 20;
 
 /// Answers that are batched before they leave, whatever their size: their heads are copied.
 const ANSWERS_PER_BATCH_MAX: usize = 64;
+
+/// Bytes of a body that nobody wants which are taken all the same: a connection that is closed with
+/// bytes unread is reset, and a client that is still sending may never read why. A part of an upload,
+/// as most clients cut them; whoever sends more is reset.
+const UNWANTED_BYTES_MAX: u64 = 16 << 20;
 
 /// The connection cannot go on: the peer is gone, or must not get another byte.
 pub(super) struct Gone;
@@ -114,6 +120,8 @@ pub(super) struct Connection<I: Io, U: UnderStore> {
     pinned: u64,
     /// Whether the present answer is the last.
     pub(super) closes: bool,
+    /// The rest of a body that nobody wants, behind the last answer.
+    pub(super) unwanted: Option<BodyReader>,
     path_key: String,
     pub(super) current: Current,
 }
@@ -142,6 +150,7 @@ pub async fn serve<I: Io, U: UnderStore>(
                 batched: 0,
                 pinned: 0,
                 closes: false,
+                unwanted: None,
                 path_key: String::new(),
                 current: Current {
                     id: 0,
@@ -153,7 +162,9 @@ pub async fn serve<I: Io, U: UnderStore>(
                 face: Rc::clone(&face),
             };
             // Whoever is gone has nothing to be told.
-            let _ = connection.run().await;
+            if connection.run().await.is_ok() {
+                let _ = connection.discard_unwanted().await;
+            }
             connection.let_go();
         }
         Err(error) => tracing::debug!(peer = %stream.peer(), %error, "no TLS"),
@@ -222,6 +233,35 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         }
     }
 
+    /// Notes that the body behind `head` stays unread. One that waits for a word is not sent.
+    fn leave_body(&mut self, head: &Head<'_>) {
+        let is_sent = has_body(head) && !head.expects_continue;
+        self.unwanted = is_sent.then(|| BodyReader::new(head.framing));
+    }
+
+    /// Takes what is left of a body that nobody wants, as far as [`UNWANTED_BYTES_MAX`].
+    async fn discard_unwanted(&mut self) -> Result<(), Gone> {
+        let Some(mut body) = self.unwanted.take() else {
+            return Ok(());
+        };
+        let mut input = Received::Tls(std::mem::take(&mut self.held));
+        let mut taken = 0;
+        loop {
+            let mut rest: &[u8] = &input;
+            while body.next(&mut rest).map_err(|_| Gone)?.is_some() {}
+            taken += input.len() as u64;
+            if body.is_complete() || taken > UNWANTED_BYTES_MAX || self.watched.is_going() {
+                return Ok(());
+            }
+            drop(input);
+            self.watched.enter(Phase::Body, self.shard.io.now());
+            input = self.transport.receive().await?;
+            if input.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Serves whole requests at the start of `input` for as long as they can be served at once; gives
     /// the bytes that were used, and what to do then.
     fn serve_input(&mut self, input: &[u8]) -> (usize, Next) {
@@ -272,6 +312,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Err(error) => {
                 // A body that nobody wants is not read: it would be taken for the next head.
                 self.closes |= has_body(head) || head.expects_continue;
+                self.leave_body(head);
                 let (bucket, key) = named(head, &self.face);
                 self.answer_error(&error, &bucket, &key);
                 self.closes.then_some(Next::Close)
@@ -299,6 +340,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Routed::Read(read) => {
                 // Nor is one that means nothing, which a read may have (RFC 9110, 9.3.1).
                 self.closes |= has_body(head);
+                self.leave_body(head);
                 self.serve_read(&target, read, caller)
             }
             Routed::Operation(operation) => self

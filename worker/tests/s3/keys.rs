@@ -220,6 +220,7 @@ fn a_write_that_is_not_allowed_is_refused_before_its_body() {
             let answer = connection.answer();
             answer.assert_error(403, "AccessDenied");
             assert_eq!(answer.expect("connection"), "close");
+            connection.finish();
             assert!(matches!(connection.receive(false), Received::Closed));
         }
     }
@@ -242,10 +243,18 @@ fn why_a_large_write_is_refused_reaches_a_client_that_sends_it_all_first() {
     for _ in 0..5 {
         let mut connection = scene.connect();
         connection.send(reader().request("PUT", "/data/object", &line, UNSIGNED));
-        // Whether all of it is taken is the worker's choice; that the answer can be read is not.
-        connection.try_send(&body);
+        connection.send(&body);
         connection.answer().assert_error(403, "AccessDenied");
+        assert!(matches!(connection.receive(false), Received::Closed));
     }
+    // What has no end is not taken.
+    let mut connection = scene.connect();
+    let endless = "Transfer-Encoding: chunked\r\n";
+    connection.send(reader().request("PUT", "/data/object", endless, UNSIGNED));
+    let chunk = [b"800000\r\n", &body[..], b"\r\n"].concat();
+    let taken = (0..20).take_while(|_| connection.try_send(&chunk)).count();
+    assert!(taken < 20, "160 MiB of a body that nobody wants");
+    assert!(!scene.file("object").exists());
     end_quietly(scene);
 }
 
