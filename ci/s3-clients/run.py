@@ -1,13 +1,14 @@
 """Runs every client against a worker, each in a folder and a process of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
-from worker import Worker
+from worker import BUCKET, Worker
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 program, main_python, s3fs_python, *wanted = sys.argv[1:]
@@ -41,18 +42,35 @@ def run_all(worker, folder):
     return failed
 
 
-with tempfile.TemporaryDirectory(prefix="corelane-clients-") as folder:
-    origin = os.path.join(folder, "origin")
-    os.makedirs(origin)
-    worker = Worker(program, folder, f"file://{origin}")
-    failed = run_all(worker, os.path.join(folder, "over-a-folder"))
-    server_errors = worker.metric("corelane_s3_answers_server_error_total")
+def report(worker, name, failed):
+    """What a worker counted; its logs where clients failed."""
+    errors = worker.metric("corelane_s3_answers_server_error_total")
     cut = worker.metric("corelane_s3_answers_cut_total")
+    print(f"{name}: answers with 5xx: {errors:.0f}, cut off: {cut:.0f}", flush=True)
+    with open(os.path.join(worker.folder, "access.log")) as log:
+        for line in log:
+            if re.search(r'" 5\d\d ', line):
+                print("  " + line.rstrip())
     if failed:
         kept = tempfile.mkdtemp(prefix="corelane-clients-failed-")
         shutil.copytree(worker.folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.img"))
-        print(f"the worker's logs are in {kept}")
-    worker.stop()
+        print(f"the logs of the worker {name} are in {kept}")
+
+
+with tempfile.TemporaryDirectory(prefix="corelane-clients-") as folder:
+    origin = os.path.join(folder, "origin")
+    os.makedirs(origin)
+    over_folder = Worker(program, folder, f"file://{origin}", "over-a-folder")
+    # The same clients against a worker whose origin is an S3 server that verifies signatures: the first.
+    over_s3 = Worker(program, folder, f"s3://{BUCKET}", "over-s3", over_folder.mount_options())
+    failed = []
+    for worker in [over_folder, over_s3]:
+        name = os.path.basename(worker.folder)
+        print(f"{name}:", flush=True)
+        failed += [f"{client} {name}" for client in run_all(worker, os.path.join(folder, f"with-{name}"))]
+    for worker in [over_s3, over_folder]:
+        report(worker, os.path.basename(worker.folder), failed)
+        worker.stop()
 if failed:
     raise SystemExit(f"failed: {', '.join(failed)}")
-print(f"all clients right; answers with 5xx: {server_errors:.0f}, cut off: {cut:.0f}")
+print("all clients right")

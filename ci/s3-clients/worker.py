@@ -76,6 +76,18 @@ uri = "{origin}"
         status = self.process.wait(60)
         assert status == 0, f"the worker ended with {status}: {open(self.log.name).read()}"
 
+    def mount_options(self):
+        """How another worker mounts this one's bucket."""
+        options = {
+            "endpoint": self.endpoint,
+            "region": "us-east-1",
+            "access_key_id": KEY_ID,
+            "secret_access_key": SECRET,
+            "allow_http": "true",
+        }
+        pairs = ", ".join(f'{name} = "{value}"' for name, value in options.items())
+        return f"options = {{ {pairs} }}"
+
     def environment(self):
         """What the clients that read environment variables need."""
         return {
