@@ -86,13 +86,19 @@ impl Scene {
     /// Starts the worker again on what it stands on, after an end in good order or a sudden one.
     #[track_caller]
     pub fn restart(&mut self, is_sudden: bool) {
-        let process = self.process.take().expect("it has not ended");
         if is_sudden {
-            process.kill();
+            self.process.take().expect("it has not ended").kill();
         } else {
-            process.terminate();
+            self.stop();
         }
         self.process = Some(self.bed.start());
+    }
+
+    /// Ends the worker in good order and leaves what it stood on.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let process = self.process.take().expect("it has not ended");
+        process.terminate();
     }
 
     /// Ends the worker in good order; gives its log.

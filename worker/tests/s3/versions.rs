@@ -9,6 +9,15 @@ use crate::client::{Received, get, request};
 use crate::harness::{BLOCK, Bed, assert_same, content};
 use crate::scene::Scene;
 
+/// A bed whose files are believed at once: here they are only ever replaced as a whole.
+fn settled(freshness: &str) -> Bed {
+    let mut bed = Bed::in_memory().freshness(freshness);
+    bed.mounts[0]
+        .keys
+        .push_str("\noptions = { settle_ms = \"0\" }");
+    bed
+}
+
 /// Puts a file in the place of another at once, as `mv` does.
 fn replace(scene: &Scene, key: &str, bytes: &[u8]) {
     let beside = scene.bed.path("beside");
@@ -19,7 +28,7 @@ fn replace(scene: &Scene, key: &str, bytes: &[u8]) {
 #[test]
 fn a_changed_object_has_another_etag_and_its_own_bytes_at_once() {
     for freshness in ["always-check", "max-age=0"] {
-        let scene = Scene::on(Bed::in_memory().freshness(freshness));
+        let scene = Scene::on(settled(freshness));
         let old = scene.bed.write("object", 1, 3 * BLOCK);
         let mut connections = scene.connections(6);
         let mut etag = String::new();
@@ -58,7 +67,7 @@ fn a_changed_object_has_another_etag_and_its_own_bytes_at_once() {
 
 #[test]
 fn an_object_that_changes_under_a_long_answer_is_cut_off_or_the_old_one() {
-    let mut bed = Bed::in_memory().freshness("always-check");
+    let mut bed = settled("always-check");
     bed.mounts[0].keys.push_str("\nblock_size = \"256K\"");
     let scene = Scene::on(bed);
     let length = 40 << 20;
@@ -91,7 +100,7 @@ fn an_object_that_changes_under_a_long_answer_is_cut_off_or_the_old_one() {
 
 #[test]
 fn readers_of_an_object_that_is_replaced_again_and_again_see_one_version_each() {
-    let scene = Scene::on(Bed::in_memory().freshness("always-check"));
+    let scene = Scene::on(settled("always-check"));
     let versions: Arc<HashMap<Vec<u8>, Vec<u8>>> = Arc::new(
         (0..60)
             .map(|seed| content(100 + seed, 5 * BLOCK + seed as usize))
