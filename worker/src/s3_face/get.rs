@@ -260,6 +260,11 @@ impl Get {
     }
 }
 
+/// The status of an answer with these bytes.
+pub fn status_of(extent: Extent) -> u16 {
+    if extent.is_range { 206 } else { 200 }
+}
+
 /// An object that was found, and the first bytes that came with it.
 pub struct Found {
     /// The object.

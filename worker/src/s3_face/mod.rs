@@ -2,13 +2,15 @@
 //!
 //! A connection lives on the core that accepted it. Reads of objects are answered there, from this
 //! core's memory and devices or from the core that owns the bytes, whose frames are pinned and sent
-//! from here. Everything else (writes, listings, buckets) is a [call](call) to the
+//! from here. Everything else (writes, listings, buckets) is a [call] to the
 //! [gateway], which runs on the fetch threads; a data core only passes the bytes of bodies on.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`connection`] | one connection: requests in, answers out, in their order |
-//! | [`get`] | reads of objects |
+//! | `request` | one request: who, what, and whether it is answered at once |
+//! | [`get`], `streaming` | reads of objects: what is answered, and what has to wait |
+//! | `answer` | heads and bodies on their way out |
 //! | [`call`] | everything else, handed to the gateway with its body |
 //! | [`gateway`] | what the operations do to the under-stores and to the cache |
 //! | [`buckets`] | which mounts are buckets, and who may do what there |
@@ -20,12 +22,15 @@
 //! are of, and no byte of another version follows it. A read that cannot go on is cut off.
 
 pub mod access_log;
+mod answer;
 pub mod buckets;
 pub mod call;
 pub mod connection;
 pub mod connections;
 pub mod gateway;
 pub mod get;
+mod request;
+mod streaming;
 pub mod transport;
 
 use std::cell::{Cell, RefCell};

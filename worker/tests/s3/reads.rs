@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 use crate::client::{Received, get, request};
 use crate::harness::{BLOCK, Bed, assert_same};
 use crate::scene::{OPEN, Scene};
+use crate::signing::Signer;
+
+const SECRET: &str = "a-secret-of-the-one-who-reads";
 
 /// A GET of a range.
 fn ranged(target: &str, range: &str) -> String {
@@ -212,18 +215,25 @@ fn conditions_decide_between_bytes_304_and_412() {
 }
 
 #[test]
-fn response_parameters_replace_headers_and_nothing_else() {
-    let scene = Scene::open();
+fn response_parameters_replace_headers_of_signed_requests_and_nothing_else() {
+    let mut bed = Bed::in_memory();
+    bed.sections = format!(
+        "{OPEN}[[s3_key]]\nname = \"reader\"\nid = \"AKIAREADER\"\nsecret = \"{SECRET}\"\n\
+         verbs = [\"read\"]\n"
+    );
+    let scene = Scene::with(bed);
+    let signer = Signer::new("AKIAREADER", SECRET);
     let bytes = scene.bed.write("object", 4, 300);
     let mut connection = scene.connect();
     let plain = connection.ask(get("/data/object"));
-    let target = "/data/object?response-content-type=text%2Fplain%3B%20charset%3Dutf-8\
-                  &response-content-language=de&response-expires=never\
-                  &response-cache-control=no-store\
+    let target = "/data/object?response-cache-control=no-store\
                   &response-content-disposition=attachment%3B%20filename%3D%22a.bin%22\
-                  &response-content-encoding=identity";
+                  &response-content-encoding=identity\
+                  &response-content-language=de\
+                  &response-content-type=text%2Fplain%3B%20charset%3Dutf-8\
+                  &response-expires=never";
     for _ in 0..2 {
-        let answer = connection.ask(get(target));
+        let answer = connection.ask(signer.get(target));
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_same(&answer.body, &bytes, "the object");
         for (name, value) in [
@@ -241,10 +251,14 @@ fn response_parameters_replace_headers_and_nothing_else() {
     // The next request without them is not touched.
     let again = connection.ask(get("/data/object"));
     assert_eq!(again.expect("content-type"), plain.expect("content-type"));
-    let broken = "/data/object?response-content-type=a%0D%0ASet-Cookie:%20b";
+    let broken = "/data/object?response-content-type=a%0D%0ASet-Cookie%3A%20b";
     connection
-        .ask(get(broken))
+        .ask(signer.get(broken))
         .assert_error(400, "InvalidArgument");
+    // Whoever sends somebody a link does not choose what his browser takes the object for.
+    connection
+        .ask(get(target))
+        .assert_error(400, "InvalidRequest");
     scene.terminate();
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | [`body`] | from bytes of a request to verified bytes of an object |
+//! | `body` | from bytes of a request to verified bytes of an object |
 //! | `buckets` | buckets themselves |
 //! | `listing` | listings of objects |
 //! | `objects` | single objects: put, copy, delete, markers |
