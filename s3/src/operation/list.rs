@@ -28,7 +28,7 @@ pub struct ListObjects {
     pub prefix: String,
     /// What common prefixes end in; `None` also if it was sent empty.
     pub delimiter: Option<String>,
-    /// Most entries of the page, 0 to [`PAGE_ENTRIES_MAX`].
+    /// Most entries of the page, 0 to 1,000.
     pub max_keys: u32,
     /// Only keys behind this one; of V1 the `marker`.
     pub start_after: Option<String>,
@@ -88,7 +88,7 @@ pub struct ListMultipartUploads {
     pub prefix: String,
     /// What common prefixes end in.
     pub delimiter: Option<String>,
-    /// Most entries of the page, 0 to [`PAGE_ENTRIES_MAX`].
+    /// Most entries of the page, 0 to 1,000.
     pub max_uploads: u32,
     /// Only uploads behind this key.
     pub key_marker: Option<String>,
@@ -123,7 +123,7 @@ impl ListMultipartUploads {
 pub struct ListParts {
     /// Of which upload.
     pub upload_id: String,
-    /// Most entries of the page, 0 to [`PAGE_ENTRIES_MAX`].
+    /// Most entries of the page, 0 to 1,000.
     pub max_parts: u32,
     /// Only parts with greater numbers.
     pub part_number_marker: u32,
