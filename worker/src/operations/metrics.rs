@@ -93,6 +93,18 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("under_store_bytes", "Bytes received from it."),
     (
+        "under_store_bytes_sent",
+        "Bytes sent to it in the bodies of writes.",
+    ),
+    (
+        "under_store_bytes_from_writes",
+        "Bytes that went from a write into the cache, and were not asked for.",
+    ),
+    (
+        "under_store_headers_dropped",
+        "Objects described whose headers are too long to be kept.",
+    ),
+    (
         "under_store_retries",
         "Requests that repeated a failed one.",
     ),

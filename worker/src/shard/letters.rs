@@ -129,6 +129,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     reply(answer, ());
                 });
             }
+            ShardRequest::BringIn {
+                mount,
+                path,
+                answer,
+            } => self.in_background(async move |shard| {
+                shard.bring_in(&mount, &path).await;
+                reply(answer, ());
+            }),
             ShardRequest::Load { object, answer } => self.in_background(async move |shard| {
                 reply(answer, shard.load(&object).await);
             }),

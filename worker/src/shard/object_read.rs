@@ -156,6 +156,31 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
+    /// Takes this shard's blocks of an object that was written a moment ago into the cache, as if they
+    /// had been read. What memory is too busy for is left to its first reader.
+    pub(super) async fn bring_in(self: &Rc<Self>, mount: &Arc<Mount>, path: &str) {
+        let Ok(meta) = self.describe_anywhere(path, mount).await else {
+            return;
+        };
+        let known = self.know(Arc::clone(&meta), mount.id);
+        for index in self.own_blocks(&meta) {
+            let block = meta.block(index);
+            let is_held = self.store.lookup(block).is_some();
+            let is_for_others = self.fills.is_crowded() && !self.fills.is_under_way(block);
+            if is_held || is_for_others {
+                continue;
+            }
+            if let Err(failure) = self.fill(&known, index).until_done().await {
+                tracing::debug!(
+                    object = meta.uri,
+                    ?failure,
+                    "a written block was not brought in"
+                );
+                return;
+            }
+        }
+    }
+
     /// Begins to bring all blocks of an object in, here and on the other shards. One more than
     /// [`PREFETCHES_MAX`] is not begun.
     pub(crate) fn prefetch_object(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {

@@ -67,6 +67,16 @@ pub enum ShardRequest {
         /// Gets a note once nobody is answered from before any more.
         answer: oneshot::Sender<()>,
     },
+    /// The object at `path` was written a moment ago, and its bytes are at hand: this shard's blocks of
+    /// it go into the cache, as if they had been read. Sent to all shards.
+    BringIn {
+        /// The mount.
+        mount: Arc<Mount>,
+        /// Path in the worker's namespace.
+        path: String,
+        /// Gets a note when no more blocks are going to be brought in.
+        answer: oneshot::Sender<()>,
+    },
     /// Brings all blocks of the object that this shard owns onto the device.
     Load {
         /// The object.

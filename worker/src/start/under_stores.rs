@@ -88,6 +88,21 @@ impl Catalogue for UnderStores {
                     counts.requests,
                 ),
                 ("under_store_bytes", counts.mount.clone(), counts.bytes),
+                (
+                    "under_store_bytes_sent",
+                    counts.mount.clone(),
+                    counts.bytes_sent,
+                ),
+                (
+                    "under_store_bytes_from_writes",
+                    counts.mount.clone(),
+                    counts.bytes_from_writes,
+                ),
+                (
+                    "under_store_headers_dropped",
+                    counts.mount.clone(),
+                    counts.headers_dropped,
+                ),
                 ("under_store_retries", counts.mount.clone(), counts.retries),
                 ("under_store_errors", counts.mount.clone(), errors),
                 (

@@ -28,6 +28,7 @@ pub(crate) struct MountCounters {
     requests: AtomicU64,
     bytes: AtomicU64,
     bytes_sent: AtomicU64,
+    bytes_from_writes: AtomicU64,
     headers_dropped: AtomicU64,
     retries: AtomicU64,
     errors: [AtomicU64; KINDS.len()],
@@ -45,6 +46,8 @@ pub struct MountCounts {
     pub bytes: u64,
     /// Bytes sent in the bodies of writes.
     pub bytes_sent: u64,
+    /// Bytes that went from writes into the cache and were not asked for.
+    pub bytes_from_writes: u64,
     /// Objects that are served without their headers, which have more than 8 KiB.
     pub headers_dropped: u64,
     /// Requests that repeated a failed one.
@@ -64,6 +67,7 @@ impl MountCounters {
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
+            bytes_from_writes: AtomicU64::new(0),
             headers_dropped: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             errors: Default::default(),
@@ -99,6 +103,11 @@ impl MountCounters {
         self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes went from a write into the cache.
+    pub fn spared(&self, bytes: u64) {
+        self.bytes_from_writes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// An object has more headers than are kept.
     pub fn headers_dropped(&self) {
         self.headers_dropped.fetch_add(1, Ordering::Relaxed);
@@ -121,6 +130,7 @@ impl MountCounters {
             requests: count(&self.requests),
             bytes: count(&self.bytes),
             bytes_sent: count(&self.bytes_sent),
+            bytes_from_writes: count(&self.bytes_from_writes),
             headers_dropped: count(&self.headers_dropped),
             retries: count(&self.retries),
             errors: KINDS

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use super::counters::{MountCounters, MountCounts};
 use super::files::FileTree;
 use super::fill::Fill;
+use super::just_written::JustWritten;
 use super::limits::{Bucket, Gate, Pass, lock};
 use super::location::{Location, StoreKind, check_key};
 use super::mount_options::MountOptions;
@@ -65,6 +66,8 @@ pub(crate) struct Stores {
     bucket: Bucket,
     /// By path of the mount.
     stores: Mutex<HashMap<String, Arc<MountStore>>>,
+    /// Bytes that need not be asked for.
+    pub just_written: JustWritten,
 }
 
 /// The limits that one request passes.
@@ -128,6 +131,7 @@ impl Stores {
             gate: Gate::new(options.limits.requests_in_flight_max),
             bucket: Bucket::new(options.limits.bytes_per_second),
             stores: Mutex::default(),
+            just_written: JustWritten::default(),
             options,
         }
     }
@@ -257,6 +261,15 @@ impl Stores {
             stores: self,
             store,
         };
+        let wanted = fill.missing();
+        match self.just_written.fill(object, &mut fill).await {
+            Ok(false) => {}
+            Ok(true) => {
+                store.counters.spared(wanted.end - wanted.start);
+                return (fill, Ok(()));
+            }
+            Err(failure) => return (fill, Err(failure.into_error(&object.uri, 0))),
+        }
         let mut tries = Tries::new(self.options.retry);
         loop {
             let result;

@@ -94,7 +94,9 @@ impl World {
                     },
                 );
             }
-            ShardRequest::Written { answer, .. } => give(answer, ()),
+            ShardRequest::Written { answer, .. } | ShardRequest::BringIn { answer, .. } => {
+                give(answer, ());
+            }
             ShardRequest::Describe { path, answer } => {
                 let found = self.objects.lock().expect("no panic").get(&path).cloned();
                 let missing = || UnderStoreError {

@@ -1,11 +1,8 @@
 //! Several devices, and devices that go: what they held is fetched again, the rest stays.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use corelane_client::control::{DeviceStats, JobState};
 
-use crate::harness::{BLOCK, Bed, HANG, Process, assert_same, eventually};
+use crate::harness::{BLOCK, Bed, Process, assert_same, eventually};
 
 /// Objects whose stripes lie on all devices, with their bytes.
 fn write_objects(bed: &Bed, count: u64) -> Vec<(String, Vec<u8>)> {
@@ -30,20 +27,6 @@ fn assert_objects(process: &Process, objects: &[(String, Vec<u8>)], when: &str) 
 
 fn devices(process: &Process) -> Vec<DeviceStats> {
     process.control().stats().expect("stats").devices
-}
-
-/// `/metrics` as Prometheus gets it.
-fn metrics(process: &Process) -> String {
-    let mut stream = TcpStream::connect(process.operations).expect("it listens");
-    stream
-        .set_read_timeout(Some(HANG))
-        .expect("a socket has a timeout");
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("it reads");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("it answers");
-    text
 }
 
 #[test]
@@ -97,7 +80,7 @@ fn a_device_that_fails_while_it_is_read_is_taken_out_and_every_byte_is_served() 
 
     let process = bed.start();
     assert_eq!(process.recovered_blocks, 400);
-    assert!(metrics(&process).contains("\ncorelane_device_healthy{"));
+    assert!(process.metrics().contains("\ncorelane_device_healthy{"));
     let device = std::fs::File::options().write(true).open(&bed.device);
     // All regions lie behind it, so that every read of a block fails.
     device
@@ -114,7 +97,7 @@ fn a_device_that_fails_while_it_is_read_is_taken_out_and_every_byte_is_served() 
         process.counter("device_errors") >= 16,
         "the configured number"
     );
-    let text = metrics(&process);
+    let text = process.metrics();
     let line = text
         .lines()
         .find(|line| line.starts_with("corelane_device_healthy{"))

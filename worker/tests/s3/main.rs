@@ -17,6 +17,7 @@ mod signing;
 mod tls;
 mod versions;
 mod writes;
+mod written;
 
 #[allow(
     dead_code,

@@ -72,6 +72,17 @@ impl Scene {
         self.connect().ask(bytes)
     }
 
+    /// A counter of what a mount asked its under-store for; zero before the first request.
+    #[track_caller]
+    pub fn under_store_counter(&self, name: &str, mount: &str) -> u64 {
+        let begin = format!("corelane_under_store_{name}_total{{mount=\"{mount}\"}} ");
+        let metrics = self.metrics();
+        let mut values = metrics.lines().filter_map(|line| line.strip_prefix(&begin));
+        values
+            .next()
+            .map_or(0, |value| value.parse().expect("a number"))
+    }
+
     /// The file behind a key of `data`.
     pub fn file(&self, key: &str) -> PathBuf {
         self.bed.path("source").join(key)

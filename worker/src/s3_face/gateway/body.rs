@@ -6,7 +6,7 @@ use corelane_s3::{Error, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::super::call::BodyPiece;
-use crate::under_store::origin::{Aborted, BodySender};
+use crate::under_store::origin::{Aborted, BodySender, Keeping};
 
 /// What became of a body.
 pub(super) enum Pumped {
@@ -16,7 +16,8 @@ pub(super) enum Pumped {
     Unwanted,
 }
 
-/// Hands a body over to an origin, piece by piece, and says that it is whole only when it is.
+/// Hands a body over to an origin, piece by piece, and says that it is whole only when it is. Its bytes
+/// are kept in `keeping`, too.
 ///
 /// # Errors
 /// When the body is not what its head promised; the origin was told.
@@ -24,6 +25,7 @@ pub(super) async fn pump(
     spec: PayloadSpec,
     body: &mut mpsc::Receiver<BodyPiece>,
     sender: BodySender,
+    mut keeping: Option<&mut Keeping>,
 ) -> Result<Pumped, Error> {
     let mut payload = Payload::new(spec);
     let mut verified = Vec::new();
@@ -38,6 +40,9 @@ pub(super) async fn pump(
             return Err(error);
         }
         for piece in verified.drain(..) {
+            if let Some(keeping) = &mut keeping {
+                keeping.push(&piece);
+            }
             if !sender.send(piece).await {
                 return Ok(Pumped::Unwanted);
             }

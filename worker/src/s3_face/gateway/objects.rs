@@ -1,11 +1,12 @@
 //! Single objects: put, copy, delete, and the markers of folders.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_s3::conditions::{Conditions, Verdict};
 use corelane_s3::credentials::Verb;
 use corelane_s3::operation::{CopyObject, CopySource, ObjectHeaders, PutObject};
-use corelane_s3::payload::Received;
+use corelane_s3::payload::{PayloadSpec, Received};
 use corelane_s3::xml::delete::{Outcome, write_result};
 use corelane_s3::{Error, ErrorCode, xml};
 
@@ -13,16 +14,21 @@ use super::body::{Pumped, document, pump};
 use super::failure::error_of;
 use super::{Request, Response};
 use crate::mount::Mount;
+use crate::shard::request::ShardRequest;
 use crate::under_store::origin::{
-    CopyDirective, CopySource as OriginSource, Head, OriginBody, OriginError, OriginErrorKind,
-    OriginHeaders, WriteCondition, Written,
+    CopyDirective, CopySource as OriginSource, Head, Keeping, Kept, OriginBody, OriginError,
+    OriginErrorKind, OriginHeaders, WriteCondition, Written,
 };
+use crate::under_store::path_key;
 
 /// What was found out of a body that went to an origin, and what the origin said.
 pub(super) type Passed<T> = (Option<Received>, Result<T, OriginError>);
 
 /// Pieces of a body that wait for the origin.
 pub(super) const PIECES_MAX: usize = 4;
+
+/// How long the bytes of a write are kept for shards that do not take them.
+const BRING_IN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest document that names objects to delete: a thousand of the longest keys, escaped.
 const DELETE_BYTES_MAX: usize = 8 << 20;
@@ -87,10 +93,45 @@ impl Request {
         let condition = condition_of(put.if_none_match_any, put.if_match);
         let headers = origin_headers(put.headers);
         let (origins, key) = (self.inner.origins.clone(), self.key.clone());
+        let length = self.payload.as_ref().and_then(PayloadSpec::length);
+        let mut keeping = origins.keep(length);
         let written = self
-            .pass_body(async move |body| origins.put(mount, &key, &headers, condition, body).await)
+            .pass_body(keeping.as_mut(), async move |body| {
+                origins.put(mount, &key, &headers, condition, body).await
+            })
             .await;
-        self.settle(mount, written).await
+        let kept = match (keeping, &written) {
+            (Some(keeping), Ok((Some(_), Ok(written)))) => {
+                let path_key = path_key(mount, &format!("{}/{}", mount.path, self.key));
+                path_key.map_or(None, |path_key| keeping.confirmed(&path_key, &written.etag))
+            }
+            _ => None,
+        };
+        let answer = self.settle(mount, written).await;
+        if let Some(kept) = kept {
+            self.bring_in(mount, kept);
+        }
+        answer
+    }
+
+    /// Lets the shards take what was just written into the cache. The answer does not wait for it.
+    fn bring_in(&self, mount: &Arc<Mount>, kept: Kept) {
+        let path = format!("{}/{}", mount.path, self.key);
+        let (inner, mount) = (Arc::clone(&self.inner), Arc::clone(mount));
+        tokio::spawn(async move {
+            let asked = inner
+                .shards
+                .ask_all(BRING_IN_DEADLINE, |answer| ShardRequest::BringIn {
+                    mount: Arc::clone(&mount),
+                    path: path.clone(),
+                    answer,
+                })
+                .await;
+            if let Err(error) = asked {
+                tracing::debug!(path, %error, "what was written is fetched when it is read");
+            }
+            drop(kept);
+        });
     }
 
     /// Lets readers see what became of a write, then answers it.
@@ -294,14 +335,17 @@ impl Request {
         Ok(response)
     }
 
-    /// Makes a body of the request's and lets `write` write it, side by side.
+    /// Makes a body of the request's and lets `write` write it, side by side; its bytes are kept in
+    /// `keeping`, too.
     pub(super) async fn pass_body<T>(
         &mut self,
+        keeping: Option<&mut Keeping>,
         write: impl AsyncFnOnce(OriginBody) -> Result<T, OriginError>,
     ) -> Result<Passed<T>, Error> {
         let spec = self.payload.take().ok_or_else(no_body)?;
         let (sender, body) = OriginBody::channel(spec.length(), PIECES_MAX);
-        let (pumped, written) = futures::join!(pump(spec, &mut self.body, sender), write(body));
+        let (pumped, written) =
+            futures::join!(pump(spec, &mut self.body, sender, keeping), write(body));
         match pumped {
             Ok(Pumped::Whole(received)) => Ok((Some(received), written)),
             Ok(Pumped::Unwanted) => Ok((None, written)),

@@ -48,7 +48,7 @@ impl Request {
     ) -> Result<Response, Error> {
         let (origins, key) = (self.inner.origins.clone(), self.key.clone());
         let written = self
-            .pass_body(async move |body| {
+            .pass_body(None, async move |body| {
                 origins
                     .put_part(
                         mount,

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use tokio::runtime::Handle;
 
+pub use super::just_written::{Keeping, Kept};
 pub use body::{Aborted, BodySender, OriginBody, PieceError};
 pub use error::{OriginError, OriginErrorKind};
 pub use headers::OriginHeaders;
@@ -83,6 +84,11 @@ impl Origins {
     /// write and deletion of it.
     pub fn forget(&self, mount: &Mount, key: &str) {
         self.listings.forget_key(&mount.path, key);
+    }
+
+    /// Room to keep the `length` bytes of a body while it is written, if there is any.
+    pub fn keep(&self, length: Option<u64>) -> Option<Keeping> {
+        self.stores.just_written.keep(length?)
     }
 
     /// Writes the object at `key`, which may end in one slash. The body streams while it is sent;

@@ -1,7 +1,7 @@
 //! The worker as a real process: started, watched, killed. It never outlives the test.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -241,6 +241,21 @@ impl Process {
             .stats()
             .expect("a worker that serves has stats");
         counter(&stats, name)
+    }
+
+    /// `/metrics` as Prometheus gets it.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.operations).expect("it listens");
+        stream
+            .set_read_timeout(Some(HANG))
+            .expect("a socket has a timeout");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers");
+        text
     }
 
     /// Resident memory, in bytes.
