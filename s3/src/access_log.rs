@@ -15,6 +15,9 @@ const SECRET_PARAMETERS: [&str; 2] = ["x-amz-signature", "x-amz-security-token"]
 /// an agent's name. Keys are shorter even when every byte is encoded.
 const FIELD_BYTES_MAX: usize = 4096;
 
+/// Bytes of `\xFF`.
+const ESCAPE_BYTES: usize = 4;
+
 /// What is known of a request when its answer was sent. Empty strings and `None` are unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogRecord<'a> {
@@ -106,28 +109,27 @@ impl LogRecord<'_> {
             return quoted(out, "");
         }
         out.push(b'"');
-        let from = out.len();
-        escape(out, self.method);
+        let end = out.len() + FIELD_BYTES_MAX;
+        escape(out, self.method, end);
         out.push(b' ');
         let (path, query) = self
             .request_uri
             .split_once('?')
             .unwrap_or((self.request_uri, ""));
-        escape(out, path);
+        escape(out, path, end);
         for (at, parameter) in query.split('&').enumerate().filter(|_| !query.is_empty()) {
-            out.push(if at == 0 { b'?' } else { b'&' });
+            escape(out, if at == 0 { "?" } else { "&" }, end);
             let name = parameter.split('=').next().unwrap_or_default();
             if SECRET_PARAMETERS
                 .iter()
                 .any(|secret| secret.eq_ignore_ascii_case(name))
             {
-                escape(out, name);
-                out.extend_from_slice(b"=-");
+                escape(out, name, end);
+                escape(out, "=-", end);
             } else {
-                escape(out, parameter);
+                escape(out, parameter, end);
             }
         }
-        out.truncate(from + FIELD_BYTES_MAX);
         out.extend_from_slice(b" HTTP/1.1\" ");
     }
 }
@@ -158,18 +160,22 @@ fn quoted(out: &mut Vec<u8>, value: &str) {
         return out.extend_from_slice(b"\"-\" ");
     }
     out.push(b'"');
-    let from = out.len();
-    escape(out, value);
-    out.truncate(from + FIELD_BYTES_MAX);
+    let end = out.len() + FIELD_BYTES_MAX;
+    escape(out, value, end);
     out.extend_from_slice(b"\" ");
 }
 
-fn escape(out: &mut Vec<u8>, value: &str) {
-    for byte in value.bytes().take(FIELD_BYTES_MAX) {
-        match byte {
-            b'"' | b'\\' => hex(out, b"\\x", byte),
-            b' '..=b'~' => out.push(byte),
-            _ => hex(out, b"\\x", byte),
+/// Appends `value` up to `end`, which no escape goes beyond: half of one would spoil the quotes behind it.
+fn escape(out: &mut Vec<u8>, value: &str, end: usize) {
+    for byte in value.bytes() {
+        let is_plain = matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if out.len() + if is_plain { 1 } else { ESCAPE_BYTES } > end {
+            return;
+        }
+        if is_plain {
+            out.push(byte);
+        } else {
+            hex(out, b"\\x", byte);
         }
     }
 }
@@ -219,6 +225,23 @@ mod tests {
         let mut out = Vec::new();
         record.write(&mut out);
         String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn a_field_that_is_cut_ends_between_escapes() {
+        for lead in 0..4 {
+            let agent = format!("{}{}", "a".repeat(lead), "\u{ff}".repeat(5_000));
+            let mut out = Vec::new();
+            quoted(&mut out, &agent);
+            let text = std::str::from_utf8(&out).expect("ASCII");
+            let inner = text
+                .strip_prefix('"')
+                .and_then(|text| text.strip_suffix("\" "));
+            let inner = inner.expect("in quotes");
+            assert!(inner.len() <= FIELD_BYTES_MAX && inner.len() > FIELD_BYTES_MAX - 4);
+            let escapes = &inner[lead..];
+            assert!(escapes.len().is_multiple_of(4) && escapes.starts_with("\\xC3\\xBF"));
+        }
     }
 
     #[test]

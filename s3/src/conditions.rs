@@ -18,6 +18,8 @@ pub struct Conditions<'a> {
     pub if_modified_since: Option<&'a str>,
     /// `If-Unmodified-Since`
     pub if_unmodified_since: Option<&'a str>,
+    /// `If-Range`
+    pub if_range: Option<&'a str>,
 }
 
 /// What becomes of the request.
@@ -39,6 +41,7 @@ impl<'a> Conditions<'a> {
             if_none_match: known.if_none_match,
             if_modified_since: known.if_modified_since,
             if_unmodified_since: known.if_unmodified_since,
+            if_range: known.if_range,
         }
     }
 
@@ -47,12 +50,26 @@ impl<'a> Conditions<'a> {
         *self == Conditions::default()
     }
 
+    /// Whether a range is to be answered as such: without `If-Range`, or where it names exactly this
+    /// version (RFC 9110, 13.1.5). Else the whole object is the answer.
+    pub fn range_holds(&self, etag: &str, last_modified_ms: u64) -> bool {
+        let Some(wanted) = self.if_range.map(str::trim) else {
+            return true;
+        };
+        match date::parse_http_date(wanted) {
+            Some(date_ms) => last_modified_ms > 0 && last_modified_ms / 1_000 == date_ms / 1_000,
+            None => !is_weak(etag) && !is_weak(wanted) && opaque(wanted) == opaque(etag),
+        }
+    }
+
     /// Judges an object that exists: its entity tag with quotes (and `W/` if it is weak), its last
-    /// change in milliseconds since 1970.
+    /// change in milliseconds since 1970; 0 where that is unknown.
     pub fn evaluate(&self, etag: &str, last_modified_ms: u64) -> Verdict {
         let modified_since = |date: Option<&str>| {
             // Dates in HTTP are of seconds: what changed within the second is as old as the date.
             date.and_then(date::parse_http_date)
+                // Nothing can be said of a time that is not known (RFC 9110, 13.1.3).
+                .filter(|_| last_modified_ms > 0)
                 .map(|date_ms| last_modified_ms / 1_000 > date_ms / 1_000)
         };
         let holds = match self.if_match {
@@ -144,6 +161,58 @@ mod tests {
             if_none_match: Some(tags),
             ..Conditions::default()
         })
+    }
+
+    #[test]
+    fn a_range_is_of_the_version_that_the_client_has_or_not_answered_as_one() {
+        for (if_range, holds) in [
+            (None, true),
+            (Some(ETAG), true),
+            (Some("abc"), true),
+            (Some("\"other\""), false),
+            (Some("W/\"abc\""), false),
+            (Some(""), false),
+            (Some("*"), false),
+            (Some(CHANGED), true),
+            (Some(BEFORE), false),
+            (Some(AFTER), false),
+        ] {
+            let conditions = Conditions {
+                if_range,
+                ..Conditions::default()
+            };
+            assert_eq!(
+                conditions.range_holds(ETAG, CHANGED_MS),
+                holds,
+                "{if_range:?}"
+            );
+        }
+        let conditions = Conditions {
+            if_range: Some(CHANGED),
+            ..Conditions::default()
+        };
+        assert!(!conditions.range_holds(ETAG, 0));
+        let conditions = Conditions {
+            if_range: Some("W/\"abc\""),
+            ..Conditions::default()
+        };
+        assert!(!conditions.range_holds("W/\"abc\"", CHANGED_MS));
+    }
+
+    #[test]
+    fn dates_say_nothing_of_an_object_whose_time_is_not_known() {
+        for date in [BEFORE, CHANGED, AFTER] {
+            let since = Conditions {
+                if_modified_since: Some(date),
+                ..Conditions::default()
+            };
+            assert_eq!(since.evaluate(ETAG, 0), Proceed);
+            let until = Conditions {
+                if_unmodified_since: Some(date),
+                ..Conditions::default()
+            };
+            assert_eq!(until.evaluate(ETAG, 0), Proceed);
+        }
     }
 
     #[test]

@@ -109,6 +109,7 @@ known_headers! {
     }
     8: {
         if_match "if-match" "`If-Match`.",
+        if_range "if-range" "`If-Range`.",
     }
     10: {
         x_amz_date "x-amz-date" "`x-amz-date`: when the request was signed.",

@@ -155,7 +155,8 @@ impl Mount {
         Some(format!("{}/{key}", self.path.trim_end_matches('/')))
     }
 
-    fn covers(&self, path: &str) -> bool {
+    /// Whether `path` is the mount's or below it.
+    pub fn covers(&self, path: &str) -> bool {
         let prefix = self.path.trim_end_matches('/');
         path.strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -61,6 +61,18 @@ impl SharedCredit {
         self.bytes.get() < self.bytes_max
     }
 
+    /// Whether even one who has none yet should wait.
+    pub(crate) fn is_overdrawn(&self) -> bool {
+        self.bytes.get() >= 2 * self.bytes_max
+    }
+
+    /// Resolves when it is not overdrawn any more.
+    pub(crate) async fn until_not_overdrawn(&self) {
+        self.room
+            .until(|| (!self.is_overdrawn()).then_some(()))
+            .await;
+    }
+
     /// Counts `bytes` in.
     #[inline]
     pub(crate) fn take(&self, bytes: u64) {
@@ -69,9 +81,9 @@ impl SharedCredit {
 
     /// Counts `bytes` out, and wakes those who wait for room.
     pub(crate) fn give_back(&self, bytes: u64) {
-        let was_full = !self.has_room();
+        let was = (self.has_room(), self.is_overdrawn());
         self.bytes.set(self.bytes.get() - bytes);
-        if was_full && self.has_room() {
+        if was != (self.has_room(), self.is_overdrawn()) {
             self.room.wake_all();
         }
     }

@@ -95,6 +95,14 @@ impl Entry {
         }
     }
 
+    /// A head that cannot be read says nothing.
+    pub fn unread(peer: SocketAddr) -> Self {
+        Entry {
+            peer: Some(peer),
+            ..Entry::default()
+        }
+    }
+
     /// Who asks, and for what.
     pub fn name(&mut self, caller: &Caller, target: &Target<'_>) {
         if let Some(key) = &caller.key {

@@ -3,7 +3,7 @@
 //! The invariant: what a batch pins is counted in the shard's credit from the moment that it is appended
 //! until the send has ended.
 
-use corelane_io::Io;
+use corelane_io::{Io, Payload};
 use corelane_s3::response::{CONTINUE, Extent, request_id_text, write_head, write_object_head};
 use corelane_s3::xml::error::Subject;
 use corelane_s3::{Error, ErrorCode, xml};
@@ -12,6 +12,7 @@ use super::access_log::End;
 use super::call::Response;
 use super::connection::{Connection, Gone};
 use super::connections::Phase;
+use crate::cache::frames::FRAME_BYTES;
 use crate::shard::metadata::Known;
 use crate::under_store::UnderStore;
 
@@ -28,7 +29,16 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     pub(super) fn answer_not_modified(&mut self, known: &Known) {
         let etag = super::get::etag_of(&known.meta).into_owned();
         let modified = corelane_s3::date::http_date(known.meta.last_modified_ms);
-        let headers = [("ETag", etag.as_bytes()), ("Last-Modified", &modified[..])];
+        let modified = (known.meta.last_modified_ms > 0).then_some(&modified[..]);
+        // What a client keeps the object by (RFC 9110, 15.4.5).
+        let kept = known.meta.headers().filter_map(|(name, value)| match name {
+            "cache-control" => Some(("Cache-Control", value.as_bytes())),
+            "expires" => Some(("Expires", value.as_bytes())),
+            _ => None,
+        });
+        let headers = std::iter::once(("ETag", etag.as_bytes()))
+            .chain(modified.map(|date| ("Last-Modified", date)))
+            .chain(kept);
         self.push_head(304, None, headers);
         self.finish(304, None, 0, known.meta.length);
     }
@@ -124,15 +134,28 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             return Ok(());
         }
         self.watched.enter(Phase::Sending, self.shard.io.now());
-        let (pinned, _) = (
-            std::mem::take(&mut self.pinned),
-            std::mem::take(&mut self.batched),
-        );
+        (self.batched, self.batched_bytes) = (0, 0);
+        let pinned = std::mem::take(&mut self.pinned);
         let (sent, mut batch) = self.transport.send(batch).await;
         batch.clear();
         self.batch = Some(batch);
         self.shard.shared_credit.give_back(pinned);
         sent.map_err(Gone::from)
+    }
+
+    /// Appends a piece of a body, and counts the frame that it pins.
+    #[inline]
+    pub(super) fn push_piece(&mut self, piece: Payload) {
+        let bytes = piece.len() as u64;
+        let pinned = match &piece {
+            Payload::Frame(_) | Payload::Remote(_) => bytes.max(FRAME_BYTES as u64),
+            Payload::Static(_) => 0,
+        };
+        let batch = self.batch.as_mut().expect("no send is under way");
+        batch.push_payload(piece);
+        self.shard.shared_credit.take(pinned);
+        self.pinned += pinned;
+        self.batched_bytes += bytes;
     }
 
     /// Gives back what a batch that never left was counted with.

@@ -31,6 +31,10 @@ pub const BODY_PIECES_MAX: usize = 4;
 /// Bytes that are gathered into a piece: fewer would cost a wake-up of another thread each.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// Bytes of a body that have to come between two looks at the clock: half a KiB a second is slower than
+/// any network that has not failed.
+const PROGRESS_BYTES: usize = 16 << 10;
+
 /// What a call is for.
 pub enum Task {
     /// An operation of S3.
@@ -159,6 +163,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let mut reader = BodyReader::new(framing);
         let mut gathered = BytesMut::new();
         let mut input = Received::Tls(std::mem::take(&mut self.held));
+        let mut arrived = 0;
         loop {
             let mut rest: &[u8] = &input;
             let read = read_all(&mut reader, &mut rest, &mut gathered);
@@ -184,7 +189,11 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 let _ = pieces.send(BodyPiece::End).await;
                 return Ok(None);
             }
-            self.watched.enter(Phase::Body, self.shard.io.now());
+            // A byte now and then is not a body that goes on.
+            if self.watched.phase() != Phase::Body || arrived >= PROGRESS_BYTES {
+                self.watched.enter(Phase::Body, self.shard.io.now());
+                arrived = 0;
+            }
             input = futures::select_biased! {
                 early = (&mut *answer).fuse() => {
                     self.closes = true;
@@ -196,6 +205,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             if input.is_empty() {
                 return Err(Gone);
             }
+            arrived += input.len();
         }
     }
 }

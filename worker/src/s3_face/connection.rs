@@ -74,7 +74,10 @@ pub(super) struct Connection<I: Io, U: UnderStore> {
     pub(super) batch: Option<Box<SendBatch>>,
     /// Answers in the batch.
     pub(super) batched: usize,
-    /// Bytes pinned by the batch, counted in the shard's credit.
+    /// Bytes of bodies in the batch.
+    pub(super) batched_bytes: u64,
+    /// Bytes pinned by the batch, counted in the shard's credit: whole frames, however little of each
+    /// is sent.
     pub(super) pinned: u64,
     /// Whether the present answer is the last.
     pub(super) closes: bool,
@@ -106,6 +109,7 @@ pub async fn serve<I: Io, U: UnderStore>(
                 held: Vec::new(),
                 batch: Some(Box::new(SendBatch::with_capacity(HEAD_BYTES, PARTS))),
                 batched: 0,
+                batched_bytes: 0,
                 pinned: 0,
                 closes: false,
                 unwanted: None,
@@ -225,7 +229,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     fn serve_input(&mut self, input: &[u8]) -> (usize, Next) {
         let mut used = 0;
         loop {
-            if self.pinned >= WINDOW_BYTES_MAX
+            if self.batched_bytes >= WINDOW_BYTES_MAX
                 || self.batched >= ANSWERS_PER_BATCH_MAX
                 || self.pinned > 0 && !self.shard.shared_credit.has_room()
             {
@@ -241,6 +245,10 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 }
                 Err(refused) => {
                     self.begin("");
+                    if self.face.shared.log.is_some() {
+                        let peer = self.transport.peer();
+                        self.current.entry = Some(Box::new(Entry::unread(peer)));
+                    }
                     self.closes = true;
                     self.answer_error_as(refused.status(), &refused.error, "", "");
                     return (used, Next::Close);

@@ -59,7 +59,7 @@ pub struct Get {
 
 /// [`Conditions`] that outlive the request's bytes.
 #[derive(Default)]
-pub struct OwnedConditions(Option<Box<[Option<String>; 4]>>);
+pub struct OwnedConditions(Option<Box<[Option<String>; 5]>>);
 
 impl OwnedConditions {
     /// Whether there are none.
@@ -74,28 +74,30 @@ impl OwnedConditions {
             conditions.if_none_match,
             conditions.if_modified_since,
             conditions.if_unmodified_since,
+            conditions.if_range,
         ];
         let is_any = parts.iter().any(Option::is_some);
         OwnedConditions(is_any.then(|| Box::new(parts.map(|part| part.map(str::to_owned)))))
     }
 
-    fn evaluate(&self, meta: &ObjectMeta) -> Verdict {
+    fn borrowed(&self) -> Conditions<'_> {
         let Some(parts) = &self.0 else {
-            return Verdict::Proceed;
+            return Conditions::default();
         };
         let [
             if_match,
             if_none_match,
             if_modified_since,
             if_unmodified_since,
+            if_range,
         ] = parts.each_ref().map(Option::as_deref);
-        let conditions = Conditions {
+        Conditions {
             if_match,
             if_none_match,
             if_modified_since,
             if_unmodified_since,
-        };
-        conditions.evaluate(&etag_of(meta), meta.last_modified_ms)
+            if_range,
+        }
     }
 }
 
@@ -176,13 +178,12 @@ pub fn outcome_of(
     range: Option<RangeSpec>,
     conditions: &Conditions<'_>,
 ) -> Outcome {
-    let is_free = conditions.is_empty();
-    let verdict = if is_free {
-        Verdict::Proceed
-    } else {
-        conditions.evaluate(&etag_of(meta), meta.last_modified_ms)
-    };
-    outcome(meta, range, verdict)
+    if conditions.is_empty() {
+        return outcome(meta, range, Verdict::Proceed);
+    }
+    let (etag, modified) = (etag_of(meta), meta.last_modified_ms);
+    let range = range.filter(|_| conditions.range_holds(&etag, modified));
+    outcome(meta, range, conditions.evaluate(&etag, modified))
 }
 
 fn outcome(meta: &ObjectMeta, range: Option<RangeSpec>, verdict: Verdict) -> Outcome {
@@ -246,7 +247,7 @@ pub fn error_of(failure: &ErrorMessage) -> Error {
 impl Get {
     /// What the object is answered with.
     pub fn outcome(&self, meta: &ObjectMeta) -> Outcome {
-        outcome(meta, self.range, self.conditions.evaluate(meta))
+        outcome_of(meta, self.range, &self.conditions.borrowed())
     }
 
     /// The bucket's name, for an error's text.
@@ -292,6 +293,11 @@ impl Windows {
         Windows {
             next: FRAME_BYTES as u64,
         }
+    }
+
+    /// Begins anew with a short one.
+    pub fn shorten(&mut self) {
+        *self = Windows::new();
     }
 
     /// The length of the next window, which starts at `offset`. The first ends with its frame.

@@ -85,10 +85,15 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         caller: Caller,
     ) -> Result<Option<Next>, Error> {
         let buckets = self.face.buckets();
-        let bucket = buckets.get(&target.bucket).ok_or_else(no_such_bucket)?;
-        if !may(&caller, Verb::Read, &bucket.mount) {
+        let bucket = buckets.get(&target.bucket);
+        let is_allowed = match bucket {
+            Some(bucket) => may(&caller, Verb::Read, &bucket.mount),
+            None => caller.may(Verb::Read, &target.bucket),
+        };
+        if !is_allowed {
             return Err(denied());
         }
+        let bucket = bucket.ok_or_else(no_such_bucket)?;
         if read.overrides.is_some() && caller.key.is_none() {
             return Err(Error::new(
                 ErrorCode::InvalidRequest,
@@ -164,7 +169,8 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let length = extent.end - extent.start;
         if read.is_head {
             self.prefetch_if_asked(known, extent);
-        } else if length > WINDOW_BYTES_MAX {
+        } else if length > WINDOW_BYTES_MAX || !self.shard.shared_credit.has_room() {
+            // Long answers leave in windows, and all do where memory is short.
             return Ok(false);
         }
         if read.is_head || length == 0 {
@@ -182,12 +188,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             return Ok(false);
         }
         self.push_object_head(extent, lines_of(known));
-        let batch = self.batch.as_mut().expect("no send is under way");
         for slice in slices {
-            batch.push_payload(Payload::Frame(slice));
+            self.push_piece(Payload::Frame(slice));
         }
-        self.shard.shared_credit.take(length);
-        self.pinned += length;
         self.shard.counters.s3_reads_dram.increase();
         self.shard.counters.bytes_served.add(length);
         self.finish(status_of(extent), None, length, known.meta.length);

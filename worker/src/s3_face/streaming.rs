@@ -4,6 +4,7 @@
 //! that it promised follow it, of that version, or the connection ends.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelane_io::Io;
 use corelane_s3::Error;
@@ -20,6 +21,10 @@ use corelane_rpc_schema::messages::{ErrorCode as FailureCode, ErrorMessage};
 /// Versions of an object that may go between their description and their first byte until a reader is
 /// told to come again: who replaces it faster than this starves its readers anywhere.
 const CHANGES_MAX: u32 = 8;
+
+/// How long an answer that is under way waits for memory or room in a queue, and how often it looks.
+const BUSY_MAX: Duration = Duration::from_secs(30);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a read was not answered.
 enum Refused {
@@ -64,7 +69,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
 
     async fn get_once(&mut self, get: &Get) -> Result<Result<(), Refused>, Gone> {
         let shard = Rc::clone(&self.shard);
-        let Found { known, mut first } = match shard.find_for_get(get).await {
+        let Found { known, first } = match shard.find_for_get(get).await {
             Ok(found) => found,
             Err(failure) => return Ok(Err(Refused::of(&failure))),
         };
@@ -90,10 +95,13 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             self.finish(status_of(extent), None, 0, known.meta.length);
             return Ok(Ok(()));
         }
+        // The owner gave the first bytes of the range, which the answer may not be of.
+        let first = first.filter(|_| extent.is_range == get.range.is_some());
         let mut windows = Windows::new();
-        let began = match first.take() {
+        let began = match first {
             Some(began) => began,
             None => {
+                self.until_memory().await;
                 let length = windows.next(extent.start, extent.end);
                 shard
                     .window(&get.bucket, &known, extent.start, length)
@@ -106,51 +114,94 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         };
         // From here on the head is under way: what fails now cuts the answer off.
         self.push_object_head(extent, lines);
+        let mut offset = extent.start;
         let sent = self
-            .stream_windows(get, &known, extent, parts, windows)
+            .stream_windows(get, &known, (&mut offset, extent.end), parts, windows)
             .await;
-        let bytes = match &sent {
-            Ok(()) => length,
-            Err(_) => 0,
-        };
+        let bytes = offset - extent.start;
         self.finish(status_of(extent), None, bytes, known.meta.length);
         sent.map(Ok)
     }
 
-    /// Sends `parts`, then the rest of `extent`, each window while the next is gathered.
+    /// Resolves when there is memory for another window. A connection that waits pins none.
+    async fn until_memory(&self) {
+        assert_eq!(self.pinned, 0, "what is pinned was sent");
+        self.shard.shared_credit.until_not_overdrawn().await;
+    }
+
+    /// Sends `parts`, then the rest up to `end`, each window while the next is gathered. `offset` is
+    /// where the bytes begin that are not batched.
     async fn stream_windows(
         &mut self,
         get: &Get,
         known: &Rc<Known>,
-        extent: Extent,
+        (offset, end): (&mut u64, u64),
         parts: ReadParts,
         mut windows: Windows,
     ) -> Result<(), Gone> {
         let shard = Rc::clone(&self.shard);
-        let mut offset = extent.start;
         let mut parts = parts;
         loop {
             let bytes = self.push_parts(parts);
-            offset += bytes;
+            *offset += bytes;
             assert!(
-                bytes > 0 && offset <= extent.end,
+                bytes > 0 && *offset <= end,
                 "an answer is as long as its head says"
             );
-            if offset == extent.end {
+            if *offset == end {
                 return Ok(());
             }
-            let length = windows.next(offset, extent.end);
-            let gathering = shard.window(&get.bucket, known, offset, length);
             let gathered = if shard.shared_credit.has_room() {
-                let (sent, gathered) = futures::join!(self.flush(), gathering);
+                let length = windows.next(*offset, end);
+                let gathering = shard.window(&get.bucket, known, *offset, length);
+                let watched = Rc::clone(&self.watched);
+                let sending = async {
+                    let sent = self.flush().await;
+                    // From here on it is the worker that the client waits for.
+                    watched.enter(Phase::Working, shard.io.now());
+                    sent
+                };
+                let (sent, gathered) = futures::join!(sending, gathering);
                 sent?;
                 gathered
             } else {
                 self.flush().await?;
-                gathering.await
+                self.watched.enter(Phase::Working, shard.io.now());
+                self.until_memory().await;
+                windows.shorten();
+                let length = windows.next(*offset, end);
+                shard.window(&get.bucket, known, *offset, length).await
             };
-            self.watched.enter(Phase::Working, shard.io.now());
-            parts = gathered.map_err(|failure| self.cut_off(known, offset, &failure))?;
+            parts = match gathered {
+                Err(failure) if failure.code == FailureCode::Busy => {
+                    self.gather_patiently(get, known, (*offset, end)).await
+                }
+                gathered => gathered,
+            }
+            .map_err(|failure| self.cut_off(known, *offset, &failure))?;
+        }
+    }
+
+    /// The next bytes in the middle of an answer, when this worker was too busy for them: it holds none
+    /// itself, so others make room.
+    async fn gather_patiently(
+        &mut self,
+        get: &Get,
+        known: &Rc<Known>,
+        (offset, end): (u64, u64),
+    ) -> Result<ReadParts, ErrorMessage> {
+        let shard = Rc::clone(&self.shard);
+        let began = shard.io.now();
+        let length = Windows::new().next(offset, end);
+        loop {
+            shard.io.sleep(BUSY_PAUSE).await;
+            let gathered = shard.window(&get.bucket, known, offset, length).await;
+            match gathered {
+                Err(failure)
+                    if failure.code == FailureCode::Busy
+                        && shard.io.now().since(began) < BUSY_MAX => {}
+                gathered => return gathered,
+            }
         }
     }
 
@@ -167,16 +218,13 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
 
     /// Appends gathered bytes to the batch; gives their number.
     fn push_parts(&mut self, parts: ReadParts) -> u64 {
-        let batch = self.batch.as_mut().expect("no send is under way");
         let mut bytes = 0;
         for piece in parts.pieces {
             bytes += piece.len() as u64;
-            batch.push_payload(piece);
+            self.push_piece(piece);
         }
         self.shard.counters.count_s3_read(parts.source);
         self.shard.counters.bytes_served.add(bytes);
-        self.shard.shared_credit.take(bytes);
-        self.pinned += bytes;
         bytes
     }
 

@@ -143,15 +143,11 @@ impl<S: Stream> Transport<S> {
 
 impl<S: Stream> Tls<S> {
     async fn receive(&mut self) -> Result<Vec<u8>, IoError> {
+        let mut plain = Vec::new();
         loop {
-            let mut plain = Vec::new();
-            // "Would block" says that there is nothing more for now.
-            let read = self.session.reader().read_to_end(&mut plain);
-            if !plain.is_empty() {
-                return Ok(plain);
-            }
-            if read.is_ok() {
-                // The peer said that it ends the stream.
+            // "Would block" says that there is nothing more for now; else the peer ends the stream.
+            let is_ended = self.session.reader().read_to_end(&mut plain).is_ok();
+            if is_ended || !plain.is_empty() {
                 return Ok(plain);
             }
             let received = self.stream.receive().await?;
@@ -167,6 +163,8 @@ impl<S: Stream> Tls<S> {
                 // Answers of the handshake, and alerts that say what is wrong.
                 self.send_records().await?;
                 processed.map_err(broken)?;
+                // The session takes no record while it holds one that nobody took.
+                let _ = self.session.reader().read_to_end(&mut plain);
             }
         }
     }

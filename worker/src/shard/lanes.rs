@@ -73,6 +73,10 @@ impl<S: Stream> Lanes<S> {
     }
 }
 
+/// How long a client of the S3 face may take for what is sent at a time, a MiB at most, while others
+/// wait for the memory.
+const SEND_MAX_WITHOUT_ROOM: Duration = Duration::from_secs(5);
+
 impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
     pub(crate) async fn watch_lanes(self: Rc<Self>) {
@@ -80,9 +84,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.io.sleep(self.tuning.lane_watch_interval).await;
             let now = self.io.now();
             if let Some(face) = &self.s3 {
-                let closed = face
-                    .connections
-                    .close_overdue(now, self.tuning.send_deadline);
+                // Where memory is short, whoever does not take what is sent is not waited for long.
+                let send_max = match self.shared_credit.has_room() {
+                    true => self.tuning.send_deadline,
+                    false => self.tuning.send_deadline.min(SEND_MAX_WITHOUT_ROOM),
+                };
+                let closed = face.connections.close_overdue(now, send_max);
                 self.counters.s3_connections_timed_out.add(closed);
             }
             for (_, (lane, stream)) in self.lanes.open.borrow().iter() {

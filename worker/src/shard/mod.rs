@@ -46,6 +46,7 @@ pub mod tuning;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -55,7 +56,7 @@ use std::time::Duration;
 use corelane_io::mesh::MeshEnd;
 use corelane_io::{Doorbell, FramePool, Io, IoError, IoErrorKind, Listener, Priority};
 use corelane_placement::{partition_of, shard_of};
-use corelane_rpc_schema::{ShardId, Stripe};
+use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
@@ -222,7 +223,7 @@ pub struct Shard<I: Io, U: UnderStore> {
     stopped: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
     /// Objects on their way in because clients of the S3 face asked for it.
-    prefetches: Cell<usize>,
+    prefetches: RefCell<HashSet<ObjectId>>,
     slow: RefCell<SlowLog>,
 }
 
@@ -359,7 +360,7 @@ async fn start<I: Io, U: UnderStore>(
             end: Signal::default(),
             stopped: RefCell::new(None),
             is_stopping: Cell::new(false),
-            prefetches: Cell::new(0),
+            prefetches: RefCell::default(),
             slow: RefCell::new(SlowLog::default()),
             tuning,
             io,

@@ -116,7 +116,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         question: GetQuestion,
     ) -> Result<Got, ErrorMessage> {
         let mount = self.mounts.borrow().get(question.bucket_mount).cloned();
-        let mount = mount.ok_or_else(|| {
+        // The mount's number may be another one's by now.
+        let is_asked_for = |mount: &Arc<Mount>| {
+            mount.covers(&question.path)
+                && path_key(mount, &question.path).is_ok_and(|key| key == *question.path_key)
+        };
+        let mount = mount.filter(is_asked_for).ok_or_else(|| {
             error(
                 ErrorCode::NoMount,
                 "the bucket was unmounted a moment ago; ask again",
@@ -195,17 +200,23 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Begins to bring this shard's blocks of an object in.
     pub(super) fn load_in_background(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {
-        if self.prefetches.get() >= PREFETCHES_MAX {
-            self.counters.prefetches_refused.increase();
-            return;
+        {
+            let mut prefetches = self.prefetches.borrow_mut();
+            if prefetches.contains(&meta.id) {
+                return;
+            }
+            if prefetches.len() >= PREFETCHES_MAX {
+                self.counters.prefetches_refused.increase();
+                return;
+            }
+            prefetches.insert(meta.id);
         }
-        self.prefetches.set(self.prefetches.get() + 1);
         let (shard, meta) = (Rc::clone(self), Arc::clone(meta));
         self.io.spawn(Priority::Background, async move {
             if let Err(error) = shard.load(&meta).await {
                 tracing::debug!(object = meta.uri, %error, "an object was not prefetched");
             }
-            shard.prefetches.set(shard.prefetches.get() - 1);
+            shard.prefetches.borrow_mut().remove(&meta.id);
         });
     }
 

@@ -82,6 +82,15 @@ fn reads_and_writes_are_the_same_under_tls() {
         assert_eq!(put.status, 200, "{put:?}");
         let read = connection.ask(get("/data/written"));
         assert_same(&read.body, &written, "what was written");
+        // Records of all sizes: full ones with short ones behind, which arrive together.
+        for size in [16_384 + 8, 16_484, 40_000, 1_000] {
+            let request = with_body("PUT", "/data/written", "", &written);
+            for piece in request.chunks(size) {
+                connection.send(piece);
+            }
+            let put = connection.answer();
+            assert_eq!(put.status, 200, "in pieces of {size}: {put:?}");
+        }
     }
     scene.terminate();
 }

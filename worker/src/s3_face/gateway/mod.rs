@@ -23,6 +23,7 @@ mod uploads;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use corelane_s3::credentials::Verb;
+use corelane_s3::head::Framing;
 use corelane_s3::operation::Operation;
 use corelane_s3::payload::PayloadSpec;
 use corelane_s3::sigv4::Caller;
@@ -39,7 +40,8 @@ use crate::under_store::listing::Listings;
 use crate::under_store::origin::Origins;
 use crate::under_store::runtime::FetchRuntime;
 
-/// Calls under way, of all cores. Each may hold a few pieces of a body, 2 MiB at most.
+/// Calls under way with a body, and without one, of all cores: writers who take their time keep nobody from
+/// listing. A body may hold a few pieces, 2 MiB at most.
 const CALLS_MAX: usize = 512;
 
 /// The answer to a call, when it is there.
@@ -50,6 +52,7 @@ pub struct Gateway {
     handle: Handle,
     inner: Arc<Inner>,
     calls: Arc<Semaphore>,
+    calls_with_body: Arc<Semaphore>,
 }
 
 /// What every call needs.
@@ -94,6 +97,7 @@ impl Gateway {
                 region: region.to_owned(),
             }),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            calls_with_body: Arc::new(Semaphore::new(CALLS_MAX)),
         }
     }
 
@@ -112,13 +116,19 @@ impl Gateway {
     /// # Errors
     /// When too many are under way.
     pub fn start(&self, call: Call, body: mpsc::Receiver<BodyPiece>) -> Result<Answered, Error> {
-        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
+        let has_body = !matches!(call.framing, Framing::None | Framing::Length(0));
+        let calls = if has_body {
+            &self.calls_with_body
+        } else {
+            &self.calls
+        };
+        let Ok(permit) = Arc::clone(calls).try_acquire_owned() else {
             return Err(Error {
                 retry_after_s: Some(1),
                 ..Error::new(
                     ErrorCode::SlowDown,
                     format!(
-                        "{CALLS_MAX} calls are under way on this worker; reduce your request rate"
+                        "{CALLS_MAX} such calls are under way on this worker; reduce your request rate"
                     ),
                 )
             });

@@ -211,6 +211,7 @@ impl Request {
             if_none_match: source.if_none_match.as_deref(),
             if_modified_since: source.if_modified_since.as_deref(),
             if_unmodified_since: source.if_unmodified_since.as_deref(),
+            if_range: None,
         };
         match conditions.evaluate(&head.etag, head.last_modified_ms) {
             Verdict::Proceed => Ok((from, head.etag)),
