@@ -368,7 +368,8 @@ fn a_client_that_reads_nothing_holds_up_nobody_else() {
     bed.mounts[0].keys.push_str("\nblock_size = \"256K\"");
     let scene = Scene::on(bed);
     let bytes = scene.bed.write("large", 5, 40 << 20);
-    let mut idle = scene.connections(40);
+    // More than the tier would hold, if each of them pinned a window.
+    let mut idle = scene.connections(200);
     for connection in &mut idle {
         connection.send(get("/data/large").repeat(20));
     }

@@ -64,6 +64,8 @@ fn every_request_has_a_line_that_tells_what_became_of_it() {
             "User-Agent: a \"quoted\" one\r\nReferer: b\tc\r\n",
         ),
         get("/data/a%22%20b%C3%A4"),
+        // A head that cannot be read has a line too, and is the last.
+        "GET /data/folder/object HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(),
     ];
     // Of operation, key, status, error, bytes, object's bytes, requester.
     let expected = [
@@ -150,6 +152,7 @@ fn every_request_has_a_line_that_tells_what_became_of_it() {
             "-",
         ],
         ["REST.GET.OBJECT", "", "404", "NoSuchKey", "", "-", "-"],
+        ["-", "-", "400", "InvalidRequest", "", "-", "-"],
     ];
     let mut connection = scene.connect();
     let ids: Vec<String> = asked

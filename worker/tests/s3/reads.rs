@@ -215,6 +215,42 @@ fn conditions_decide_between_bytes_304_and_412() {
 }
 
 #[test]
+fn a_range_of_another_version_is_answered_with_the_whole_object() {
+    let scene = Scene::open();
+    let bytes = scene.bed.write("object", 7, 3 * BLOCK);
+    // Asked on every core, from the file and from memory.
+    for mut connection in crate::cores::on_every_core(&scene, 2) {
+        let plain = connection.ask(get("/data/object"));
+        let etag = plain.expect("etag");
+        let modified = plain.expect("last-modified");
+        for (if_range, is_range) in [
+            (etag, true),
+            (modified, true),
+            ("\"another\"", false),
+            (&format!("W/{etag}"), false),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", false),
+        ] {
+            for range in ["bytes=100-299", "bytes=-5", "bytes=99999999-"] {
+                let lines = format!("Range: {range}\r\nIf-Range: {if_range}\r\n");
+                let answer = connection.ask(request("GET", "/data/object", &lines));
+                match (is_range, range) {
+                    (false, _) => {
+                        assert_eq!(answer.status, 200, "{lines}{answer:?}");
+                        assert_same(&answer.body, &bytes, &lines);
+                    }
+                    (true, "bytes=100-299") => assert_same(&answer.body, &bytes[100..300], &lines),
+                    (true, "bytes=-5") => {
+                        assert_same(&answer.body, &bytes[bytes.len() - 5..], &lines);
+                    }
+                    _ => answer.assert_error(416, "InvalidRange"),
+                }
+            }
+        }
+    }
+    scene.terminate();
+}
+
+#[test]
 fn response_parameters_replace_headers_of_signed_requests_and_nothing_else() {
     let mut bed = Bed::in_memory();
     bed.sections = format!(
