@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use corelane_perf::ceiling::server::BareServer;
-use corelane_perf::ceiling::{Source, open_direct, prepare_file};
+use corelane_perf::ceiling::{Protocol, Source, open_direct, prepare_file};
 use corelane_perf::load::crew::{self, Mark};
 use corelane_perf::load::{Arrivals, LoadResult, LoadSpec, Verify};
 use corelane_perf::target::data_plane::DataPlane;
@@ -17,12 +17,22 @@ use corelane_perf::workload::{Keys, Workload};
 
 /// Runs `client` against a bare server of `source` in this process.
 fn with_server<T>(source: &Source, reply: u32, client: impl FnOnce(SocketAddr) -> T) -> T {
+    with_server_of(Protocol::Frames, source, reply, client)
+}
+
+fn with_server_of<T>(
+    protocol: Protocol,
+    source: &Source,
+    reply: u32,
+    client: impl FnOnce(SocketAddr) -> T,
+) -> T {
     let is_done = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let (sender, receiver) = std::sync::mpsc::channel();
         let done = Arc::clone(&is_done);
         let server = scope.spawn(move || {
-            let server = BareServer::new(source, reply, Duration::ZERO).expect("a bare server");
+            let server =
+                BareServer::new(source, protocol, reply, Duration::ZERO).expect("a bare server");
             sender
                 .send(server.address().expect("an address"))
                 .expect("somebody waits");
@@ -79,6 +89,27 @@ fn memory_answers_pipelined_and_single_requests_with_bytes_that_verify() {
         .expect("the load ends");
         check(&result, u64::from(read_bytes), 0);
         assert_eq!(marks, [Mark::Begin, Mark::End]);
+    }
+}
+
+#[test]
+fn memory_answers_over_http_with_bytes_that_are_right() {
+    let options = TargetOptions::default();
+    for (connections, depth, read_bytes) in [(3, 1, 4096), (2, 4, 1 << 20)] {
+        let source = Source::Memory { bytes: 8 << 20 };
+        let result = with_server_of(Protocol::Http, &source, read_bytes, |address| {
+            let target = parse(&format!("http://{address}/"), &options).expect("a target");
+            let spec = LoadSpec {
+                target,
+                ..spec(address, connections, depth, read_bytes)
+            };
+            crew::run(&spec, |_| {})
+        })
+        .expect("the load ends");
+        assert!(result.operations > 0);
+        assert_eq!(result.bytes, result.operations * u64::from(read_bytes));
+        assert_eq!(result.verified, result.operations);
+        assert_eq!((result.errors, result.wrong), (0, 0));
     }
 }
 

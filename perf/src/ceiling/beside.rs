@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::device::{self, DeviceLoad};
-use super::{PAGE, Source, prepare_file};
+use super::{PAGE, Protocol, Source, prepare_file};
 use crate::commands::start_server;
 use crate::load::{Arrivals, LoadResult, LoadSpec};
 use crate::process::{self, MachineTime};
@@ -200,7 +200,10 @@ impl Beside<'_> {
         let servers = self
             .cores
             .iter()
-            .map(|core| start_server(source, self.reads.bytes, Duration::ZERO, *core))
+            .map(|core| {
+                let bytes = self.reads.bytes;
+                start_server(source, Protocol::Frames, bytes, Duration::ZERO, *core)
+            })
             .collect::<io::Result<Vec<ServerProcess>>>()
             .map_err(fail)?;
         let spec = self.bare(servers.iter().map(ServerProcess::address).collect());

@@ -1,9 +1,11 @@
-//! One connection of a bare server: its conversation, and replies out, in batches.
+//! One connection of a bare server: what is said on it, and replies out, in batches.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
 
+use super::Protocol;
 use super::conversation::{Conversation, Greeting};
+use super::http::HttpConversation;
 
 /// Most iovecs of one call (`IOV_MAX`).
 const IOVECS_MAX: usize = 1024;
@@ -11,11 +13,17 @@ const IOVECS_MAX: usize = 1024;
 /// Replies of one call: a head and a payload each.
 pub(super) const REPLIES_PER_SEND_MAX: usize = IOVECS_MAX / 2;
 
+/// What is said on a connection, by the protocol.
+enum Spoken {
+    Frames(Conversation),
+    Http(HttpConversation),
+}
+
 /// A connection.
 pub(super) struct Lane {
     pub stream: TcpStream,
-    conversation: Conversation,
-    /// Answers to hello and open.
+    spoken: Spoken,
+    /// Answers to hello and open, or to HEADs.
     answers: Vec<u8>,
     /// Requests without a reply on its way.
     pub owed: u64,
@@ -35,12 +43,15 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub fn new(stream: TcpStream, greeting: Greeting) -> Lane {
+    pub fn new(stream: TcpStream, protocol: Protocol, greeting: Greeting) -> Lane {
         // SAFETY: all zeros is a message header without anything.
         let message = Box::new(unsafe { std::mem::zeroed::<libc::msghdr>() });
         Lane {
             stream,
-            conversation: Conversation::new(greeting),
+            spoken: match protocol {
+                Protocol::Frames => Spoken::Frames(Conversation::new(greeting)),
+                Protocol::Http => Spoken::Http(HttpConversation::new(greeting.object_bytes)),
+            },
             answers: Vec::new(),
             owed: 0,
             sending: 0,
@@ -57,7 +68,11 @@ impl Lane {
     /// Takes what arrived; gives the number of requests that it completed.
     #[inline]
     pub fn receive(&mut self, input: &[u8]) -> io::Result<u64> {
-        let requests = self.conversation.receive(input, &mut self.answers)?;
+        let answers = &mut self.answers;
+        let requests = match &mut self.spoken {
+            Spoken::Frames(conversation) => conversation.receive(input, answers),
+            Spoken::Http(conversation) => conversation.receive(input, answers),
+        }?;
         if !self.answers.is_empty() {
             // A few hundred bytes into an empty socket buffer do not block.
             (&self.stream).write_all(&self.answers)?;

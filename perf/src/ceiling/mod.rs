@@ -6,7 +6,8 @@
 //! | (b) [`server`] with [`Source::Memory`] | requests answered from memory, nothing looked up |
 //! | (c) [`server`] with [`Source::Device`] | the same, one device read a request, nothing checked |
 //!
-//! [`beside`] takes those of one load in the same run.
+//! (b) and (c) speak the data plane's frames or HTTP/1.1, see [`Protocol`]. [`beside`] takes those of one
+//! load in the same run.
 //!
 //! The invariant: a ceiling sends the bytes that the worker would send (a prebuilt head of the
 //! same size and a payload that matches its checksums), so that one generator with one checksum
@@ -15,6 +16,7 @@
 pub mod beside;
 pub(crate) mod conversation;
 pub mod device;
+mod http;
 mod lane;
 pub mod server;
 
@@ -24,6 +26,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use corelane_rpc_schema::PAGE_BYTES;
 use corelane_rpc_schema::frame::{
     ChecksumMode, ReadAnswerHead, ReadSource, encode_read_answer_head, page_checksum,
@@ -58,6 +61,25 @@ pub enum Source {
         /// Bytes of it that are read.
         bytes: u64,
     },
+}
+
+/// What a bare server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// Frames of the data plane: hello, open, READs.
+    Frames,
+    /// HTTP/1.1: HEADs, then GETs.
+    Http,
+}
+
+impl Protocol {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Frames => "frames",
+            Protocol::Http => "http",
+        }
+    }
 }
 
 /// The page of random bytes that every position of a working set holds, so that one prebuilt head

@@ -1,4 +1,5 @@
-//! Ceilings (b) and (c): a bare loop that answers READs from memory or from one device read each.
+//! Ceilings (b) and (c): a bare loop that answers READs, or GETs of HTTP, from memory or from one device
+//! read each.
 //!
 //! Multishot accept and receive, a provided buffer ring, registered files and buffers, and all
 //! replies that are ready on a lane in one vectored send. Requests are counted by their bytes and
@@ -16,8 +17,9 @@ use corelane_rpc_schema::frame::ReadSource;
 use io_uring::{cqueue, opcode, types};
 
 use super::conversation::Greeting;
+use super::http::prebuilt_http_head;
 use super::lane::{Lane, REPLIES_PER_SEND_MAX};
-use super::{PAGE, Source, open_direct, page, prebuilt_head};
+use super::{PAGE, Protocol, Source, open_direct, page, prebuilt_head};
 use crate::memory::Memory;
 use crate::random::Random;
 use crate::ring::{BufferRing, Completion, Ring};
@@ -54,6 +56,7 @@ pub struct BareServer {
     supply: Supply,
     head: Vec<u8>,
     reply_bytes: usize,
+    protocol: Protocol,
     greeting: Greeting,
     spin: Duration,
     random: Random,
@@ -79,7 +82,12 @@ impl BareServer {
     ///
     /// # Errors
     /// When memory, file, socket or ring fail.
-    pub fn new(source: &Source, reply_bytes: u32, spin: Duration) -> io::Result<BareServer> {
+    pub fn new(
+        source: &Source,
+        protocol: Protocol,
+        reply_bytes: u32,
+        spin: Duration,
+    ) -> io::Result<BareServer> {
         let ring = Ring::new(4096)?;
         ring.reserve_files(LANES_MAX + 1)?;
         let receive = BufferRing::register(&ring, RECEIVE_BUFFERS, RECEIVE_BUFFER_BYTES)?;
@@ -135,7 +143,11 @@ impl BareServer {
             listener,
             lanes: Vec::new(),
             supply,
-            head: prebuilt_head(reply_bytes, read_source),
+            head: match protocol {
+                Protocol::Frames => prebuilt_head(reply_bytes, read_source),
+                Protocol::Http => prebuilt_http_head(reply_bytes, object_bytes),
+            },
+            protocol,
             reply_bytes: reply_bytes as usize,
             greeting,
             spin,
@@ -228,7 +240,7 @@ impl BareServer {
             return Ok(());
         }
         self.ring.set_file(index as u32 + 1, stream.as_raw_fd())?;
-        self.lanes[index] = Some(Box::new(Lane::new(stream, self.greeting)));
+        self.lanes[index] = Some(Box::new(Lane::new(stream, self.protocol, self.greeting)));
         self.receive(index as u32)
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::ceiling::device::{self, DeviceLoad};
 use crate::ceiling::server::BareServer;
-use crate::ceiling::{Source, prepare_file};
+use crate::ceiling::{Protocol, Source, prepare_file};
 use crate::load::{Arrivals, LoadSpec, Verify};
 use crate::process;
 use crate::quantities::{Cores, cores, duration, grouped, read_size, size};
@@ -29,6 +29,8 @@ enum SourceKind {
 pub struct ServeArguments {
     #[arg(long, value_enum)]
     source: SourceKind,
+    #[arg(long, value_enum)]
+    protocol: Protocol,
     #[arg(long, value_parser = size)]
     bytes: u64,
     #[arg(long)]
@@ -57,7 +59,8 @@ impl ServeArguments {
             (SourceKind::Device, None) => return Err("--source device wants --path".to_owned()),
         };
         let fail = |error: std::io::Error| format!("the bare loop failed: {error}");
-        let server = BareServer::new(&source, self.reply, self.spin).map_err(fail)?;
+        let server =
+            BareServer::new(&source, self.protocol, self.reply, self.spin).map_err(fail)?;
         let address = server.address().map_err(fail)?;
         Ready {
             address,
@@ -69,12 +72,13 @@ impl ServeArguments {
     }
 }
 
-/// Starts a bare server of `source` with replies of `reply` bytes on `core`.
+/// Starts a bare server of `source` that speaks `protocol`, with replies of `reply` bytes, on `core`.
 ///
 /// # Errors
 /// When it does not start; it has said why on standard error.
 pub(crate) fn start_server(
     source: &Source,
+    protocol: Protocol,
     reply: u32,
     spin: Duration,
     core: usize,
@@ -92,6 +96,7 @@ pub(crate) fn start_server(
             add("--path", path.into());
         }
     }
+    add("--protocol", protocol.name().into());
     add("--reply", reply.to_string().into());
     add("--spin", format!("{}us", spin.as_micros()).into());
     add("--core", core.to_string().into());
@@ -220,8 +225,14 @@ impl CeilingArguments {
     }
 
     fn served(&self, name: &str, source: &Source) -> Result<Value, String> {
-        let server = start_server(source, self.size, self.spin, self.cores.server)
-            .map_err(|error| format!("{name}: {error}"))?;
+        let server = start_server(
+            source,
+            Protocol::Frames,
+            self.size,
+            self.spin,
+            self.cores.server,
+        )
+        .map_err(|error| format!("{name}: {error}"))?;
         let spec = LoadSpec {
             target: Arc::new(DataPlane::of(server.address())),
             workload: Workload::points(self.size, Keys::Uniform),

@@ -11,7 +11,7 @@ use super::pairs::{Side, fresh_place, interleave, judge, rate_at_load};
 use super::rounds::Pair;
 use super::served::dram_worker;
 use super::worker::{GateWorker, WorkerSpec};
-use crate::ceiling::Source;
+use crate::ceiling::{Protocol, Source};
 use crate::commands::start_server;
 use crate::load::{Arrivals, LoadSpec, Verify, crew};
 use crate::quantities::ByteSize;
@@ -37,6 +37,7 @@ pub(super) fn open_loop_tail(bench: &mut Bench) -> Result<Measure, String> {
     let bytes = bench.options.working_set;
     let ceiling = start_server(
         &Source::Memory { bytes },
+        Protocol::Frames,
         4096,
         spin,
         bench.options.server_core,

@@ -7,7 +7,7 @@ use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::rounds::{self, BUSY_PERCENT_MIN, Pair, STEAL_PERCENT_MAX};
 use super::worker::{DramPolicy, GateWorker, WorkerSpec};
-use crate::ceiling::{Source, prepare_file};
+use crate::ceiling::{Protocol, Source, prepare_file};
 use crate::commands::start_server;
 use crate::load::LoadSpec;
 use crate::sample::{self, Sample, Watched};
@@ -124,8 +124,14 @@ impl Contest {
             ..WorkerSpec::new(bench, place, object_bytes, dram_bytes)
         };
         let source = source(directory, from, object_bytes)?;
-        let ceiling = start_server(&source, shape.read_bytes, spin, bench.options.server_core)
-            .map_err(|error| format!("the ceiling: {error}"))?;
+        let ceiling = start_server(
+            &source,
+            Protocol::Frames,
+            shape.read_bytes,
+            spin,
+            bench.options.server_core,
+        )
+        .map_err(|error| format!("the ceiling: {error}"))?;
         let worker = GateWorker::start(bench, &spec)?;
         Ok(Contest {
             worker,
