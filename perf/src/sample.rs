@@ -127,9 +127,8 @@ fn look(watched: &Watched) -> io::Result<Look> {
     }
     for address in &watched.operations {
         let counters = WorkerCounters::of(*address)?;
-        let sum = look.counters.get_or_insert_default();
-        sum.ring_enters += counters.ring_enters;
-        sum.bytes_fetched += counters.bytes_fetched;
+        let sum = look.counters.unwrap_or_default();
+        look.counters = Some(sum.with(counters));
     }
     for core in &watched.cores {
         look.cores.push(MachineTime::of_core(*core)?);

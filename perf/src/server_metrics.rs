@@ -14,6 +14,8 @@ pub struct WorkerCounters {
     /// Bytes received from under-stores. The fetch threads copy each once, into the frame that
     /// serves it from then on; cached bytes are not copied by the worker's code at all.
     pub bytes_fetched: f64,
+    /// Pieces of S3 answers by source: DRAM, device, under-store.
+    pub s3_reads: [f64; 3],
 }
 
 impl WorkerCounters {
@@ -33,14 +35,30 @@ impl WorkerCounters {
         Ok(WorkerCounters {
             ring_enters: counter("corelane_loop_enters_total")?,
             bytes_fetched: sum(&text, "corelane_under_store_bytes_total").unwrap_or(0.0),
+            s3_reads: ["dram", "device", "under_store"].map(|source| {
+                let name = format!("corelane_s3_reads_{source}_total");
+                sum(&text, &name).unwrap_or(0.0)
+            }),
         })
     }
 
+    /// With those of another worker.
+    #[must_use]
+    pub fn with(self, other: WorkerCounters) -> WorkerCounters {
+        self.each(other, |one, another| one + another)
+    }
+
     /// What was added since `earlier`.
+    #[must_use]
     pub fn since(self, earlier: WorkerCounters) -> WorkerCounters {
+        self.each(earlier, |now, before| now - before)
+    }
+
+    fn each(self, other: WorkerCounters, join: impl Fn(f64, f64) -> f64) -> WorkerCounters {
         WorkerCounters {
-            ring_enters: self.ring_enters - earlier.ring_enters,
-            bytes_fetched: self.bytes_fetched - earlier.bytes_fetched,
+            ring_enters: join(self.ring_enters, other.ring_enters),
+            bytes_fetched: join(self.bytes_fetched, other.bytes_fetched),
+            s3_reads: [0, 1, 2].map(|source| join(self.s3_reads[source], other.s3_reads[source])),
         }
     }
 }

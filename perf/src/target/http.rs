@@ -30,7 +30,7 @@ pub struct Http {
 
 impl Http {
     /// Without signatures.
-    pub(super) fn plain(address: SocketAddr, host: &str, prefix: &str) -> Http {
+    pub fn plain(address: SocketAddr, host: &str, prefix: &str) -> Http {
         Http {
             address,
             host: host.to_owned(),
@@ -40,12 +40,7 @@ impl Http {
     }
 
     /// With.
-    pub(super) fn signed(
-        address: SocketAddr,
-        host: &str,
-        prefix: &str,
-        credentials: Credentials,
-    ) -> Http {
+    pub fn signed(address: SocketAddr, host: &str, prefix: &str, credentials: Credentials) -> Http {
         Http {
             credentials: Some(credentials),
             ..Http::plain(address, host, prefix)

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`data_plane`] | the worker's data plane, one worker or several |
 //! | [`greeting`] | hello and open on it, before the clock runs |
-//! | [`http`] | ranged GETs, plain or signed (`sigv4`), of any HTTP/1.1 server |
+//! | [`http`] | ranged GETs, plain or signed ([`sigv4`]), of any HTTP/1.1 server |
 //! | [`http_get`] | one small GET, outside of loads |
 //! | [`redis`] | GETs of values of a read's size |
 //! | [`local_file`] | direct reads of local files through a ring |
@@ -23,7 +23,7 @@ pub mod local_file;
 pub mod pages;
 pub mod redis;
 mod responses;
-mod sigv4;
+pub mod sigv4;
 pub mod stream;
 
 use std::io;

@@ -2,7 +2,7 @@
 //! UNSIGNED-PAYLOAD ("Authenticating Requests: Using the Authorization Header", Amazon S3 API
 //! reference). The key of the day is derived once; a request costs one SHA-256 and one HMAC.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ring::{digest, hmac};
@@ -11,15 +11,37 @@ const PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
 /// Who signs.
 #[derive(Clone)]
-pub(super) struct Credentials {
+pub struct Credentials {
     access_key: String,
     secret_key: String,
     region: String,
 }
 
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "Credentials({}, {})",
+            self.access_key, self.region
+        )
+    }
+}
+
 impl Credentials {
+    /// Of this key, for this region.
+    pub fn new(access_key: &str, secret_key: &str, region: &str) -> Credentials {
+        Credentials {
+            access_key: access_key.to_owned(),
+            secret_key: secret_key.to_owned(),
+            region: region.to_owned(),
+        }
+    }
+
     /// From `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; an empty region is that of
     /// `AWS_REGION`, else `us-east-1`.
+    ///
+    /// # Errors
+    /// When the environment has no key; the text names what is missing.
     pub fn from_environment(region: &str) -> Result<Credentials, String> {
         let read = |name: &str| {
             std::env::var(name).map_err(|_| format!("s3+http:// needs {name} in the environment"))
@@ -37,7 +59,7 @@ impl Credentials {
 }
 
 /// Signs the requests of one connection.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     credentials: Credentials,
     host: String,
     /// Second of the date below, since the Unix epoch.
@@ -52,8 +74,10 @@ pub(super) struct Signer {
 }
 
 fn hex(out: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
-        write!(out, "{byte:02x}").expect("writing to a string");
+        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        out.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
 }
 
@@ -179,11 +203,8 @@ mod tests {
     /// The example "GET Object" of the Amazon S3 API reference.
     #[test]
     fn the_reference_s_example_has_its_signature() {
-        let credentials = Credentials {
-            access_key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
-            secret_key: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
-            region: "us-east-1".to_owned(),
-        };
+        let secret_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let credentials = Credentials::new("AKIAIOSFODNN7EXAMPLE", secret_key, "us-east-1");
         let mut signer = Signer::new(credentials, "examplebucket.s3.amazonaws.com");
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let may_24_2013 = 1_369_353_600;
