@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bench::Bench;
-use super::measure::Measure;
-use super::rounds::{self, Pair, STEAL_PERCENT_MAX};
+use super::measure::{Bar, Measure};
+use super::rounds::{self, BUSY_PERCENT_MIN, Pair, STEAL_PERCENT_MAX};
 use crate::load::{Arrivals, LoadSpec, crew};
 use crate::run::Point;
 use crate::run::answers::LatencyBound;
@@ -122,6 +122,46 @@ pub(super) fn interleave(bench: &Bench, first: &Side, second: &Side) -> Result<V
         |number| first.take(number),
         |number| second.take(number),
     )
+}
+
+/// Rates of both.
+pub(super) fn rates(pairs: &[Pair]) -> Vec<(f64, f64)> {
+    let rates = pairs
+        .iter()
+        .map(|pair| (pair.worker.load.rate(), pair.ceiling.load.rate()));
+    rates.collect()
+}
+
+/// A measure of the rates of `pairs` of a worker and its ceiling, as far as both cores were busy;
+/// `judge` says what else is wrong with them, of all.
+pub(super) fn busy_rates(
+    name: &str,
+    all: &[Pair],
+    bar: f64,
+    judge: impl FnOnce(Measure) -> Measure,
+) -> Measure {
+    let (pairs, idle): (Vec<Pair>, Vec<Pair>) = all
+        .iter()
+        .cloned()
+        .partition(|pair| pair.busy_percent() >= BUSY_PERCENT_MIN);
+    let too_few = pairs.len() <= idle.len();
+    let counted = if too_few { all } else { &pairs };
+    let measure = Measure::of_pairs(name, "1/s", &rates(counted), Bar::RatioAtLeast(bar));
+    // Errors and wrong bytes count wherever they were.
+    let mut measure = judge(measure);
+    if !idle.is_empty() {
+        measure = measure.with_note(format!(
+            "in {} of {} rounds the core of one of the servers was less than {BUSY_PERCENT_MIN} % busy: these do not count",
+            idle.len(),
+            all.len()
+        ));
+    }
+    if too_few {
+        measure = measure.without_verdict(
+            "the server's core was not busy in most rounds: these are the generator's rates",
+        );
+    }
+    measure
 }
 
 /// CPU an operation of both.

@@ -135,11 +135,15 @@ pub fn notes_of(pairs: &[Pair], names: [&str; 2]) -> Vec<String> {
     let total =
         |count: &dyn Fn(&Sample) -> u64| pairs.iter().map(|pair| count(&pair.worker)).sum::<u64>();
     let by_source = [0, 1, 2].map(|source| total(&|sample| sample.load.by_source[source]));
+    // HTTP does not tell.
+    let sources = match by_source {
+        [0, 0, 0] => String::new(),
+        [dram, device, under_store] => format!(
+            "{dram} reads from DRAM, {device} from the device, {under_store} from the under-store; "
+        ),
+    };
     notes.push(format!(
-        "{worker}: {} reads from DRAM, {} from the device, {} from the under-store; {} verified, {} wrong, {} errors",
-        by_source[0],
-        by_source[1],
-        by_source[2],
+        "{worker}: {sources}{} verified, {} wrong, {} errors",
         total(&|sample| sample.load.verified),
         total(&|sample| sample.load.wrong),
         total(&|sample| sample.load.errors)

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
-use super::rounds::{self, BUSY_PERCENT_MIN, Pair, STEAL_PERCENT_MAX};
+use super::pairs::{busy_rates, rates};
+use super::rounds::{self, Pair, STEAL_PERCENT_MAX};
 use super::worker::{DramPolicy, GateWorker, WorkerSpec};
 use crate::ceiling::{Protocol, Source, prepare_file};
 use crate::commands::start_server;
@@ -17,20 +18,20 @@ use crate::server_process::ServerProcess;
 const BUDGET_BESIDE_OBJECT: u64 = 192 << 20;
 
 /// Budget of workers whose reads are to come from the device.
-const BUDGET_OF_DEVICE: u64 = 96 << 20;
+pub(super) const BUDGET_OF_DEVICE: u64 = 96 << 20;
 
 /// Fewest pairs of the depth-1 measures.
-const DEPTH1_ROUNDS_MIN: usize = 9;
+pub(super) const DEPTH1_ROUNDS_MIN: usize = 9;
 
 /// Share of the server's CPU beyond which its kernel threads count as part of the reads, in percent.
 const RING_WORKER_PERCENT_MAX: f64 = 1.0;
 
 /// Connections and depth.
 #[derive(Clone, Copy)]
-struct Shape {
-    connections: u32,
-    depth: u32,
-    read_bytes: u32,
+pub(super) struct Shape {
+    pub connections: u32,
+    pub depth: u32,
+    pub read_bytes: u32,
 }
 
 const PIPELINED: Shape = Shape {
@@ -38,12 +39,12 @@ const PIPELINED: Shape = Shape {
     depth: 32,
     read_bytes: 4096,
 };
-const ONE_EACH: Shape = Shape {
+pub(super) const ONE_EACH: Shape = Shape {
     connections: 64,
     depth: 1,
     read_bytes: 4096,
 };
-const LARGE: Shape = Shape {
+pub(super) const LARGE: Shape = Shape {
     connections: 8,
     depth: 4,
     read_bytes: 1 << 20,
@@ -54,7 +55,7 @@ const DEVICE: Shape = Shape {
     depth: 8,
     read_bytes: 4096,
 };
-const SINGLE: Shape = Shape {
+pub(super) const SINGLE: Shape = Shape {
     connections: 1,
     depth: 1,
     read_bytes: 4096,
@@ -236,13 +237,6 @@ fn source(directory: &Path, from: From, bytes: u64) -> Result<Source, String> {
     })
 }
 
-fn rates(pairs: &[Pair]) -> Vec<(f64, f64)> {
-    pairs
-        .iter()
-        .map(|pair| (pair.worker.load.rate(), pair.ceiling.load.rate()))
-        .collect()
-}
-
 fn rate_measure(
     bench: &mut Bench,
     name: &str,
@@ -253,27 +247,7 @@ fn rate_measure(
     let contest = Contest::start(bench, from, shape, Duration::ZERO)?;
     let rounds = bench.options.rounds;
     let all = contest.run(bench, name, shape, rounds)?;
-    let (pairs, idle): (Vec<Pair>, Vec<Pair>) = all
-        .iter()
-        .cloned()
-        .partition(|pair| pair.busy_percent() >= BUSY_PERCENT_MIN);
-    let too_few = pairs.len() <= idle.len();
-    let counted = if too_few { &all } else { &pairs };
-    let measure = Measure::of_pairs(name, "1/s", &rates(counted), Bar::RatioAtLeast(bar));
-    // Errors and wrong bytes count wherever they were.
-    let mut measure = contest.judge(measure, &all);
-    if !idle.is_empty() {
-        measure = measure.with_note(format!(
-            "in {} of {} rounds the core of one of the servers was less than {BUSY_PERCENT_MIN} % busy: these do not count",
-            idle.len(),
-            all.len()
-        ));
-    }
-    if too_few {
-        measure = measure.without_verdict(
-            "the server's core was not busy in most rounds: these are the generator's rates",
-        );
-    }
+    let mut measure = busy_rates(name, &all, bar, |measure| contest.judge(measure, &all));
     // Threads that wrote while the cache was filled linger idle; what counts is work of the reads.
     let handed_over = |sample: &Sample| sample.ring_worker_percent() > RING_WORKER_PERCENT_MAX;
     if from == From::FastDevice && all.iter().any(|pair| handed_over(&pair.worker)) {

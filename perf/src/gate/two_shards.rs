@@ -17,14 +17,15 @@ use crate::target::data_plane::DataPlane;
 const BUDGET_BESIDE_OBJECT: u64 = 192 << 20;
 
 /// Share of one shard's highest rate that is offered.
-const OFFERED_SHARE: f64 = 0.3;
+pub(super) const OFFERED_SHARE: f64 = 0.3;
 
 /// Connections and depth: 64 x 32, as in `dram_4k_pipelined`.
 const CONNECTIONS: u32 = 64;
 const DEPTH: u32 = 32;
 const READ_BYTES: u32 = 4096;
 
-fn start(bench: &Bench, name: &str, cores: Vec<usize>) -> Result<GateWorker, String> {
+/// A worker with the working set in DRAM and a shard on each of `cores`.
+pub(super) fn start(bench: &Bench, name: &str, cores: Vec<usize>) -> Result<GateWorker, String> {
     let object_bytes = bench.options.working_set;
     // Stripes are not spread quite evenly, so each shard could hold three quarters.
     let dram_bytes = match cores.len() {

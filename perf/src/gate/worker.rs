@@ -21,9 +21,22 @@ use crate::runtimes::Runtime;
 use crate::sample::Watched;
 use crate::server_process::{Ready, ServerProcess, answer};
 use crate::target::greeting;
+use crate::target::sigv4::Credentials;
 
 /// The object that measures read, as mounted.
 pub const OBJECT_PATH: &str = "/gate/object";
+
+/// Id of the key that may read and list on the S3 face of workers under test, as anybody may without.
+pub const S3_KEY_ID: &str = "GATE";
+/// Its secret.
+pub const S3_SECRET: &str = "the-gate-has-no-secrets";
+/// The region that signatures are for.
+pub const S3_REGION: &str = "us-east-1";
+
+/// Who signs what measures ask of the S3 face.
+pub fn s3_credentials() -> Credentials {
+    Credentials::new(S3_KEY_ID, S3_SECRET, S3_REGION)
+}
 
 /// Values of the key `dram_policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +107,8 @@ pub struct GateWorker {
     pub process: ServerProcess,
     /// Its memory budget.
     pub dram_bytes: u64,
+    /// Its S3 face.
+    pub s3: SocketAddr,
     cores: Vec<usize>,
     operations: SocketAddr,
 }
@@ -158,9 +173,13 @@ impl GateWorker {
             drop(process);
             process = start()?;
         }
+        let address = |name: &str| -> Result<SocketAddr, String> {
+            let value = process.ready().details[name].clone();
+            serde_json::from_value(value).map_err(|error| format!("address of {name}: {error}"))
+        };
         Ok(GateWorker {
-            operations: serde_json::from_value(process.ready().details["operations"].clone())
-                .map_err(|error| error.to_string())?,
+            operations: address("operations")?,
+            s3: address("s3")?,
             process,
             dram_bytes: spec.dram_bytes,
             cores: spec.cores.clone(),
@@ -195,7 +214,9 @@ fn configuration(bench: &Bench, spec: &WorkerSpec) -> String {
          devices = [\"{device_path}\"]\ndevice_size = {device}\nregion_size = \"16M\"\ndram = {dram}\n\
          dram_policy = \"{policy}\"\n\
          listen = \"{ip}:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\n\
-         spin = \"{spin}us\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
+         spin = \"{spin}us\"\n\n\
+         [s3]\nlisten = \"{ip}:0\"\nanonymous = [\"read\", \"list\"]\nregion = \"{S3_REGION}\"\n\n\
+         [[s3_key]]\nid = \"{S3_KEY_ID}\"\nsecret = \"{S3_SECRET}\"\n\n[limits]\nscrub_reads = 0\n\n[log]\nlevel = \"warn\"\n\n\
          [[mount]]\npath = \"/gate\"\nuri = \"{uri}\"\nfreshness = \"immutable\"\nblock_size = \"{block}\"\n",
         cores = cores.join(","),
         load = options.load_core,
@@ -243,6 +264,7 @@ impl ServeForGate {
             "recovery_seconds": report.recovery.as_secs_f64(),
             "recovered_blocks": report.recovered_blocks,
             "operations": worker.operations_address(),
+            "s3": report.s3.as_deref().and_then(|url| url.strip_prefix("http://")),
         });
         let ready = Ready {
             address: worker.data_address(),
