@@ -16,6 +16,7 @@
 //! | `two_shards` | what a second shard costs |
 //! | `large_index` | what ten million blocks cost a hit |
 //! | `peers` | against Redis and nginx |
+//! | `s3` | the S3 face: reads, signatures, listings |
 //! | `pairs` | what these four have in common |
 //! | `quiet` | memory, allocations, idle CPU |
 //! | `recovery` | recovery, in seconds and against bare reads |
@@ -32,6 +33,7 @@ mod peers;
 mod quiet;
 mod recovery;
 pub mod rounds;
+mod s3;
 mod served;
 mod store;
 mod two_shards;
@@ -45,7 +47,7 @@ type Take = fn(&mut Bench) -> Result<Measure, String>;
 
 /// All measures, in the order of the table. Memory comes last but one, since it looks back at all
 /// loads before it.
-const MEASURES: [(&str, Take); 23] = [
+const MEASURES: [(&str, Take); 32] = [
     ("dram_4k_pipelined", served::dram_4k_pipelined),
     ("dram_4k_64x1", served::dram_4k_64x1),
     ("dram_1m", served::dram_1m),
@@ -68,6 +70,15 @@ const MEASURES: [(&str, Take); 23] = [
     ("against_redis_depth1", peers::against_redis_depth1),
     ("against_redis_pipelined", peers::against_redis_pipelined),
     ("against_nginx", peers::against_nginx),
+    ("s3_4k_signed", s3::s3_4k_signed),
+    ("s3_4k_unsigned", s3::s3_4k_unsigned),
+    ("s3_4k_unsigned_ceiling", s3::s3_4k_unsigned_ceiling),
+    ("s3_first_byte", s3::s3_first_byte),
+    ("s3_device_4k", s3::s3_device_4k),
+    ("s3_1m", s3::s3_1m),
+    ("s3_two_shards_cpu", s3::s3_two_shards_cpu),
+    ("s3_signature_ns", s3::s3_signature_ns),
+    ("s3_list_1000_ms", s3::s3_list_1000_ms),
     ("memory_over_budget_mib", quiet::memory_over_budget_mib),
 ];
 
@@ -129,6 +140,15 @@ mod tests {
             "against_redis_depth1",
             "against_redis_pipelined",
             "against_nginx",
+            "s3_4k_signed",
+            "s3_4k_unsigned",
+            "s3_4k_unsigned_ceiling",
+            "s3_first_byte",
+            "s3_device_4k",
+            "s3_1m",
+            "s3_two_shards_cpu",
+            "s3_signature_ns",
+            "s3_list_1000_ms",
             "memory_over_budget_mib",
             "idle_cpu_percent",
         ];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
-use super::pairs::{Side, fresh_place, interleave, judge};
+use super::pairs::{Side, fresh_place, interleave, judge, rates};
 use super::rounds::Pair;
 use super::served::dram_worker;
 use crate::load::LoadSpec;
@@ -26,9 +26,9 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 const BUSY_PERCENT_MIN: f64 = super::rounds::BUSY_PERCENT_MIN;
 
 /// A running peer, ended when dropped.
-struct Peer {
+pub(super) struct Peer {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Peer {
@@ -59,7 +59,8 @@ impl Peer {
         Ok(peer)
     }
 
-    fn watched(&self, core: usize) -> Watched {
+    /// What to look at while it is loaded.
+    pub fn watched(&self, core: usize) -> Watched {
         Watched::one(self.child.id(), core)
     }
 }
@@ -85,12 +86,12 @@ fn free_address() -> Result<SocketAddr, String> {
     listener.local_addr().map_err(|error| error.to_string())
 }
 
-/// The objects that peers serve, as large as the worker's.
-fn objects(bench: &Bench) -> Workload {
+/// The object of `bytes` that peers serve, and reads of 4 KiB of it.
+pub(super) fn object(bytes: u64) -> Workload {
     Workload {
         objects: Objects {
             count: 1,
-            bytes: Sizes::One(ByteSize(bench.options.working_set)),
+            bytes: Sizes::One(ByteSize(bytes)),
             ..Objects::default()
         },
         ..Workload::points(4096, Keys::Uniform)
@@ -109,16 +110,36 @@ fn start_redis(bench: &Bench) -> Result<(Peer, Redis), String> {
         prefix: String::new(),
     };
     redis
-        .fill(&objects(bench))
+        .fill(&object(bench.options.working_set))
         .map_err(|error| error.to_string())?;
     Ok((peer, redis))
 }
 
-fn nginx_configuration(root: &Path, address: SocketAddr) -> String {
+/// Where nginx reads its object from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// The page cache, by sendfile.
+    PageCache,
+    /// The drive, past the page cache, on threads of its own: as many as there are connections.
+    Drive {
+        /// How many.
+        threads: u32,
+    },
+}
+
+fn nginx_configuration(root: &Path, address: SocketAddr, behind: Behind) -> String {
+    let (pool, files) = match behind {
+        Behind::PageCache => (String::new(), "sendfile on;"),
+        Behind::Drive { threads } => (
+            format!("thread_pool gate threads={threads} max_queue=65536;\n"),
+            // For a read that is smaller than an output buffer, it would take directio off the file.
+            "sendfile off; directio 4k; directio_alignment 4k; aio threads=gate; output_buffers 1 4k;",
+        ),
+    };
     format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\npid {root}/pid;\nerror_log {root}/error;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{\n  access_log off;\n  sendfile on;\n  tcp_nodelay on;\n  keepalive_requests 1000000000;\n  \
+         {pool}events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n  {files}\n  tcp_nodelay on;\n  keepalive_requests 1000000000;\n  \
          keepalive_timeout 600s;\n  open_file_cache max=100;\n  default_type application/octet-stream;\n  \
          client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3; uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;\n  \
          server {{ listen {address}; root {root}/objects; }}\n}}\n",
@@ -126,13 +147,21 @@ fn nginx_configuration(root: &Path, address: SocketAddr) -> String {
     )
 }
 
-fn start_nginx(bench: &Bench) -> Result<(Peer, Arc<dyn Target>), String> {
-    let place = fresh_place(bench.fast_directory(), "nginx")?;
-    // In memory in any case: the page cache of a tmpfs is the file.
-    objects(bench).objects.make_files(&place.join("objects"))?;
+/// nginx with an object as large as the worker's.
+pub(super) fn start_nginx(
+    bench: &Bench,
+    behind: Behind,
+) -> Result<(Peer, Arc<dyn Target>), String> {
+    let (directory, bytes) = match behind {
+        // In memory in any case: the page cache of a tmpfs is the file.
+        Behind::PageCache => (bench.fast_directory(), bench.options.working_set),
+        Behind::Drive { .. } => (bench.directory(), bench.options.device_set),
+    };
+    let place = fresh_place(directory, "nginx")?;
+    object(bytes).objects.make_files(&place.join("objects"))?;
     let address = free_address()?;
     let configuration = place.join("nginx.conf");
-    std::fs::write(&configuration, nginx_configuration(&place, address))
+    std::fs::write(&configuration, nginx_configuration(&place, address, behind))
         .map_err(|error| error.to_string())?;
     let mut command = on_core(bench.options.server_core, "nginx");
     command.arg("-c").arg(&configuration).arg("-p").arg(&place);
@@ -154,7 +183,7 @@ fn against(
     let of_peer = Side {
         spec: LoadSpec {
             target,
-            workload: objects(bench),
+            workload: object(bench.options.working_set),
             paths: Vec::new(),
             ..spec.clone()
         },
@@ -165,24 +194,25 @@ fn against(
         watched: worker.watched(),
     };
     let pairs = interleave(bench, &of_worker, &of_peer)?;
-    let rates: Vec<(f64, f64)> = pairs
-        .iter()
-        .map(|pair| (pair.worker.load.rate(), pair.ceiling.load.rate()))
-        .collect();
     let measure =
-        Measure::of_pairs(name, "1/s", &rates, Bar::RatioAtLeast(bar)).with_note(format!(
+        Measure::of_pairs(name, "1/s", &rates(&pairs), Bar::RatioAtLeast(bar)).with_note(format!(
             "{connections} connections x depth {depth}, closed loop, {} at {}",
             of_peer.spec.target.kind(),
             peer.address
         ));
-    let mut measure = judge(measure, &pairs, ["worker", "peer"], None);
-    // A worker whose core has time left could only be faster; a peer's rate has to be its own.
+    let measure = judge(measure, &pairs, ["worker", "peer"], None);
+    Ok(unless_idle(measure, &pairs))
+}
+
+/// `measure` without a verdict where the peer's rate is not its own. A worker whose core has time left
+/// could only be faster.
+pub(super) fn unless_idle(measure: Measure, pairs: &[Pair]) -> Measure {
     let is_idle = |pair: &&Pair| pair.ceiling.busy_percent < BUSY_PERCENT_MIN;
     let idle = pairs.iter().filter(is_idle).count();
     if idle * 2 > pairs.len() {
-        measure = measure.without_verdict("the peer's core was not busy in most rounds");
+        return measure.without_verdict("the peer's core was not busy in most rounds");
     }
-    Ok(measure)
+    measure
 }
 
 pub(super) fn against_redis_depth1(bench: &mut Bench) -> Result<Measure, String> {
@@ -208,6 +238,6 @@ pub(super) fn against_redis_pipelined(bench: &mut Bench) -> Result<Measure, Stri
 }
 
 pub(super) fn against_nginx(bench: &mut Bench) -> Result<Measure, String> {
-    let nginx = start_nginx(bench)?;
+    let nginx = start_nginx(bench, Behind::PageCache)?;
     against(bench, "against_nginx", nginx, (64, 1), 1.4)
 }
