@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::device::SimDevice;
 use super::net::{SimListener, SimStream};
 use super::state::{Core, State, nanoseconds};
-use crate::{Doorbell, FramePool, Io, IoError, IoErrorKind, LoopCounters, Nanos, Priority};
+use crate::{Doorbell, FramePool, Io, IoError, LoopCounters, Nanos, Priority};
 
 /// Wall-clock milliseconds at the start of every world: 2026-01-01 00:00 UTC.
 const WALL_CLOCK_START_MS: u64 = 1_767_225_600_000;
@@ -135,11 +135,13 @@ impl Io for SimIo {
         SimListener::bind(self, address)
     }
 
-    fn adopt_listener(&self, _: std::net::TcpListener) -> Result<SimListener, IoError> {
-        Err(IoError::new(
-            IoErrorKind::Unsupported,
-            "a simulated core has no sockets of the kernel; listen on a simulated address",
-        ))
+    /// Listens on the simulated address that reads like the socket's. The socket is closed: nobody reaches
+    /// a simulated core through the kernel.
+    fn adopt_listener(&self, listener: std::net::TcpListener) -> Result<SimListener, IoError> {
+        let address = listener
+            .local_addr()
+            .map_err(|error| IoError::from_std(&error, "the socket has no address"))?;
+        SimListener::bind(self, address)
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<SimStream, IoError> {
