@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cost::budget::{Budget, GROWTH_MAX};
-use crate::cost::{HITS, PerHit, Place, callgrind};
+use crate::cost::{HITS, PerHit, Script, callgrind};
 
 #[derive(Debug, Args)]
 pub struct CostArguments {
@@ -24,21 +24,21 @@ pub struct CostArguments {
 impl CostArguments {
     pub(super) fn run(self) -> Result<(), String> {
         callgrind::check_valgrind()?;
-        let dram = PerHit::count(Place::Dram, HITS)?;
-        let device = PerHit::count(Place::Device, HITS)?;
-        let counted = Budget::of(dram.ours, device.ours);
-        if self.json {
-            let rows = |hit: &PerHit| {
+        let mut rows = serde_json::Map::new();
+        let counted = Budget::count(|script| {
+            let hit = PerHit::count(script, HITS)?;
+            if self.json {
                 let functions = hit.functions.iter().map(|(cost, name)| json!([name, cost]));
-                json!({ "instructions": hit.ours, "functions": functions.collect::<Vec<_>>() })
-            };
-            println!(
-                "{}",
-                json!({ "dram_hit": rows(&dram), "device_hit": rows(&device) })
-            );
-        } else {
-            let lines = dram.notes("a DRAM hit").chain(device.notes("a device hit"));
-            lines.for_each(|line| println!("{line}"));
+                let functions: Vec<Value> = functions.collect();
+                let row = json!({ "instructions": hit.ours, "functions": functions });
+                rows.insert(script.name().replace('-', "_"), row);
+            } else {
+                hit.notes(script.what()).for_each(|line| println!("{line}"));
+            }
+            Ok::<f64, String>(hit.ours)
+        })?;
+        if self.json {
+            println!("{}", Value::Object(rows));
         }
         let Some(path) = &self.budget else {
             return Ok(());
@@ -55,8 +55,9 @@ impl CostArguments {
                 path.display()
             ));
         }
-        let shrunk = counted.dram_hit < budget.dram_hit * (1.0 - GROWTH_MAX)
-            || counted.device_hit < budget.device_hit * (1.0 - GROWTH_MAX);
+        let shrunk = Script::ALL
+            .iter()
+            .any(|script| counted.of(*script) < budget.of(*script) * (1.0 - GROWTH_MAX));
         if shrunk && !self.json {
             println!(
                 "hits became cheaper: write {} anew with --write",

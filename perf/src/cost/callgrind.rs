@@ -1,8 +1,8 @@
-//! Instructions per hit, from DRAM and from the device: callgrind counts a script of two lengths,
+//! Instructions per hit, from DRAM and from the device, and through the S3 face: callgrind counts a script of two lengths,
 //! and the difference is what the further hits cost.
 //!
 //! Costs are told apart by source file, which callgrind names also for inlined code: what stands
-//! in the worker, the frame codec and the buffers is the worker's; the simulator, the client of
+//! in the worker, the codecs and the buffers is the worker's; the simulator, the client of
 //! the script and the kernel's side are not. Code of no file of ours (the standard library,
 //! `memcpy`) counts for whoever called it.
 
@@ -10,14 +10,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::script::Place;
+use super::script::Script;
 
 /// Source files that are the worker's; the first match decides.
-const OURS: [(&str, bool); 6] = [
+const OURS: [(&str, bool); 7] = [
     ("io/src/sim/", false),
     ("perf/src/", false),
     ("worker/src/", true),
     ("rpc-schema/src/", true),
+    ("s3/src/", true),
     ("placement/src/", true),
     ("io/src/", true),
 ];
@@ -55,17 +56,17 @@ pub struct PerHit {
 }
 
 impl PerHit {
-    /// Counts hits from `place`: the difference of two runs of `lengths` hits.
+    /// Counts hits of `script`: the difference of two runs of `lengths` hits.
     ///
     /// # Errors
     /// When valgrind or the script under it fails.
-    pub fn count(place: Place, lengths: [u64; 2]) -> Result<PerHit, String> {
+    pub fn count(script: Script, lengths: [u64; 2]) -> Result<PerHit, String> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut costs = Vec::new();
         let mut functions = Vec::new();
         for hits in lengths {
             let out = directory.path().join(format!("callgrind-{hits}.out"));
-            count(place, hits, &out)?;
+            count(script, hits, &out)?;
             let text = std::fs::read_to_string(&out)
                 .map_err(|error| format!("{}: {error}", out.display()))?;
             let profile = Profile::read(&text)?;
@@ -95,7 +96,7 @@ impl PerHit {
             ours, all, hits, ..
         } = self;
         let summary = format!(
-            "{what}: {ours:.0}; worker on sim, pipelined 32 deep, {hits} hits counted; {all:.0} with simulator and client"
+            "{what}: {ours:.0}; worker on sim, 32 in flight, {hits} hits counted; {all:.0} with simulator and client"
         );
         let shown = self.functions.iter().take(FUNCTIONS_SHOWN);
         let functions = shown.map(move |(cost, name)| format!("{what}: {cost:.0} in {name}"));
@@ -104,7 +105,7 @@ impl PerHit {
 }
 
 /// Runs the script under callgrind.
-fn count(place: Place, hits: u64, out: &Path) -> Result<(), String> {
+fn count(script: Script, hits: u64, out: &Path) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
         .args([
@@ -114,8 +115,8 @@ fn count(place: Place, hits: u64, out: &Path) -> Result<(), String> {
         ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
-        .args(["cost-script", "--hits", &hits.to_string(), "--from"])
-        .arg(place.name())
+        .args(["cost-script", "--hits", &hits.to_string(), "--script"])
+        .arg(script.name())
         .output()
         .map_err(|error| format!("cannot start valgrind: {error}"))?;
     if output.status.success() {

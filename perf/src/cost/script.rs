@@ -1,43 +1,26 @@
-//! Fixed scripts of DRAM hits and device hits: the worker's shard on a simulated core, for a
-//! profiler to count.
+//! Fixed scripts of hits in DRAM and on the device, and through the S3 face: the worker's shard on a
+//! simulated core, for a profiler to count.
 //!
 //! Everything is decided by a seed, so two runs execute the same instructions. Requests are
 //! encoded beforehand and answers only counted, so that what the client costs is small; what it
 //! and the simulator cost is told apart by source file (see `callgrind`).
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use corelane_io::sim::{Faults, SimIo, World};
-use corelane_io::{Doorbell, FramePool, Io, PAGE_SIZE, Priority, SendBatch, Stream, mesh};
+use corelane_io::{Io, PAGE_SIZE, SendBatch, Stream};
 use corelane_rpc_schema::frame::{
     DecodedHead, Head, PREFIX_BYTES, READ_REQUEST_BYTES, ReadFlags, ReadRequest, ReadSource,
     decode_head, encode_read_request,
 };
 use corelane_rpc_schema::messages::{Hello, Message, Open, OpenAnswer};
-use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, ShardId};
-use corelane_worker::access::Access;
-use corelane_worker::cache::policy::PolicyKind;
-use corelane_worker::inbox::inbox;
-use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
-use corelane_worker::object::ObjectMeta;
-use corelane_worker::shard::request::{ShardLimits, ShardRequest};
-use corelane_worker::shard::{self, ShardSetup, Tuning};
-use corelane_worker::store::{FormatOptions, Wear, format_devices};
-use corelane_worker::under_store::{Event, Job, Request, UnderStore};
-use tokio::sync::oneshot;
 
-use crate::ceiling::page;
+use super::s3_client::{Connections, Requests};
+use super::shard::{self, PATH, Place};
 use crate::random::Random;
-
-/// Bytes of the device, and of a region: the object fits it several times.
-const DEVICE_BYTES: u64 = 320 << 20;
-const REGION_BYTES: u32 = 8 << 20;
+use crate::target::sigv4::Credentials;
 
 /// Between two rounds of the fill, so that the store keeps up with it.
 const FILL_PAUSE: Duration = Duration::from_millis(20);
@@ -58,43 +41,52 @@ const SOURCE_AT: usize = PREFIX_BYTES + 8;
 /// Different batches of requests, sent in turn.
 const BATCHES: usize = 64;
 
-/// Where the script's reads are served from.
+/// What is read how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Place {
-    /// The DRAM tier, which holds the whole object.
-    Dram,
-    /// The device; the tier holds an eighth of the object and takes nothing of what is asked for.
-    Device,
+pub enum Script {
+    /// READs of pages that are in the DRAM tier.
+    DramHit,
+    /// READs of pages that are on the device.
+    DeviceHit,
+    /// GETs of pages that are in the DRAM tier.
+    S3Hit,
+    /// The same, signed.
+    S3HitSigned,
 }
 
-impl Place {
+impl Script {
+    /// All of them.
+    pub const ALL: [Script; 4] = [
+        Script::DramHit,
+        Script::DeviceHit,
+        Script::S3Hit,
+        Script::S3HitSigned,
+    ];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Place::Dram => "dram",
-            Place::Device => "device",
+            Script::DramHit => "dram-hit",
+            Script::DeviceHit => "device-hit",
+            Script::S3Hit => "s3-hit",
+            Script::S3HitSigned => "s3-hit-signed",
         }
     }
 
-    fn source(self) -> ReadSource {
+    /// What it is called in a sentence.
+    pub fn what(self) -> &'static str {
         match self {
-            Place::Dram => ReadSource::Dram,
-            Place::Device => ReadSource::Device,
+            Script::DramHit => "a DRAM hit",
+            Script::DeviceHit => "a device hit",
+            Script::S3Hit => "an S3 hit",
+            Script::S3HitSigned => "a signed S3 hit",
         }
     }
 
-    /// Bytes of the one object.
-    fn object_bytes(self) -> u64 {
+    fn place(self) -> Place {
         match self {
-            Place::Dram => 16 << 20,
-            Place::Device => 64 << 20,
-        }
-    }
-
-    fn tier_bytes(self) -> u64 {
-        match self {
-            Place::Dram => 4 * self.object_bytes(),
-            Place::Device => self.object_bytes() / 8,
+            Script::DeviceHit => Place::Device,
+            Script::DramHit | Script::S3Hit | Script::S3HitSigned => Place::Dram,
         }
     }
 }
@@ -105,9 +97,9 @@ pub struct CostScript {
     /// Reads to serve
     #[arg(long, default_value_t = 4096)]
     hits: u64,
-    /// Where they are served from
-    #[arg(long, value_enum, default_value_t = Place::Dram)]
-    from: Place,
+    /// Which ones
+    #[arg(long, value_enum, default_value_t = Script::DramHit)]
+    script: Script,
 }
 
 impl CostScript {
@@ -116,27 +108,26 @@ impl CostScript {
     /// # Errors
     /// When the shard does not start, or an answer comes from another place.
     pub fn run(self) -> Result<(), String> {
-        let served = serve_hits(self.from, self.hits.next_multiple_of(DEPTH))?;
+        let served = serve_hits(self.script, self.hits.next_multiple_of(DEPTH))?;
         println!("{served}");
         Ok(())
     }
 }
 
-/// Serves `hits` hits from `place`, after one pass that fills; a multiple of the depth.
+/// Serves `hits` hits of `script`, after one pass that fills; a multiple of the depth.
 ///
 /// # Errors
 /// As [`CostScript::run`].
-pub fn serve_hits(place: Place, hits: u64) -> Result<u64, String> {
+pub fn serve_hits(script: Script, hits: u64) -> Result<u64, String> {
     let world = World::new(1, Faults::none());
     world.set_turns_max(u64::MAX);
-    let device = PathBuf::from("/dev/sim0");
-    world.add_device(&device, DEVICE_BYTES);
-    let finished = world.block_on(script(&world, device, place, hits));
+    let finished = world.block_on(run(&world, script, hits));
     finished.map_err(|crash| format!("{crash:?} without a crash scheduled"))?
 }
 
-async fn script(world: &World, device: PathBuf, place: Place, hits: u64) -> Result<u64, String> {
-    let address = start_shard(world, device, place).await?;
+async fn run(world: &World, script: Script, hits: u64) -> Result<u64, String> {
+    let place = script.place();
+    let (address, s3) = shard::start(world, place).await?;
     let io = world.core();
     let stream = io
         .connect(address)
@@ -150,43 +141,71 @@ async fn script(world: &World, device: PathBuf, place: Place, hits: u64) -> Resu
     client.ask(&Message::Hello(Hello::default())).await?;
     let opened = match client
         .ask(&Message::Open(Open {
-            path: "/script/object".to_owned(),
+            path: PATH.to_owned(),
         }))
         .await?
     {
         Message::OpenAnswer(opened) => opened,
         other => return Err(format!("{other:?} does not answer an open")),
     };
-    let batches = batches(&opened, place);
     // Once over the whole object, so that all of it is held, and a round of every batch.
     for first in (0..place.object_bytes() / PAGE_SIZE as u64).step_by(DEPTH as usize) {
         let requests: Vec<u64> = (first..first + DEPTH).collect();
         client.round(&encode(&opened, &requests), None).await?;
         io.sleep(FILL_PAUSE).await;
     }
-    for batch in &batches {
-        client.round(batch, None).await?;
-    }
-    let source = Some(place.source());
-    for round in 0..hits / DEPTH {
-        client
-            .round(&batches[round as usize % batches.len()], source)
-            .await?;
+    let batches = batches(place);
+    let rounds = (hits / DEPTH) as usize;
+    let gets = |credentials| gets(&io, s3, credentials, &batches, rounds);
+    match script {
+        Script::DramHit | Script::DeviceHit => {
+            let requests = batches.iter().map(|pages| encode(&opened, pages));
+            let requests: Vec<Vec<u8>> = requests.collect();
+            for batch in &requests {
+                client.round(batch, None).await?;
+            }
+            for batch in requests.iter().cycle().take(rounds) {
+                client.round(batch, Some(place.source())).await?;
+            }
+        }
+        Script::S3Hit => gets(None).await?,
+        Script::S3HitSigned => gets(Some(shard::s3_credentials())).await?,
     }
     Ok(hits)
 }
 
-fn batches(opened: &OpenAnswer, place: Place) -> Vec<Vec<u8>> {
+/// Asks the S3 face at `address` for a round of every batch, and then for `rounds` more.
+async fn gets(
+    io: &SimIo,
+    address: SocketAddr,
+    credentials: Option<Credentials>,
+    batches: &[Vec<u64>],
+    rounds: usize,
+) -> Result<(), String> {
+    let second = io.wall_clock_ms() / 1_000;
+    let mut requests = Requests::new(PATH, address, credentials, second);
+    let mut request = |page: &u64| requests.of(*page);
+    let requests: Vec<Vec<Vec<u8>>> = batches
+        .iter()
+        .map(|pages| pages.iter().map(&mut request).collect())
+        .collect();
+    let mut connections = Connections::open(io, address, DEPTH).await?;
+    let rounds = requests.len() + rounds;
+    for batch in requests.iter().cycle().take(rounds) {
+        connections.round(batch).await?;
+    }
+    Ok(())
+}
+
+/// Pages that are asked for together.
+fn batches(place: Place) -> Vec<Vec<u64>> {
     let mut random = Random::new(6);
     // The fill leaves the object's end in the tier.
     let pages = match place {
         Place::Dram => place.object_bytes(),
         Place::Device => place.object_bytes() - 2 * place.tier_bytes(),
     } / PAGE_SIZE as u64;
-    let batch = |_| {
-        let pages: Vec<u64> = (0..DEPTH).map(|_| random.below(pages)).collect();
-        encode(opened, &pages)
-    };
+    let batch = |_| (0..DEPTH).map(|_| random.below(pages)).collect();
     (0..BATCHES).map(batch).collect()
 }
 
@@ -286,167 +305,18 @@ impl Client {
     }
 }
 
-async fn start_shard(world: &World, device: PathBuf, place: Place) -> Result<SocketAddr, String> {
-    let io = world.core();
-    let opened = io
-        .open_device(&device)
-        .await
-        .map_err(|error| error.to_string())?;
-    let scratch = FramePool::map(8, 16).map_err(|error| error.to_string())?;
-    let options = FormatOptions {
-        region_bytes: REGION_BYTES,
-        ..FormatOptions::new([3; 16])
-    };
-    format_devices(&[opened], options, &scratch)
-        .await
-        .map_err(|error| error.to_string())?;
-
-    let mount = Mount {
-        id: MountId(0),
-        path: "/script".to_owned(),
-        uri: "https://origin.sim/script".to_owned(),
-        block_bytes: BLOCK_BYTES_DEFAULT,
-        freshness: Freshness::Immutable,
-        admission: Admission::Always,
-        readers: Vec::new(),
-        options: BTreeMap::new(),
-        is_runtime: false,
-    };
-    let policy = match place {
-        Place::Dram => PolicyKind::S3Fifo,
-        Place::Device => PolicyKind::Noop,
-    };
-    let tuning = Tuning {
-        policy,
-        index_blocks: 4096,
-        page_frames: 256,
-        read_frames: 64,
-        ..Tuning::default()
-    };
-    let (letters, letter_box) = inbox(8);
-    let (ready, is_ready) = oneshot::channel();
-    let mesh = mesh::build(1, 8).pop().expect("one core");
-    let setup = ShardSetup {
-        shard: ShardId(0),
-        shards: 1,
-        worker_id: "script".to_owned(),
-        device_paths: vec![device],
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        dram_bytes: place.tier_bytes(),
-        mounts: Arc::new(MountTable::new([mount])?),
-        access: Arc::new(Access::open()),
-        limits: ShardLimits {
-            device_write_bytes_per_second: 0,
-            scrub_bytes_per_second: 0,
-        },
-        tuning,
-        wear: Wear::default(),
-        under_store: PageStore {
-            object_bytes: place.object_bytes(),
-            events: RefCell::default(),
-            doorbell: io.doorbell(),
-        },
-        inbox: letter_box,
-        mesh,
-        s3: None,
-        ready,
-    };
-    let running = io.clone();
-    io.spawn(Priority::Foreground, async move {
-        // The same sentence goes to `ready`.
-        let _ = shard::run(running, setup).await;
-    });
-    let report = is_ready
-        .await
-        .map_err(|_| "the shard ended before it was ready".to_owned())??;
-    let serve = ShardRequest::Serve {
-        ports: Arc::from([report.address.port()]),
-        epoch: report.epoch,
-        doorbells: vec![Arc::clone(&report.doorbell)],
-    };
-    letters
-        .post(serve)
-        .map_err(|_| "the shard takes no letters".to_owned())?;
-    // Dropping the sender is no end: the shard serves until it is told to stop.
-    std::mem::forget(letters);
-    Ok(report.address)
-}
-
-/// An under-store whose one object is full of the same page.
-struct PageStore {
-    object_bytes: u64,
-    events: RefCell<VecDeque<Event>>,
-    doorbell: Arc<dyn Doorbell>,
-}
-
-impl UnderStore for PageStore {
-    fn submit(&self, job: Job) -> Result<(), Job> {
-        let mut events = self.events.borrow_mut();
-        match job.request {
-            Request::Describe { path } => {
-                let uri = job.mount.uri_of(&path);
-                let object = ObjectMeta {
-                    id: ObjectId::new(&uri, "1", job.mount.block_bytes),
-                    path_key: uri.clone(),
-                    uri,
-                    version: "1".to_owned(),
-                    length: self.object_bytes,
-                    last_modified_ms: 0,
-                    block_bytes: job.mount.block_bytes,
-                    content_type: String::new(),
-                    headers: String::new(),
-                };
-                events.push_back(Event::Described {
-                    id: job.id,
-                    result: Ok(Arc::new(object)),
-                });
-            }
-            Request::Fetch { leases, .. } => {
-                let page = page();
-                let checksums =
-                    [crc32c::crc32c(&page); corelane_worker::under_store::LEASE_PAGES_MAX];
-                for mut lease in leases {
-                    lease
-                        .bytes_mut()
-                        .chunks_exact_mut(PAGE_SIZE)
-                        .for_each(|bytes| bytes.copy_from_slice(&page));
-                    events.push_back(Event::Filled {
-                        id: job.id,
-                        lease,
-                        checksums,
-                    });
-                }
-                events.push_back(Event::Finished {
-                    id: job.id,
-                    result: Ok(()),
-                    unused: Vec::new(),
-                });
-            }
-        }
-        drop(events);
-        self.doorbell.ring();
-        Ok(())
-    }
-
-    fn next_event(&self) -> Option<Event> {
-        self.events.borrow_mut().pop_front()
-    }
-
-    fn fetch_bytes_max(&self) -> u64 {
-        self.object_bytes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_scripts_are_served_from_where_they_say() {
-        assert_eq!(serve_hits(Place::Dram, 2 * DEPTH), Ok(2 * DEPTH));
+        assert_eq!(serve_hits(Script::DramHit, 2 * DEPTH), Ok(2 * DEPTH));
+        assert_eq!(serve_hits(Script::S3Hit, 2 * DEPTH), Ok(2 * DEPTH));
+        assert_eq!(serve_hits(Script::S3HitSigned, 2 * DEPTH), Ok(2 * DEPTH));
         // Twice over the object.
         let hits = 2 * Place::Device.object_bytes() / PAGE_SIZE as u64;
-        assert_eq!(serve_hits(Place::Device, hits), Ok(hits));
+        assert_eq!(serve_hits(Script::DeviceHit, hits), Ok(hits));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::served::{dram_worker, pipelined_load};
 use crate::cost::budget::DRAM_HIT_MAX;
-use crate::cost::{self, PerHit, Place, callgrind};
+use crate::cost::{self, PerHit, Script, callgrind};
 use crate::load::crew;
 use crate::process::CpuTime;
 use crate::sample::{self, Watched};
@@ -61,8 +61,8 @@ pub(super) fn instructions_per_hit(bench: &mut Bench) -> Result<Measure, String>
     } else {
         cost::HITS
     };
-    let from_dram = PerHit::count(Place::Dram, lengths)?;
-    let from_device = PerHit::count(Place::Device, lengths)?;
+    let from_dram = PerHit::count(Script::DramHit, lengths)?;
+    let from_device = PerHit::count(Script::DeviceHit, lengths)?;
     let name = "instructions_per_hit";
     let measure = Measure::of_value(
         name,

@@ -102,10 +102,22 @@ impl Signer {
         let second = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        self.sign_at(out, method, path, range, PAYLOAD, second);
+        self.sign_at(out, method, path, range, second);
     }
 
-    fn sign_at(
+    /// The same as [`Signer::sign`] at `second`, since the Unix epoch.
+    pub fn sign_at(
+        &mut self,
+        out: &mut Vec<u8>,
+        method: &str,
+        path: &str,
+        range: &str,
+        second: u64,
+    ) {
+        self.sign_payload_at(out, method, path, range, PAYLOAD, second);
+    }
+
+    fn sign_payload_at(
         &mut self,
         out: &mut Vec<u8>,
         method: &str,
@@ -211,7 +223,7 @@ mod tests {
         // Twice, since the second one finds key and date at hand.
         for _ in 0..2 {
             let mut out = Vec::new();
-            signer.sign_at(
+            signer.sign_payload_at(
                 &mut out,
                 "GET",
                 "/test.txt",
