@@ -22,7 +22,7 @@ pub struct ObjectHeaders {
     pub expires: Option<String>,
     /// `x-amz-meta-…`: names in lower case without the prefix, values; sorted by name.
     pub metadata: Vec<(String, String)>,
-    /// What only the origin understands (storage class, tags, ACL, encryption, locks): names in lower
+    /// What only the origin understands (storage class, tags, encryption, locks): names in lower
     /// case, values, in the order they came.
     pub passed: Vec<(String, String)>,
 }
@@ -30,15 +30,22 @@ pub struct ObjectHeaders {
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
 /// Begins of the names of headers that go to the origin as they are.
-const PASSED_PREFIXES: [&str; 7] = [
-    "x-amz-acl",
-    "x-amz-grant-",
+const PASSED_PREFIXES: [&str; 4] = [
     "x-amz-object-lock-",
     "x-amz-server-side-encryption",
     "x-amz-storage-class",
     "x-amz-tagging",
+];
+
+/// Begins of the names of headers that would let whoever may write say who may read at the origin.
+const REFUSED_PREFIXES: [&str; 3] = [
+    "x-amz-acl",
+    "x-amz-grant-",
     "x-amz-website-redirect-location",
 ];
+
+/// ACLs that give nothing to anyone but the bucket's owner.
+const HARMLESS_ACLS: [&[u8]; 2] = [b"private", b"bucket-owner-full-control"];
 
 impl ObjectHeaders {
     /// Takes them from a head.
@@ -100,6 +107,15 @@ impl ObjectHeaders {
             }
             let value = text(&name, value)?;
             self.passed.push((name, value));
+        } else if name == "x-amz-acl" && HARMLESS_ACLS.contains(&value) {
+            // The origin's own rules say the same.
+        } else if REFUSED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            return Err(not_implemented(format_args!(
+                "`{name}` is not served: who may read at the origin is said there"
+            )));
         } else if name == "x-amz-write-offset-bytes" {
             return Err(not_implemented(
                 "appending to an object is not served; write it as a whole",

@@ -376,10 +376,7 @@ fn what_is_stored_beside_an_object_is_kept_and_the_framing_is_not() {
     assert_eq!(headers.metadata, [pair("a", "1,3"), pair("b", "2")]);
     assert_eq!(
         headers.passed,
-        [
-            pair("x-amz-acl", "private"),
-            pair("x-amz-server-side-encryption", "AES256")
-        ]
+        [pair("x-amz-server-side-encryption", "AES256")]
     );
 
     let Operation::PutObject(put) =
@@ -388,7 +385,22 @@ fn what_is_stored_beside_an_object_is_kept_and_the_framing_is_not() {
         panic!("not a PutObject");
     };
     assert_eq!(put.headers.content_encoding, None);
-    for lines in ["x-amz-meta-: 1\r\n", "x-amz-acl: a\r\nx-amz-acl: b\r\n"] {
+    for lines in [
+        "x-amz-acl: public-read\r\n",
+        "x-amz-acl: private\r\nx-amz-acl: public-read\r\n",
+        "x-amz-grant-read: id=1\r\n",
+        "x-amz-website-redirect-location: /\r\n",
+    ] {
+        assert_eq!(
+            code("PUT", "/lake/a", lines),
+            ErrorCode::NotImplemented,
+            "{lines}"
+        );
+    }
+    for lines in [
+        "x-amz-meta-: 1\r\n",
+        "x-amz-tagging: a\r\nx-amz-tagging: b\r\n",
+    ] {
         assert_eq!(
             code("PUT", "/lake/a", lines),
             ErrorCode::InvalidArgument,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use corelane_placement::{partition_of, shard_of};
 use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
 use futures::future::try_join_all;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::inbox::{InboxSender, PostError};
@@ -109,6 +109,43 @@ impl Shards {
         question: impl Fn(oneshot::Sender<T>) -> ShardRequest,
     ) -> Result<Vec<T>, AskError> {
         try_join_all(self.ids().map(|shard| self.ask(shard, deadline, &question))).await
+    }
+
+    /// Asks all shards, and gives the question a number, one more than `last`: questions that share `last`
+    /// come to every shard in the order of their numbers. All are asked, even when one cannot be.
+    ///
+    /// # Errors
+    /// As [`Shards::ask_all`].
+    pub async fn ask_all_in_order<T>(
+        &self,
+        last: &Mutex<u64>,
+        deadline: Duration,
+        question: impl Fn(u64, oneshot::Sender<T>) -> ShardRequest,
+    ) -> Result<(), AskError> {
+        let mut asked = Vec::new();
+        {
+            let mut last = last.lock().await;
+            *last += 1;
+            for shard in self.ids() {
+                let (answer, answered) = oneshot::channel();
+                let told = self.tell(shard, question(*last, answer)).await;
+                asked.push((shard, told.map(|()| answered)));
+            }
+        }
+        let end = Instant::now() + deadline;
+        let mut result = Ok(());
+        for (shard, told) in asked {
+            let answered = match told {
+                Err(error) => Err(error),
+                Ok(answered) => match timeout_at(end, answered).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(_)) => Err(AskError::Stopping(shard.0)),
+                    Err(_) => Err(AskError::Late(shard.0, deadline.as_secs())),
+                },
+            };
+            result = result.and(answered);
+        }
+        result
     }
 
     /// Posts a letter, waiting a little while the inbox is full.

@@ -343,11 +343,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             range: get.range,
             wants_bytes: !get.is_head,
         });
+        let asked_at = self.io.now();
         match self.ask(home, question).await? {
             Answer::Got(got) => {
-                let Got { meta, read } = got?;
+                let Got { meta, said, read } = got?;
                 let first = read.map(|read| read.map(|read| ReadParts::of_owner(home, read)));
                 let known = self.know(meta, mount.id);
+                if let Some(said) = said {
+                    self.learn(&known, asked_at, said);
+                }
                 Ok(Found { known, first })
             }
             answer => unreachable!("{answer:?} does not answer a get"),

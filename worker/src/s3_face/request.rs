@@ -131,14 +131,16 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Error::new(ErrorCode::KeyTooLongError, sentence)
         })?;
         let shard = Rc::clone(&self.shard);
-        let mut known = None;
-        if shard.owner_of(home, Stripe(0)) == shard.id {
-            known = shard.fresh_object(&bucket.mount, home, &self.path_key);
-            if let Some(known) = &known
-                && self.answer_known(known, &read)?
-            {
-                return Ok(None);
-            }
+        let is_home = shard.owner_of(home, Stripe(0)) == shard.id;
+        let known = if is_home {
+            shard.fresh_object(&bucket.mount, home, &self.path_key)
+        } else {
+            shard.fresh_object_elsewhere(&bucket.mount, home, &self.path_key)
+        };
+        if let Some(known) = &known
+            && self.answer_known(known, &read)?
+        {
+            return Ok(None);
         }
         Ok(Some(Next::Get(Box::new(Get {
             bucket: Rc::clone(bucket),

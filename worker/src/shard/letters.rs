@@ -120,12 +120,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, described.map_err(describe_error));
             }),
             ShardRequest::Written {
+                number,
                 mount,
-                path,
+                path_key,
                 answer,
             } => {
+                // At once: what comes behind this letter must find it done.
+                self.metadata.borrow_mut().written(&path_key, number);
                 self.in_background(async move |shard| {
-                    shard.object_written(&mount, &path).await;
+                    shard.free_written(&mount, &path_key).await;
                     reply(answer, ());
                 });
             }

@@ -4,6 +4,7 @@
 //! owner, which the asking core sends without copying.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_io::{Payload, RemoteFrame};
 use corelane_rpc_schema::ObjectId;
@@ -120,8 +121,19 @@ pub struct GetQuestion {
 pub struct Got {
     /// The object.
     pub meta: Arc<ObjectMeta>,
+    /// How far that may be believed by others; `None` where its home does not remember it either.
+    pub said: Option<Said>,
     /// Bytes from the start of the range. None where that is another shard's, or there are none.
     pub read: Option<Result<RemoteRead, ErrorMessage>>,
+}
+
+/// What the home of an object says of what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Said {
+    /// How long ago the under-store was asked.
+    pub age: Duration,
+    /// The last write that the home was told of.
+    pub last_write: u64,
 }
 
 /// Bytes of a read, pinned in the owner's memory.

@@ -89,52 +89,33 @@ impl Seen {
     }
 }
 
-/// The metadata of a shard: two bounded maps, first in first out.
-pub struct Metadata {
+/// What is remembered by path: a bounded map, first in first out.
+struct Paths {
     /// By the home half of the path key's hash. Of two path keys with one hash, the one that was
     /// seen last is remembered.
     by_home: HashMap<u64, Seen>,
     homes: VecDeque<u64>,
-    by_id: IdMap<ObjectId, Rc<Known>>,
-    ids: VecDeque<ObjectId>,
-    under_way: HashMap<Rc<str>, UnderWay>,
-    jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
     objects_max: usize,
 }
 
-impl Metadata {
-    /// Remembers at most `objects_max` objects by path and as many by id.
-    pub fn new(objects_max: usize) -> Self {
-        Metadata {
+impl Paths {
+    fn new(objects_max: usize) -> Self {
+        Paths {
             by_home: HashMap::new(),
             homes: VecDeque::new(),
-            by_id: IdMap::default(),
-            ids: VecDeque::new(),
-            under_way: HashMap::new(),
-            jobs: HashMap::new(),
             objects_max,
         }
     }
 
-    /// Objects remembered by path.
-    pub fn len(&self) -> usize {
-        self.by_home.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.by_home.is_empty()
-    }
-
-    /// The object at `path_key`, whose home half is `home`, as far as it is fresh.
+    /// The object at `path_key`, and when that was so, as far as it is fresh.
     #[inline]
-    pub(super) fn fresh(
+    fn fresh(
         &self,
         home: u64,
         path_key: &str,
         freshness: Freshness,
         now: Nanos,
-    ) -> Option<&Rc<Known>> {
+    ) -> Option<(&Rc<Known>, Nanos)> {
         let Seen::Object { known, at } = self.by_home.get(&home)? else {
             return None;
         };
@@ -143,12 +124,7 @@ impl Metadata {
             Freshness::MaxAge(age) => now.since(*at) <= age,
             Freshness::AlwaysCheck => false,
         };
-        (is_fresh && known.meta.path_key == path_key).then_some(known)
-    }
-
-    fn see(&mut self, known: Rc<Known>, at: Nanos) {
-        let home = known.meta.id.home;
-        self.note(home, Seen::Object { known, at });
+        (is_fresh && known.meta.path_key == path_key).then_some((known, *at))
     }
 
     fn note(&mut self, home: u64, seen: Seen) {
@@ -162,9 +138,123 @@ impl Metadata {
         }
     }
 
+    fn forget(&mut self, meta: &ObjectMeta) {
+        if let Some(Seen::Object { known, .. }) = self.by_home.get(&meta.id.home)
+            && known.meta.id == meta.id
+        {
+            self.forget_path(&meta.path_key);
+        }
+    }
+
+    fn forget_path(&mut self, path_key: &str) {
+        if let Some(seen) = self.by_home.get_mut(&home_of(path_key))
+            && seen.path_key() == path_key
+        {
+            *seen = Seen::Forgotten {
+                path_key: path_key.into(),
+            };
+        }
+    }
+}
+
+/// One object that is remembered by path for every so many whose home this shard is may have its home
+/// elsewhere.
+const ELSEWHERE_SHARE: usize = 4;
+
+/// The metadata of a shard: bounded maps, first in first out.
+pub struct Metadata {
+    /// Objects whose home this shard is.
+    paths: Paths,
+    /// Objects whose home is another shard, which is not asked for them again while they are fresh: else
+    /// everybody would ask the home of an object that everybody reads.
+    elsewhere: Paths,
+    by_id: IdMap<ObjectId, Rc<Known>>,
+    ids: VecDeque<ObjectId>,
+    under_way: HashMap<Rc<str>, UnderWay>,
+    jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
+    objects_max: usize,
+    /// The last write that this shard was told of. Shards are told of them in one order.
+    last_write: u64,
+}
+
+impl Metadata {
+    /// Remembers at most `objects_max` objects by path and as many by id.
+    pub fn new(objects_max: usize) -> Self {
+        Metadata {
+            paths: Paths::new(objects_max),
+            elsewhere: Paths::new(objects_max.div_ceil(ELSEWHERE_SHARE)),
+            by_id: IdMap::default(),
+            ids: VecDeque::new(),
+            under_way: HashMap::new(),
+            jobs: HashMap::new(),
+            objects_max,
+            last_write: 0,
+        }
+    }
+
+    /// Objects remembered by path, whose home this shard is.
+    pub fn len(&self) -> usize {
+        self.paths.by_home.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The object at `path_key`, whose home half is `home`, as far as it is fresh, and when it was so.
+    #[inline]
+    pub(super) fn fresh(
+        &self,
+        home: u64,
+        path_key: &str,
+        freshness: Freshness,
+        now: Nanos,
+    ) -> Option<(&Rc<Known>, Nanos)> {
+        self.paths.fresh(home, path_key, freshness, now)
+    }
+
+    /// The same for an object whose home is another shard.
+    #[inline]
+    pub(super) fn fresh_elsewhere(
+        &self,
+        home: u64,
+        path_key: &str,
+        freshness: Freshness,
+        now: Nanos,
+    ) -> Option<&Rc<Known>> {
+        let found = self.elsewhere.fresh(home, path_key, freshness, now);
+        found.map(|(known, _)| known)
+    }
+
+    /// Remembers what the home of an object said: it was so at `at`, and knew of all writes up to
+    /// `last_write`. Said before a write that this shard was told of, it is not believed.
+    pub(super) fn learn(&mut self, known: Rc<Known>, at: Nanos, last_write: u64) {
+        if self.last_write <= last_write {
+            let home = known.meta.id.home;
+            self.elsewhere.note(home, Seen::Object { known, at });
+        }
+    }
+
+    /// The last write that this shard was told of.
+    pub(super) fn last_write(&self) -> u64 {
+        self.last_write
+    }
+
+    fn see(&mut self, known: Rc<Known>, at: Nanos) {
+        let home = known.meta.id.home;
+        self.paths.note(home, Seen::Object { known, at });
+    }
+
     /// Remembers an object by id, and the mount below which it appears now.
     pub fn know(&mut self, meta: Arc<ObjectMeta>, mount: MountId) -> Rc<Known> {
-        if let Some(known) = self.by_id.get(&meta.id) {
+        if let Some(known) = self.by_id.get_mut(&meta.id) {
+            if known.meta != meta {
+                // The same bytes were written again with other headers: stores that name versions by
+                // their bytes give them the same ETag.
+                known.is_remembered.set(false);
+                *known = Rc::new(Known::new(meta, mount));
+            }
             known.mount.set(mount);
             return Rc::clone(known);
         }
@@ -182,16 +272,13 @@ impl Metadata {
 
     /// Forgets the path of an object whose version is gone.
     pub fn forget(&mut self, meta: &ObjectMeta) {
-        if let Some(Seen::Object { known, .. }) = self.by_home.get(&meta.id.home)
-            && known.meta.id == meta.id
-        {
-            self.forget_path(&meta.path_key);
-        }
+        self.paths.forget(meta);
+        self.elsewhere.forget(meta);
     }
 
     /// Whether what was at this path is known to be gone, so that a record of it proves nothing.
     fn is_forgotten(&self, path_key: &str) -> bool {
-        let seen = self.by_home.get(&home_of(path_key));
+        let seen = self.paths.by_home.get(&home_of(path_key));
         seen.is_some_and(
             |seen| matches!(seen, Seen::Forgotten { path_key: gone } if **gone == *path_key),
         )
@@ -199,22 +286,24 @@ impl Metadata {
 
     /// Forgets what was at a path where there is nothing any more.
     fn forget_path(&mut self, path_key: &str) {
-        if let Some(seen) = self.by_home.get_mut(&home_of(path_key))
-            && seen.path_key() == path_key
-        {
-            *seen = Seen::Forgotten {
-                path_key: path_key.into(),
-            };
-        }
+        self.paths.forget_path(path_key);
+        self.elsewhere.forget_path(path_key);
     }
 
-    /// The object at `path_key` was written: nothing that was learned of it before counts, nor does
-    /// the answer to a question that is under way.
-    pub fn written(&mut self, path_key: &str) {
+    /// The object at `path_key` was written, by the write `number`: nothing that was learned of it before
+    /// counts, nor does the answer to a question that is under way.
+    pub fn written(&mut self, path_key: &str, number: u64) {
+        assert!(
+            number > self.last_write,
+            "writes are told in their order: {number} after {}",
+            self.last_write
+        );
+        self.last_write = number;
         let forgotten = Seen::Forgotten {
             path_key: path_key.into(),
         };
-        self.note(home_of(path_key), forgotten);
+        self.paths.note(home_of(path_key), forgotten);
+        self.elsewhere.forget_path(path_key);
         if let Some(under_way) = self.under_way.remove(path_key) {
             under_way.is_outdated.set(true);
         }
@@ -319,7 +408,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let remembered = {
             let metadata = self.metadata.borrow();
             let known = metadata.fresh(home, key, mount.freshness, now);
-            known.map(|known| Arc::clone(&known.meta))
+            known.map(|(known, _)| Arc::clone(&known.meta))
         };
         if let Some(meta) = remembered.filter(|meta| meta.block_bytes == mount.block_bytes) {
             self.counters.opens_cached.increase();
@@ -637,10 +726,75 @@ mod tests {
         }
         metadata.see(known("b", "1"), Nanos(0));
         metadata.see(known("c", "1"), Nanos(0));
-        assert_eq!((metadata.len(), metadata.homes.len()), (2, 2));
-        metadata.written("d");
+        assert_eq!((metadata.len(), metadata.paths.homes.len()), (2, 2));
+        metadata.written("d", 1);
         assert!(metadata.is_forgotten("d"), "though it was never seen");
-        assert_eq!((metadata.len(), metadata.homes.len()), (2, 2));
+        assert_eq!((metadata.len(), metadata.paths.homes.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_the_home_said_counts_until_a_write_that_it_did_not_know_of() {
+        let mut metadata = Metadata::new(8);
+        let known = |key, version| Rc::new(Known::new(object(key, version), MountId(0)));
+        let version = |metadata: &Metadata, key: &str| {
+            let immutable = Freshness::Immutable;
+            let found = metadata.fresh_elsewhere(home_of(key), key, immutable, Nanos(0));
+            found.map(|known| known.meta.version.clone())
+        };
+        metadata.learn(known("a", "1"), Nanos(0), 0);
+        assert_eq!(version(&metadata, "a").as_deref(), Some("1"));
+        assert!(metadata.is_empty(), "it is not home to it");
+        metadata.written("a", 5);
+        assert_eq!(version(&metadata, "a"), None);
+        // Said by a home that was told later than this shard, of whichever object.
+        metadata.learn(known("a", "1"), Nanos(0), 4);
+        metadata.learn(known("b", "1"), Nanos(0), 4);
+        assert_eq!(
+            (version(&metadata, "a"), version(&metadata, "b")),
+            (None, None)
+        );
+        metadata.learn(known("a", "2"), Nanos(0), 5);
+        metadata.learn(known("b", "1"), Nanos(0), 9);
+        assert_eq!(version(&metadata, "a").as_deref(), Some("2"));
+        metadata.forget(&object("a", "1"));
+        assert_eq!(version(&metadata, "a").as_deref(), Some("2"));
+        metadata.forget(&object("a", "2"));
+        assert_eq!(version(&metadata, "a"), None);
+        // At most a quarter of those whose home this shard may be.
+        metadata.learn(known("c", "1"), Nanos(0), 9);
+        metadata.learn(known("d", "1"), Nanos(0), 9);
+        assert_eq!(version(&metadata, "b"), None);
+        assert_eq!(version(&metadata, "d").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn what_the_home_said_is_as_old_as_it_was_there() {
+        let mut metadata = Metadata::new(8);
+        let known = Rc::new(Known::new(object("a", "1"), MountId(0)));
+        metadata.learn(known, Nanos(100), 0);
+        let max_age = Freshness::MaxAge(std::time::Duration::from_nanos(50));
+        let is_fresh = |freshness, now| {
+            let home = home_of("a");
+            metadata
+                .fresh_elsewhere(home, "a", freshness, Nanos(now))
+                .is_some()
+        };
+        assert!(is_fresh(max_age, 150) && !is_fresh(max_age, 151));
+        assert!(!is_fresh(Freshness::AlwaysCheck, 100));
+    }
+
+    #[test]
+    fn the_same_bytes_with_other_headers_are_known_with_those() {
+        let mut metadata = Metadata::new(8);
+        let before = metadata.know(object("a", "1"), MountId(0));
+        let mut other = ObjectMeta::clone(&object("a", "1"));
+        other.content_type = "text/csv".to_owned();
+        let after = metadata.know(Arc::new(other), MountId(0));
+        assert_eq!(after.meta.content_type, "text/csv");
+        assert!(after.is_remembered.get() && !before.is_remembered.get());
+        let again = metadata.know(Arc::clone(&after.meta), MountId(0));
+        assert!(Rc::ptr_eq(&after, &again));
+        assert_eq!(metadata.ids().len(), 1);
     }
 
     #[test]

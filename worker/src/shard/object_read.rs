@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelane_io::hint::prefetch_to_send;
-use corelane_io::{FrameSlice, Io, Priority};
+use corelane_io::{FrameSlice, Io, Nanos, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::ids::home_of;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
@@ -15,7 +15,7 @@ use corelane_rpc_schema::{ShardId, Stripe};
 
 use super::Shard;
 use super::gather::pieces;
-use super::message::{GetQuestion, Got, RemoteRead};
+use super::message::{GetQuestion, Got, RemoteRead, Said};
 use super::metadata::Known;
 use super::read::error;
 use crate::cache::frames::FRAME_BYTES;
@@ -48,8 +48,41 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         path_key: &str,
     ) -> Option<Rc<Known>> {
         let metadata = self.metadata.borrow();
-        let known = metadata.fresh(home, path_key, mount.freshness, self.io.now())?;
+        let (known, _) = metadata.fresh(home, path_key, mount.freshness, self.io.now())?;
         (known.meta.block_bytes == mount.block_bytes).then(|| Rc::clone(known))
+    }
+
+    /// The object at `path_key`, whose home is another shard, if what that said of it is fresh.
+    #[inline]
+    pub(crate) fn fresh_object_elsewhere(
+        &self,
+        mount: &Mount,
+        home: u64,
+        path_key: &str,
+    ) -> Option<Rc<Known>> {
+        let metadata = self.metadata.borrow();
+        let now = self.io.now();
+        let known = metadata.fresh_elsewhere(home, path_key, mount.freshness, now)?;
+        (known.meta.block_bytes == mount.block_bytes).then(|| Rc::clone(known))
+    }
+
+    /// Remembers what the home of an object said in answer to a question of `asked_at`.
+    pub(crate) fn learn(&self, known: &Rc<Known>, asked_at: Nanos, said: Said) {
+        // On this core's clock, to within a turn: the home looked after it was asked.
+        let at = Nanos(asked_at.0.saturating_sub(said.age.as_nanos() as u64));
+        let mut metadata = self.metadata.borrow_mut();
+        metadata.learn(Rc::clone(known), at, said.last_write);
+    }
+
+    /// What this shard says beside the object at `path_key`, if it remembers that.
+    fn said(&self, mount: &Mount, home: u64, path_key: &str) -> Option<Said> {
+        let metadata = self.metadata.borrow();
+        let now = self.io.now();
+        let (_, at) = metadata.fresh(home, path_key, mount.freshness, now)?;
+        Some(Said {
+            age: now.since(at),
+            last_write: metadata.last_write(),
+        })
     }
 
     /// Remembers an object by id.
@@ -99,13 +132,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let known = self.fresh_object(&mount, question.home, &question.path_key)?;
         self.counters.opens_cached.increase();
         let meta = Arc::clone(&known.meta);
+        let said = self.said(&mount, question.home, &question.path_key);
         let Some(request) = self.first_read(&known, question) else {
-            return Some(Got { meta, read: None });
+            let read = None;
+            return Some(Got { meta, said, read });
         };
         let mut read = RemoteRead::from_tier();
         let is_hit = self.slices_in_tier(&request, |slice| read.pieces.push(slice.to_remote()));
         is_hit.then(|| Got {
             meta,
+            said,
             read: Some(Ok(read)),
         })
     }
@@ -131,28 +167,31 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .describe(&question.path, &question.path_key, &mount)
             .await?;
         let known = self.know(Arc::clone(&meta), mount.id);
+        // Only of this version: another one may be remembered by now.
+        let remembered = self.fresh_object(&mount, question.home, &question.path_key);
+        let said = remembered
+            .filter(|remembered| remembered.meta.id == meta.id)
+            .and_then(|_| self.said(&mount, question.home, &question.path_key));
         let Some(request) = self.first_read(&known, &question) else {
-            return Ok(Got { meta, read: None });
+            let read = None;
+            return Ok(Got { meta, said, read });
         };
         let access = AccessSet::of_mount(mount.id);
         let read = self.gather(&request, &access).await;
         Ok(Got {
             meta,
+            said,
             read: Some(read.map(RemoteRead::of_parts)),
         })
     }
 
-    /// Forgets what was known of the object at `path`. Blocks of an immutable mount would be believed
-    /// again after a restart, so they go as well.
-    pub(super) async fn object_written(self: &Rc<Self>, mount: &Arc<Mount>, path: &str) {
-        let Ok(path_key) = path_key(mount, path) else {
-            return;
-        };
-        self.metadata.borrow_mut().written(&path_key);
+    /// Frees what was cached of the object at `path_key` before it was written, where blocks would be
+    /// believed again after a restart: those of immutable mounts.
+    pub(super) async fn free_written(self: &Rc<Self>, mount: &Mount, path_key: &str) {
         if mount.freshness != Freshness::Immutable {
             return;
         }
-        for meta in self.store.find_objects(home_of(&path_key)) {
+        for meta in self.store.find_objects(home_of(path_key)) {
             if meta.path_key == path_key
                 && let Err(error) = self.free(&meta).await
             {

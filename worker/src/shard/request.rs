@@ -57,13 +57,15 @@ pub enum ShardRequest {
         /// Gets them.
         answer: oneshot::Sender<Vec<(Arc<ObjectMeta>, Cached)>>,
     },
-    /// The object at `path` was written or deleted by the S3 face: what was known of it is forgotten.
-    /// Sent to all shards.
+    /// An object was written or deleted by the S3 face: what was known of it is forgotten.
+    /// Sent to all shards, in the order of the writes' numbers.
     Written {
+        /// The write's number.
+        number: u64,
         /// The mount.
         mount: Arc<Mount>,
-        /// Path in the worker's namespace.
-        path: String,
+        /// Path key of the object.
+        path_key: Box<str>,
         /// Gets a note once nobody is answered from before any more.
         answer: oneshot::Sender<()>,
     },

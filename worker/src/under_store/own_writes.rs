@@ -3,6 +3,7 @@
 //! A file that was modified a moment ago may be modified again within one tick of the file system's
 //! clock, without another version. Not so one that was written under another name, given a modification
 //! time of our own, finer than any tick, and renamed: whoever modifies it later gives it another time.
+//! Not so on file systems that round times, where nothing is noted and files are waited for.
 //! The invariant: a version is noted only by whoever made its file so.
 
 use std::collections::VecDeque;

@@ -54,6 +54,8 @@ pub(crate) struct MountStore {
     pub location: Location,
     pub backend: Backend,
     gate: Gate,
+    /// Of requests that are as slow as the clients that send their bodies: they keep no reader waiting.
+    body_gate: Gate,
     bucket: Bucket,
     pub counters: Arc<MountCounters>,
 }
@@ -63,6 +65,7 @@ pub(crate) struct MountStore {
 pub(crate) struct Stores {
     pub options: FetchOptions,
     gate: Gate,
+    body_gate: Gate,
     bucket: Bucket,
     /// By path of the mount.
     stores: Mutex<HashMap<String, Arc<MountStore>>>,
@@ -105,6 +108,19 @@ impl<'a> Limiter<'a> {
             self.stores.gate.enter().await,
         );
         tries.excuse(asked.elapsed());
+        self.begin(passes)
+    }
+
+    /// The same for a request whose body a client sends meanwhile.
+    pub async fn enter_with_body(&self) -> RequestPass<'a> {
+        let passes = (
+            self.store.body_gate.enter().await,
+            self.stores.body_gate.enter().await,
+        );
+        self.begin(passes)
+    }
+
+    fn begin(&self, passes: (Pass, Pass)) -> RequestPass<'a> {
         self.store.counters.request();
         RequestPass {
             store: self.store,
@@ -129,6 +145,7 @@ impl Stores {
     pub fn new(options: FetchOptions) -> Self {
         Stores {
             gate: Gate::new(options.limits.requests_in_flight_max),
+            body_gate: Gate::new(options.limits.requests_in_flight_max),
             bucket: Bucket::new(options.limits.bytes_per_second),
             stores: Mutex::default(),
             just_written: JustWritten::default(),
@@ -139,6 +156,7 @@ impl Stores {
     /// Changes the limits that all mounts share. On a thread of the runtime.
     pub fn set_limits(&self, limits: FetchLimits) {
         self.gate.set_limit(limits.requests_in_flight_max);
+        self.body_gate.set_limit(limits.requests_in_flight_max);
         self.bucket.set_rate(limits.bytes_per_second);
     }
 
@@ -180,7 +198,11 @@ impl Stores {
     pub fn counts(&self) -> Vec<MountCounts> {
         let mut counts: Vec<MountCounts> = lock(&self.stores)
             .iter()
-            .map(|(path, store)| store.counters.read(path, store.gate.in_flight()))
+            .map(|(path, store)| {
+                store
+                    .counters
+                    .read(path, store.gate.in_flight() + store.body_gate.in_flight())
+            })
             .collect();
         counts.sort_by(|left, right| left.mount.cmp(&right.mount));
         counts
@@ -347,6 +369,11 @@ impl MountStore {
             mount: Arc::clone(mount),
             backend,
             gate: Gate::new(own.requests_in_flight_max.unwrap_or(in_flight_max)),
+            // A body that is written to a file takes a thread for a piece at a time only.
+            body_gate: Gate::new(
+                own.requests_in_flight_max
+                    .unwrap_or(limits.requests_in_flight_max),
+            ),
             bucket: Bucket::new(own.bytes_per_second.unwrap_or(limits.bytes_per_second)),
             location,
             counters,

@@ -390,6 +390,57 @@ fn a_client_that_reads_nothing_holds_up_nobody_else() {
 }
 
 #[test]
+fn writers_who_take_their_time_keep_no_reader_waiting() {
+    let scene = Scene::open();
+    let bytes = scene.bed.write("object", 6, 100_000);
+    let mut slow = scene.connections(40);
+    let head = "Content-Length: 5000000000\r\n";
+    for (number, connection) in slow.iter_mut().enumerate() {
+        connection.send(request("PUT", &format!("/data/slow-{number}"), head));
+        connection.send(content(number as u64, 300_000));
+    }
+    // Nothing of it is cached, so all of this asks the folder.
+    let answer = scene.ask(get("/data/object"));
+    assert_same(&answer.body, &bytes, "beside slow writers");
+    let list = scene.ask(get("/data?list-type=2"));
+    assert_eq!(list.text().matches("<Key>").count(), 1, "{list:?}");
+    let put = scene.ask(with_body("PUT", "/data/other", "", b"short"));
+    assert_eq!(put.status, 200, "{put:?}");
+    let deleted = scene.ask(request("DELETE", "/data/object", ""));
+    assert_eq!(deleted.status, 204, "{deleted:?}");
+    drop(slow);
+    scene.terminate();
+}
+
+#[test]
+fn the_deepest_key_hides_no_other() {
+    let scene = Scene::open();
+    let deep = format!("{}x", "d/".repeat(500));
+    for key in [deep.as_str(), "z"] {
+        let put = scene.ask(with_body("PUT", &format!("/data/{key}"), "", b"bytes"));
+        assert_eq!(put.status, 200, "{put:?}");
+    }
+    let list = scene.ask(get("/data?list-type=2"));
+    assert_eq!(list.status, 200, "{list:?}");
+    for key in [deep.as_str(), "z"] {
+        assert!(list.text().contains(&format!("<Key>{key}</Key>")), "{key}");
+    }
+    scene.terminate();
+}
+
+#[test]
+fn whoever_may_write_does_not_say_who_may_read() {
+    let scene = Scene::open();
+    for line in ["x-amz-acl: public-read", "x-amz-grant-read: id=1"] {
+        let put = with_body("PUT", "/data/object", &format!("{line}\r\n"), b"bytes");
+        scene.ask(put).assert_error(501, "NotImplemented");
+    }
+    let put = with_body("PUT", "/data/object", "x-amz-acl: private\r\n", b"bytes");
+    assert_eq!(scene.ask(put).status, 200);
+    scene.terminate();
+}
+
+#[test]
 fn connections_beyond_the_limit_are_closed_and_their_places_come_back() {
     let mut bed = Bed::in_memory();
     bed.cores = 1;

@@ -21,6 +21,7 @@ mod objects;
 mod uploads;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use corelane_s3::credentials::Verb;
 use corelane_s3::head::Framing;
@@ -29,7 +30,7 @@ use corelane_s3::payload::PayloadSpec;
 use corelane_s3::sigv4::Caller;
 use corelane_s3::{Error, ErrorCode};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::buckets::may;
 use super::call::{BodyPiece, Call, Response, Task};
@@ -37,12 +38,22 @@ use crate::control_plane::shards::{ANSWER_DEADLINE, Shards};
 use crate::mount::{Mount, MountTable};
 use crate::shard::request::ShardRequest;
 use crate::under_store::listing::Listings;
-use crate::under_store::origin::Origins;
+use crate::under_store::origin::{Origins, held_bytes_max};
+use crate::under_store::path_key;
 use crate::under_store::runtime::FetchRuntime;
 
 /// Calls under way with a body, and without one, of all cores: writers who take their time keep nobody from
 /// listing. A body may hold a few pieces, 2 MiB at most.
 const CALLS_MAX: usize = 512;
+
+/// When readers are made to ask anew after a write whose outcome nobody knows.
+const OUTCOME_PAUSES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+
+/// Memory of all bodies that are under way together, in KiB.
+const BODIES_KIB_MAX: usize = 512 << 10;
+
+/// Most memory of the pieces of a body between the stages.
+const STREAM_BYTES: u64 = 2 << 20;
 
 /// The answer to a call, when it is there.
 pub type Answered = oneshot::Receiver<Result<Response, Error>>;
@@ -53,12 +64,16 @@ pub struct Gateway {
     inner: Arc<Inner>,
     calls: Arc<Semaphore>,
     calls_with_body: Arc<Semaphore>,
+    /// KiB for bodies.
+    memory: Arc<Semaphore>,
 }
 
 /// What every call needs.
 struct Inner {
     origins: Origins,
     shards: Shards,
+    /// Writes that the shards were told of.
+    writes: Mutex<u64>,
     mounts: RwLock<Arc<MountTable>>,
     /// What clients are told of it.
     region: String,
@@ -93,11 +108,13 @@ impl Gateway {
             inner: Arc::new(Inner {
                 origins: Origins::new(runtime, listings),
                 shards,
+                writes: Mutex::new(0),
                 mounts: RwLock::new(mounts),
                 region: region.to_owned(),
             }),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             calls_with_body: Arc::new(Semaphore::new(CALLS_MAX)),
+            memory: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
         }
     }
 
@@ -122,13 +139,23 @@ impl Gateway {
         } else {
             &self.calls
         };
-        let Ok(permit) = Arc::clone(calls).try_acquire_owned() else {
+        let kib = if has_body {
+            memory_of(&call).div_ceil(1024) as u32
+        } else {
+            0
+        };
+        let permits = Arc::clone(calls)
+            .try_acquire_owned()
+            .and_then(|call| Ok((call, Arc::clone(&self.memory).try_acquire_many_owned(kib)?)));
+        let Ok(permit) = permits else {
             return Err(Error {
                 retry_after_s: Some(1),
                 ..Error::new(
                     ErrorCode::SlowDown,
                     format!(
-                        "{CALLS_MAX} such calls are under way on this worker; reduce your request rate"
+                        "{CALLS_MAX} such calls or {} MiB of bodies are under way on this worker; reduce your \
+                         request rate",
+                        BODIES_KIB_MAX >> 10
                     ),
                 )
             });
@@ -159,6 +186,23 @@ impl Gateway {
         });
         Ok(answered)
     }
+}
+
+/// Memory that the body of `call` may come to need, in bytes.
+fn memory_of(call: &Call) -> u64 {
+    let Task::Operation(operation) = &call.task else {
+        return 0;
+    };
+    let length = call.payload.as_ref().and_then(PayloadSpec::length);
+    let held_max = match **operation {
+        Operation::DeleteObjects => objects::DELETE_BYTES_MAX as u64,
+        Operation::CompleteMultipartUpload(_) => uploads::COMPLETE_BYTES_MAX as u64,
+        _ => match &call.mount {
+            Some(mount) => STREAM_BYTES.max(held_bytes_max(mount, length)),
+            None => STREAM_BYTES,
+        },
+    };
+    length.unwrap_or(held_max).min(held_max)
 }
 
 impl Request {
@@ -207,20 +251,26 @@ impl Request {
     }
 
     /// Makes every reader of this worker ask the origin anew for the object.
-    async fn written(&self, mount: &Arc<Mount>, key: &str) {
-        self.inner.origins.forget(mount, key);
-        let told = self
-            .inner
-            .shards
-            .ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Written {
-                mount: Arc::clone(mount),
-                path: format!("{}/{key}", mount.path),
-                answer,
-            })
-            .await;
-        if let Err(error) = told {
-            tracing::error!(bucket = mount.path, key, %error, "a shard may serve what was overwritten until its mount's freshness ends");
-        }
+    ///
+    /// # Errors
+    /// When a core could not be told: it may answer with what was there before, so that the write is not
+    /// to be called done.
+    async fn written(&self, mount: &Arc<Mount>, key: &str) -> Result<(), Error> {
+        self.inner.written(mount, key).await
+    }
+
+    /// The same for a write whose outcome nobody knows: it may yet be done, so readers ask anew once more
+    /// when the origin's patience has ended.
+    async fn perhaps_written(&self, mount: &Arc<Mount>, key: &str) {
+        // The client is told of the failure already.
+        let _ = self.inner.written(mount, key).await;
+        let (inner, mount, key) = (Arc::clone(&self.inner), Arc::clone(mount), key.to_owned());
+        tokio::spawn(async move {
+            for pause in OUTCOME_PAUSES {
+                tokio::time::sleep(pause).await;
+                let _ = inner.written(&mount, &key).await;
+            }
+        });
     }
 
     /// The bucket `name`, if the caller may do `verb` there.
@@ -241,6 +291,46 @@ impl Request {
         } else {
             Err(Error::new(ErrorCode::AccessDenied, "Access Denied"))
         }
+    }
+}
+
+impl Inner {
+    async fn written(&self, mount: &Arc<Mount>, key: &str) -> Result<(), Error> {
+        let mounts = Arc::clone(&self.mounts.read().unwrap_or_else(PoisonError::into_inner));
+        let uri = format!("{}/{key}", mount.uri);
+        // Other mounts may show it too.
+        for other in mounts.iter() {
+            let rest = uri.strip_prefix(&other.uri);
+            if let Some(key) = rest.and_then(|rest| rest.strip_prefix('/')) {
+                self.origins.forget(other, key);
+            }
+        }
+        self.origins.forget(mount, key);
+        let Ok(path_key) = path_key(mount, &format!("{}/{key}", mount.path)) else {
+            // Nothing can be cached of it.
+            return Ok(());
+        };
+        let told = self
+            .shards
+            .ask_all_in_order(&self.writes, ANSWER_DEADLINE, |number, answer| {
+                ShardRequest::Written {
+                    number,
+                    mount: Arc::clone(mount),
+                    path_key: path_key.as_str().into(),
+                    answer,
+                }
+            })
+            .await;
+        told.map_err(|error| {
+            tracing::error!(bucket = mount.path, key, %error, "a shard may serve what was overwritten until its mount's freshness ends");
+            Error {
+                retry_after_s: Some(1),
+                ..Error::new(
+                    ErrorCode::ServiceUnavailable,
+                    format!("written, but readers of this worker may still see what was there before: {error}; write it again"),
+                )
+            }
+        })
     }
 }
 

@@ -30,8 +30,8 @@ pub(super) const PIECES_MAX: usize = 4;
 /// How long the bytes of a write are kept for shards that do not take them.
 const BRING_IN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Longest document that names objects to delete: a thousand of the longest keys, escaped.
-const DELETE_BYTES_MAX: usize = 8 << 20;
+/// Longest document that names objects to delete, as in S3: a thousand of the longest keys.
+pub(super) const DELETE_BYTES_MAX: usize = 2 << 20;
 
 /// When a write may replace what is there.
 pub(super) fn condition_of(if_none_match_any: bool, if_match: Option<String>) -> WriteCondition {
@@ -60,7 +60,7 @@ pub(super) fn origin_headers(headers: ObjectHeaders) -> OriginHeaders {
 pub(super) fn may_be_done(failure: &OriginError) -> bool {
     matches!(
         failure.kind,
-        OriginErrorKind::Unavailable | OriginErrorKind::Malformed
+        OriginErrorKind::Unavailable | OriginErrorKind::Malformed | OriginErrorKind::Busy { .. }
     )
 }
 
@@ -101,7 +101,7 @@ impl Request {
             })
             .await;
         let kept = match (keeping, &written) {
-            (Some(keeping), Ok((Some(_), Ok(written)))) => {
+            (Some(keeping), Ok((Some(_), Ok(written)))) if !written.is_ambiguous => {
                 let path_key = path_key(mount, &format!("{}/{}", mount.path, self.key));
                 path_key.map_or(None, |path_key| keeping.confirmed(&path_key, &written.etag))
             }
@@ -140,17 +140,26 @@ impl Request {
         mount: &Arc<Mount>,
         written: Result<Passed<Written>, Error>,
     ) -> Result<Response, Error> {
-        let is_done = match &written {
-            Ok((_, Ok(_))) => true,
-            Ok((_, Err(failure))) => may_be_done(failure),
-            Err(_) => false,
-        };
-        if is_done {
-            self.written(mount, &self.key).await;
-        }
-        match written? {
-            (received, Ok(written)) => Ok(Response::of_written(&written, received)),
-            (_, Err(failure)) => Err(error_of(&failure)),
+        let (received, written) = written?;
+        let written = self.told(mount, &self.key, written).await?;
+        Ok(Response::of_written(&written, received))
+    }
+
+    /// Lets readers see what became of a write of `key`; gives what the origin said of it.
+    pub(super) async fn told<T>(
+        &self,
+        mount: &Arc<Mount>,
+        key: &str,
+        written: Result<T, OriginError>,
+    ) -> Result<T, Error> {
+        match written {
+            Ok(written) => self.written(mount, key).await.map(|()| written),
+            Err(failure) => {
+                if may_be_done(&failure) {
+                    self.perhaps_written(mount, key).await;
+                }
+                Err(error_of(&failure))
+            }
         }
     }
 
@@ -182,10 +191,7 @@ impl Request {
                 condition,
             )
             .await;
-        if copied.as_ref().map_or_else(may_be_done, |_| true) {
-            self.written(mount, &self.key).await;
-        }
-        let written = copied.map_err(|failure| error_of(&failure))?;
+        let written = self.told(mount, &self.key, copied).await?;
         let mut body = Vec::new();
         xml::copy::write_object(&mut body, &written.etag, written.last_modified_ms);
         Ok(Response::xml(200, body, None))
@@ -237,16 +243,11 @@ impl Request {
         key: &str,
         deleted: Result<(), OriginError>,
     ) -> Result<(), Error> {
-        let is_done = match &deleted {
-            Ok(()) => true,
-            Err(failure) => failure.kind == OriginErrorKind::NotFound || may_be_done(failure),
-        };
-        if is_done {
-            self.written(mount, key).await;
-        }
         match deleted {
-            Err(failure) if failure.kind != OriginErrorKind::NotFound => Err(error_of(&failure)),
-            _ => Ok(()),
+            Err(failure) if failure.kind == OriginErrorKind::NotFound => {
+                self.written(mount, key).await
+            }
+            deleted => self.told(mount, key, deleted).await,
         }
     }
 
@@ -288,7 +289,7 @@ impl Request {
             Err(failure) => {
                 for key in &keys {
                     // Each of them may be gone.
-                    self.written(mount, key).await;
+                    self.perhaps_written(mount, key).await;
                 }
                 return Err(error_of(&failure));
             }

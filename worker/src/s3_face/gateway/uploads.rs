@@ -13,13 +13,13 @@ use corelane_s3::{Error, ErrorCode, xml};
 use super::body::document;
 use super::buckets::OWNER;
 use super::failure::error_of;
-use super::objects::{condition_of, may_be_done, no_body, origin_headers};
+use super::objects::{condition_of, no_body, origin_headers};
 use super::{Request, Response};
 use crate::mount::Mount;
 use crate::under_store::origin::{CompletedPart, CopySource};
 
 /// Longest list of parts: ten thousand with a checksum of each kind.
-const COMPLETE_BYTES_MAX: usize = 8 << 20;
+pub(super) const COMPLETE_BYTES_MAX: usize = 4 << 20;
 
 impl Request {
     pub(super) async fn create_upload(
@@ -115,10 +115,7 @@ impl Request {
             .origins
             .complete_upload(mount, &self.key, &complete.upload_id, parts, condition)
             .await;
-        if completed.as_ref().map_or_else(may_be_done, |_| true) {
-            self.written(mount, &self.key).await;
-        }
-        let written = completed.map_err(|failure| error_of(&failure))?;
+        let written = self.told(mount, &self.key, completed).await?;
         let location = format!("/{}/{}", self.bucket, self.key);
         let mut body = Vec::new();
         xml::complete::write_result(

@@ -13,11 +13,11 @@ use super::{Depth, Item, Run, Wanted};
 use crate::under_store::UnderStoreErrorKind;
 use crate::under_store::files::{FileTree, description_of, failure_of};
 use crate::under_store::location::check_key;
-use crate::under_store::origin::is_reserved;
+use crate::under_store::origin::{DIRECTORY_ETAG, is_reserved};
 use crate::under_store::retry::Failure;
 
-/// Deepest directory that is listed; deeper trees are taken for a circle of mounts.
-const DEPTH_MAX: usize = 128;
+/// Longest path of a directory that is listed: what lies deeper has no key, whose length S3 bounds.
+const DIRECTORY_BYTES_MAX: usize = 1024;
 
 /// One run of what is below `tree`. Blocks.
 pub(super) fn run(tree: &FileTree, wanted: Wanted<'_>) -> Result<Run, Failure> {
@@ -51,10 +51,8 @@ impl Walk<'_> {
     /// Appends what is in `directory` under names that begin with `stem`; false when it stopped
     /// because it found one more than was wanted.
     fn visit(&mut self, directory: &str, stem: &str, depth: usize) -> Result<bool, Failure> {
-        if depth > DEPTH_MAX {
-            let cause =
-                format!("the directories are more than {DEPTH_MAX} deep; remove the circle");
-            return Err(Failure::lasting(UnderStoreErrorKind::Invalid, cause));
+        if directory.len() > DIRECTORY_BYTES_MAX {
+            return Ok(true);
         }
         let (names, is_empty) = self.names(directory, stem, depth)?;
         // What an empty directory is as an object: its own key.
@@ -67,7 +65,7 @@ impl Walk<'_> {
                 key: directory.to_owned(),
                 length: 0,
                 last_modified_ms,
-                version: String::new(),
+                version: DIRECTORY_ETAG.to_owned(),
                 storage_class: None,
             });
         }
@@ -116,6 +114,11 @@ impl Walk<'_> {
                     UnderStoreErrorKind::NotFound,
                     "there is no such directory",
                 ));
+            }
+            // One directory that is not ours to read does not hide all others.
+            Err(error) if depth > 0 && error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!(directory, "left out of a listing: it may not be read");
+                return Ok((Vec::new(), false));
             }
             Err(error) => return Err(failure_of(&error, "list")),
         };

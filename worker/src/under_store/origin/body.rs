@@ -10,6 +10,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::error::{Fault, OriginErrorKind};
+use crate::mount::Mount;
+use crate::under_store::location::{Location, StoreKind};
 
 /// Bytes of a body that are held in memory and sent as one piece, which can be repeated. Above
 /// that a body streams, and a failure is the client's to repeat.
@@ -17,6 +19,18 @@ pub(super) const HELD_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes of a body of unknown length that are held, since S3 wants the length before the bytes.
 const UNKNOWN_BYTES_MAX: u64 = 8 << 20;
+
+/// Most bytes of a body of that length that are held in memory on the way to the origin of `mount`.
+pub fn held_bytes_max(mount: &Mount, length: Option<u64>) -> u64 {
+    let kind = Location::of_mount(mount).map(|location| location.kind);
+    match (kind, length) {
+        (Ok(StoreKind::File | StoreKind::Http) | Err(_), _) => 0,
+        (Ok(StoreKind::S3), Some(_)) => HELD_BYTES_MAX,
+        (Ok(StoreKind::S3), None) => UNKNOWN_BYTES_MAX,
+        // Their client takes parts as a whole.
+        (Ok(_), _) => super::cloud::HELD_BYTES_MAX,
+    }
+}
 
 /// Why a body ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::under_store::remote::{RemoteStore, failure_of};
 const PART_BYTES: usize = 16 << 20;
 
 /// Longest part of a client's upload, or body with a condition, that is held in memory.
-const HELD_BYTES_MAX: u64 = 64 << 20;
+pub(super) const HELD_BYTES_MAX: u64 = 64 << 20;
 
 /// How long the store may take to put the parts of an upload together.
 const ASSEMBLY_PATIENCE: Duration = Duration::from_secs(300);
@@ -133,7 +133,7 @@ impl RemoteStore {
             ..PutOptions::default()
         };
         let path = self.cloud_path(key)?;
-        let patience = ASSEMBLY_PATIENCE.min(time_left);
+        let patience = ASSEMBLY_PATIENCE.max(time_left);
         let put = self
             .client()
             .put_opts(&path, PutPayload::from(bytes), options);
@@ -238,7 +238,7 @@ impl RemoteStore {
         };
         let (from, path) = (self.cloud_path(from)?, self.cloud_path(to)?);
         let options = CopyOptions::new().with_mode(mode);
-        let patience = ASSEMBLY_PATIENCE.min(time_left);
+        let patience = ASSEMBLY_PATIENCE.max(time_left);
         within(patience, self.client().copy_opts(&from, &path, options)).await?;
         let head = self.cloud_head(to, time_left).await?;
         Ok(Written {
@@ -284,7 +284,7 @@ impl RemoteStore {
         let put = self
             .multipart_store()?
             .put_part(&path, &id, index, bytes.into());
-        let part = within(ASSEMBLY_PATIENCE.min(time_left), put).await?;
+        let part = within(ASSEMBLY_PATIENCE.max(time_left), put).await?;
         Ok(Written {
             etag: format!("\"{}\"", part.content_id.trim_matches('"')),
             ..Written::default()
@@ -312,7 +312,7 @@ impl RemoteStore {
             .collect();
         let id = upload_id.to_owned();
         let complete = self.multipart_store()?.complete_multipart(&path, &id, ids);
-        within(ASSEMBLY_PATIENCE.min(time_left), complete)
+        within(ASSEMBLY_PATIENCE.max(time_left), complete)
             .await
             .map(written)
     }

@@ -22,15 +22,16 @@ mod types;
 mod uploads;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use tokio::runtime::Handle;
 
 pub use super::just_written::{Keeping, Kept};
-pub use body::{Aborted, BodySender, OriginBody, PieceError};
+pub use body::{Aborted, BodySender, OriginBody, PieceError, held_bytes_max};
 pub use error::{OriginError, OriginErrorKind};
 pub use headers::OriginHeaders;
 pub use types::{
@@ -39,7 +40,7 @@ pub use types::{
 };
 
 pub(crate) use error::Fault;
-pub(crate) use files::{headers_of as file_headers_of, is_reserved};
+pub(crate) use files::{DIRECTORY_ETAG, headers_of as file_headers_of, is_reserved};
 pub(crate) use headers::{bounded as bounded_headers, headers_of, is_described};
 pub(crate) use s3::{S3Access, S3Entry, S3Options};
 
@@ -56,6 +57,9 @@ use body::Gathered;
 use s3::{Payload, Uploading};
 use work::{Repeat, Work};
 
+/// How often abandoned uploads are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
 /// Most keys of one deletion, as in S3.
 const DELETE_KEYS_MAX: usize = 1000;
 
@@ -65,8 +69,8 @@ pub struct Origins {
     runtime: Handle,
     stores: Arc<Stores>,
     listings: Listings,
-    /// Roots whose abandoned uploads were looked for.
-    swept: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Roots whose abandoned uploads were looked for, and when.
+    swept: Arc<Mutex<HashMap<PathBuf, Instant>>>,
 }
 
 impl Origins {
@@ -214,9 +218,19 @@ impl Origins {
         self.work(mount)
     }
 
-    /// Removes abandoned uploads at the first use of a root, beside it.
+    /// Removes abandoned uploads at the first use of a root in a day, beside it.
     fn sweep(&self, tree: &FileTree) {
-        if lock(&self.swept).insert(tree.root.clone()) {
+        let now = Instant::now();
+        let is_due = {
+            let mut swept = lock(&self.swept);
+            let last = swept.get(&tree.root);
+            let is_due = last.is_none_or(|last| now.duration_since(*last) > SWEEP_INTERVAL);
+            if is_due {
+                swept.insert(tree.root.clone(), now);
+            }
+            is_due
+        };
+        if is_due {
             let tree = tree.clone();
             self.runtime.spawn_blocking(move || files::sweep(&tree));
         }

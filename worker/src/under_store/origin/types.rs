@@ -22,6 +22,9 @@ pub struct Written {
     pub checksums: Vec<(String, String)>,
     /// Milliseconds since the Unix epoch; 0 where the origin does not say.
     pub last_modified_ms: u64,
+    /// Whether other bytes that are written soon may come to have the same ETag: on a file system that
+    /// rounds times.
+    pub is_ambiguous: bool,
 }
 
 /// What an origin says of an object.

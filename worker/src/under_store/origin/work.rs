@@ -21,7 +21,7 @@ pub(super) enum Repeat {
     Always,
     /// Only when the origin said that it did nothing: doing it twice could fail on itself.
     IfRefused,
-    /// Never.
+    /// Never: a body comes as its client sends it.
     No,
 }
 
@@ -56,7 +56,10 @@ impl Work {
         let mut count = 0;
         loop {
             count += 1;
-            let pass = limiter.enter(&mut tries).await;
+            let pass = match repeat {
+                Repeat::No => limiter.enter_with_body().await,
+                _ => limiter.enter(&mut tries).await,
+            };
             let time = match repeat {
                 Repeat::No => STREAM_TIME_MAX,
                 _ => tries.time_left(),

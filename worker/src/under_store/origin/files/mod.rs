@@ -21,5 +21,6 @@ mod staging;
 mod uploads;
 
 pub(crate) use attributes::headers_of;
+pub(crate) use objects::DIRECTORY_ETAG;
 pub(crate) use place::{STAGING, is_reserved};
 pub(super) use staging::sweep;

@@ -16,7 +16,7 @@ use crate::under_store::origin::work::Work;
 use crate::under_store::stores::Description;
 
 /// ETag of a directory, whose content as an object is empty: the MD5 of nothing, as S3 has it.
-const DIRECTORY_ETAG: &str = "\"d41d8cd98f00b204e9800998ecf8427e\"";
+pub(crate) const DIRECTORY_ETAG: &str = "\"d41d8cd98f00b204e9800998ecf8427e\"";
 
 /// Content type of a directory, as S3's own console gives it.
 const DIRECTORY_TYPE: &str = "application/x-directory";

@@ -105,8 +105,9 @@ impl Staged {
     ) -> Result<Written, Fault> {
         set_headers(&self.file, headers)?;
         // A time of our own: see `own_writes`.
+        let now = SystemTime::now();
         self.file
-            .set_modified(SystemTime::now())
+            .set_modified(now)
             .map_err(|error| fault_of(error, "set the time of"))?;
         self.file
             .sync_all()
@@ -115,6 +116,8 @@ impl Staged {
             .file
             .metadata()
             .map_err(|error| fault_of(error, "stat"))?;
+        // A file system that rounds times may give the next file of that name the same, and its inode.
+        let is_rounded = metadata.modified().ok() != Some(now);
         let description = description_of(&metadata);
         let (above, name) = split(key);
         let mut tries = 0;
@@ -132,9 +135,12 @@ impl Staged {
                 Ok(()) => break parent,
             }
         };
-        tree.own_writes.note(&description.version);
+        if !is_rounded {
+            tree.own_writes.note(&description.version);
+        }
         sync(&parent)?;
         Ok(Written {
+            is_ambiguous: is_rounded,
             etag: format!("\"{}\"", description.version),
             last_modified_ms: description.last_modified_ms,
             ..Written::default()

@@ -82,8 +82,10 @@ pub(super) fn of_error(
         code: (!code.is_empty()).then(|| code.to_owned()),
         cause: format!("{what}{told}{wish}"),
         is_worth_retrying: is_passing,
-        // A 5xx may come from a proxy that gave up while the origin went on.
-        is_clear: !is_passing || matches!(kind, Kind::Busy { .. }),
+        // A 5xx may come from a proxy that gave up while the origin went on. Who says 503 in the words of
+        // S3, or when to come again, has refused.
+        is_clear: !is_passing
+            || matches!(kind, Kind::Busy { .. }) && (!code.is_empty() || retry_after.is_some()),
     }
 }
 
@@ -101,4 +103,30 @@ pub(super) fn of_transport(error: &reqwest::Error) -> Fault {
         Kind::Unavailable,
         innermost.map_or_else(String::new, ToString::to_string),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn only_a_refusal_of_the_origin_itself_says_that_nothing_was_done() {
+        let second = Some(Duration::from_secs(1));
+        for (status, code, retry_after, is_clear) in [
+            (503, "SlowDown", None, true),
+            (503, "", second, true),
+            (429, "", second, true),
+            // As a proxy answers that lost the origin after it had sent everything.
+            (503, "", None, false),
+            (502, "", None, false),
+            (500, "InternalError", None, false),
+            (504, "", second, false),
+            (403, "AccessDenied", None, true),
+            (412, "PreconditionFailed", None, true),
+        ] {
+            let fault = of_error(status, code, "", retry_after);
+            assert_eq!(fault.is_clear, is_clear, "{status} {code} {retry_after:?}");
+        }
+    }
 }

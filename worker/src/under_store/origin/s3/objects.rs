@@ -163,12 +163,20 @@ impl S3Access {
         for (name, value) in headers.kept() {
             add_header(into, &name, &value)?;
         }
+        // How the mount encrypts is the operator's to say.
+        let is_settled =
+            |name: &str| !self.encryption.is_empty() && name.starts_with(ENCRYPTION_PREFIX);
         for (name, value) in &headers.passed {
-            add_header(into, name, value)?;
+            if !is_settled(name) {
+                add_header(into, name, value)?;
+            }
         }
         Ok(())
     }
 }
+
+/// How the names of headers begin that say how an object is encrypted at rest.
+const ENCRYPTION_PREFIX: &str = "x-amz-server-side-encryption";
 
 /// Adds what a write depends on.
 pub(super) fn add_condition(

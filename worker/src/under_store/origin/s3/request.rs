@@ -95,7 +95,11 @@ impl S3Access {
         payload: Payload,
         time_left: Duration,
     ) -> Result<Answer, Fault> {
-        let patience = ask.patience.min(time_left);
+        // What an origin assembles takes its time, and is not known to have ended before it says so.
+        let patience = match ask.patience {
+            ASSEMBLY_PATIENCE => ASSEMBLY_PATIENCE,
+            usual => usual.min(time_left),
+        };
         let is_head = ask.method == Method::HEAD;
         let (mut request, watch) = self.signed(ask, payload).await?;
         *request.timeout_mut() = None;
