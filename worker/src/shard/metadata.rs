@@ -66,25 +66,35 @@ struct UnderWay {
     /// For which block size the answer is made.
     block_bytes: u32,
     job: JobId,
-    /// Set when the object was written meanwhile: the answer may be of before, and is not kept.
-    is_outdated: Rc<Cell<bool>>,
+    /// The last write that this shard had been told of: of a later one the answer knows nothing.
+    last_write: u64,
     answer: Shared<oneshot::Receiver<Described>>,
 }
 
 /// What is remembered of the object at one path key.
 enum Seen {
-    /// It was so at that time.
-    Object { known: Rc<Known>, at: Nanos },
-    /// What was at this path key is gone. The entry itself leaves in its turn: looking for it in
-    /// the queue would take milliseconds.
-    Forgotten { path_key: Box<str> },
+    /// It was so at that time, and after all writes up to that one.
+    Object {
+        known: Rc<Known>,
+        at: Nanos,
+        write: u64,
+    },
+    /// What was at this path key is gone, by that write or after it. The entry itself leaves in its
+    /// turn: looking for it in the queue would take milliseconds.
+    Forgotten { path_key: Box<str>, write: u64 },
 }
 
 impl Seen {
     fn path_key(&self) -> &str {
         match self {
             Seen::Object { known, .. } => &known.meta.path_key,
-            Seen::Forgotten { path_key } => path_key,
+            Seen::Forgotten { path_key, .. } => path_key,
+        }
+    }
+
+    fn write(&self) -> u64 {
+        match self {
+            Seen::Object { write, .. } | Seen::Forgotten { write, .. } => *write,
         }
     }
 }
@@ -116,7 +126,7 @@ impl Paths {
         freshness: Freshness,
         now: Nanos,
     ) -> Option<(&Rc<Known>, Nanos)> {
-        let Seen::Object { known, at } = self.by_home.get(&home)? else {
+        let Seen::Object { known, at, .. } = self.by_home.get(&home)? else {
             return None;
         };
         let is_fresh = match freshness {
@@ -127,7 +137,15 @@ impl Paths {
         (is_fresh && known.meta.path_key == path_key).then_some((known, *at))
     }
 
+    /// Notes what is at a path, unless what is noted already is of after a later write: an answer may
+    /// wait for its reader while the object is written.
     fn note(&mut self, home: u64, seen: Seen) {
+        let noted = self.by_home.get(&home);
+        if noted.is_some_and(|noted| {
+            noted.write() > seen.write() && noted.path_key() == seen.path_key()
+        }) {
+            return;
+        }
         if self.by_home.insert(home, seen).is_some() {
             return;
         }
@@ -152,6 +170,7 @@ impl Paths {
         {
             *seen = Seen::Forgotten {
                 path_key: path_key.into(),
+                write: seen.write(),
             };
         }
     }
@@ -232,7 +251,8 @@ impl Metadata {
     pub(super) fn learn(&mut self, known: Rc<Known>, at: Nanos, last_write: u64) {
         if self.last_write <= last_write {
             let home = known.meta.id.home;
-            self.elsewhere.note(home, Seen::Object { known, at });
+            let write = last_write;
+            self.elsewhere.note(home, Seen::Object { known, at, write });
         }
     }
 
@@ -241,9 +261,9 @@ impl Metadata {
         self.last_write
     }
 
-    fn see(&mut self, known: Rc<Known>, at: Nanos) {
+    fn see(&mut self, known: Rc<Known>, at: Nanos, write: u64) {
         let home = known.meta.id.home;
-        self.paths.note(home, Seen::Object { known, at });
+        self.paths.note(home, Seen::Object { known, at, write });
     }
 
     /// Remembers an object by id, and the mount below which it appears now.
@@ -280,7 +300,7 @@ impl Metadata {
     fn is_forgotten(&self, path_key: &str) -> bool {
         let seen = self.paths.by_home.get(&home_of(path_key));
         seen.is_some_and(
-            |seen| matches!(seen, Seen::Forgotten { path_key: gone } if **gone == *path_key),
+            |seen| matches!(seen, Seen::Forgotten { path_key: gone, .. } if **gone == *path_key),
         )
     }
 
@@ -301,12 +321,12 @@ impl Metadata {
         self.last_write = number;
         let forgotten = Seen::Forgotten {
             path_key: path_key.into(),
+            write: number,
         };
         self.paths.note(home_of(path_key), forgotten);
         self.elsewhere.forget_path(path_key);
-        if let Some(under_way) = self.under_way.remove(path_key) {
-            under_way.is_outdated.set(true);
-        }
+        // Whoever asked goes on with the answer; nobody joins them, and it is not noted.
+        self.under_way.remove(path_key);
     }
 
     /// The object with id `object`, if it is remembered.
@@ -420,17 +440,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             && let Some(meta) = self.recorded_here(home, &mount.uri_of(path), mount.block_bytes)
         {
             self.counters.opens_cached.increase();
-            self.remember(&meta, mount.id, now);
+            let last_write = self.metadata.borrow().last_write;
+            self.remember(&meta, mount.id, (now, last_write));
             return Ok(meta);
         }
         let (asked, answer) = self.ask_under_store(path, key, mount).await?;
         match answer {
             Ok(meta) => {
-                if asked.is_outdated.get() {
-                    self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
-                } else {
-                    self.remember(&meta, mount.id, asked.asked_at);
-                }
+                let asked = (asked.asked_at, asked.last_write);
+                self.remember(&meta, mount.id, asked);
                 Ok(meta)
             }
             Err(failure)
@@ -445,7 +463,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     return Err(under_store_error(&failure));
                 };
                 self.counters.opens_without_under_store.increase();
-                self.remember(&meta, mount.id, asked.asked_at);
+                let asked = (asked.asked_at, asked.last_write);
+                self.remember(&meta, mount.id, asked);
                 Ok(meta)
             }
             Err(failure) => {
@@ -457,11 +476,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    /// Remembers what was known to hold at `at`.
-    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId, at: Nanos) {
+    /// Remembers what was known to hold at a time and after a write.
+    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId, (at, write): (Nanos, u64)) {
         let mut metadata = self.metadata.borrow_mut();
         let known = metadata.know(Arc::clone(meta), mount);
-        metadata.see(known, at);
+        metadata.see(known, at, write);
     }
 
     /// Asks the under-store, once for everybody who wants to know now; with the answer comes the
@@ -508,7 +527,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             asked_at: self.io.now(),
             block_bytes: mount.block_bytes,
             job: id,
-            is_outdated: Rc::default(),
+            last_write: self.metadata.borrow().last_write,
             answer: receiver.shared(),
         };
         let key: Rc<str> = Rc::from(key);
@@ -717,15 +736,15 @@ mod tests {
         };
         let known = |key, version| Rc::new(Known::new(object(key, version), MountId(0)));
         for _ in 0..10 {
-            metadata.see(known("a", "1"), Nanos(0));
+            metadata.see(known("a", "1"), Nanos(0), 0);
             assert!(fresh(&metadata));
             metadata.forget(&object("a", "2"));
             assert!(fresh(&metadata));
             metadata.forget_path("a");
             assert!(!fresh(&metadata));
         }
-        metadata.see(known("b", "1"), Nanos(0));
-        metadata.see(known("c", "1"), Nanos(0));
+        metadata.see(known("b", "1"), Nanos(0), 0);
+        metadata.see(known("c", "1"), Nanos(0), 0);
         assert_eq!((metadata.len(), metadata.paths.homes.len()), (2, 2));
         metadata.written("d", 1);
         assert!(metadata.is_forgotten("d"), "though it was never seen");
@@ -784,6 +803,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_waited_while_the_object_was_written_is_not_remembered() {
+        let mut metadata = Metadata::new(8);
+        let known = |version| Rc::new(Known::new(object("a", version), MountId(0)));
+        let version = |metadata: &Metadata| {
+            let found = metadata.fresh(home_of("a"), "a", Freshness::Immutable, Nanos(9));
+            found.map(|(known, _)| known.meta.version.clone())
+        };
+        metadata.written("a", 7);
+        // Asked before that write, taken up after it.
+        metadata.see(known("1"), Nanos(1), 6);
+        assert_eq!(version(&metadata), None);
+        assert!(metadata.is_forgotten("a"));
+        metadata.see(known("2"), Nanos(2), 7);
+        assert_eq!(version(&metadata).as_deref(), Some("2"));
+        metadata.see(known("1"), Nanos(1), 6);
+        assert_eq!(version(&metadata).as_deref(), Some("2"));
+        // Nor when a reader found meanwhile that its version is gone.
+        metadata.forget(&object("a", "2"));
+        metadata.see(known("1"), Nanos(1), 6);
+        assert_eq!(version(&metadata), None);
+    }
+
+    #[test]
     fn the_same_bytes_with_other_headers_are_known_with_those() {
         let mut metadata = Metadata::new(8);
         let before = metadata.know(object("a", "1"), MountId(0));
@@ -800,7 +842,11 @@ mod tests {
     #[test]
     fn a_path_key_is_not_taken_for_another_with_the_same_hash() {
         let mut metadata = Metadata::new(2);
-        metadata.see(Rc::new(Known::new(object("a", "1"), MountId(0))), Nanos(0));
+        metadata.see(
+            Rc::new(Known::new(object("a", "1"), MountId(0))),
+            Nanos(0),
+            0,
+        );
         let home = home_of("a");
         let found = metadata.fresh(home, "b", Freshness::Immutable, Nanos(0));
         assert!(found.is_none());

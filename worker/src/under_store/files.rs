@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use super::UnderStoreErrorKind;
 use super::fill::Fill;
+use super::origin::Completions;
 use super::origin::{file_headers_of, is_described, is_reserved};
 use super::own_writes::OwnWrites;
 use super::retry::{Failure, Tries};
@@ -48,6 +49,8 @@ pub(crate) struct FileTree {
     pub settle: Duration,
     /// Those that need no settling.
     pub own_writes: OwnWrites,
+    /// Uploads that this worker completed lately.
+    pub completions: Completions,
 }
 
 impl FileTree {

@@ -17,7 +17,7 @@ use super::just_written::JustWritten;
 use super::limits::{Bucket, Gate, Pass, lock};
 use super::location::{Location, StoreKind, check_key};
 use super::mount_options::MountOptions;
-use super::origin::bounded_headers;
+use super::origin::{Completions, bounded_headers};
 use super::own_writes::OwnWrites;
 use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
@@ -354,6 +354,7 @@ impl MountStore {
                 follows_symlinks: own.follows_symlinks,
                 settle: own.settle,
                 own_writes: OwnWrites::default(),
+                completions: Completions::default(),
             }),
             _ => Backend::Remote(RemoteStore::new(&location, mount, &own, options)?),
         };

@@ -553,9 +553,19 @@ fn an_upload_in_parts_is_there_when_it_is_completed_and_not_before() {
     let swapped = [etags[1].clone(), etags[0].clone(), etags[2].clone()];
     let refused = connections[0].ask(with_body("POST", &target, "", list(&swapped).as_bytes()));
     refused.assert_error(400, "InvalidPart");
+    // Asked by everyone at once, as by a client that lost the answer, and once more.
     let last = connections.len() - 1;
-    let completed = connections[last].ask(with_body("POST", &target, "", list(&etags).as_bytes()));
+    let complete = with_body("POST", &target, "", list(&etags).as_bytes());
+    for connection in &mut connections {
+        connection.send(&complete);
+    }
+    let answers: Vec<Answer> = connections.iter_mut().map(Connection::answer).collect();
+    let completed = connections[last].ask(&complete);
     assert_eq!(completed.status, 200, "{completed:?}");
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.element("ETag"), completed.element("ETag"));
+    }
     let whole = parts.concat();
     for connection in &mut connections {
         let answer = connection.ask(get("/data/large"));

@@ -40,7 +40,7 @@ pub use types::{
 };
 
 pub(crate) use error::Fault;
-pub(crate) use files::{DIRECTORY_ETAG, headers_of as file_headers_of, is_reserved};
+pub(crate) use files::{Completions, DIRECTORY_ETAG, headers_of as file_headers_of, is_reserved};
 pub(crate) use headers::{bounded as bounded_headers, headers_of, is_described};
 pub(crate) use s3::{S3Access, S3Entry, S3Options};
 

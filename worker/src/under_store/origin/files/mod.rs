@@ -15,12 +15,14 @@
 //! except that `IfAbsent` never replaces a file, whoever made it.
 
 mod attributes;
+mod completions;
 mod objects;
 mod place;
 mod staging;
 mod uploads;
 
 pub(crate) use attributes::headers_of;
+pub(crate) use completions::Completions;
 pub(crate) use objects::DIRECTORY_ETAG;
 pub(crate) use place::{STAGING, is_reserved};
 pub(super) use staging::sweep;

@@ -262,6 +262,7 @@ mod tests {
             follows_symlinks: false,
             settle: Duration::ZERO,
             own_writes: Default::default(),
+            completions: Default::default(),
         };
         let staging = folder.path().join(STAGING);
         std::fs::create_dir_all(staging.join(FILES)).expect("made");

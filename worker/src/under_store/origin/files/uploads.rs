@@ -189,6 +189,13 @@ impl FileTree {
     ) -> Result<Written, Fault> {
         let invalid =
             |cause: String, code: &str| Err(Fault::lasting(Kind::Invalid, cause).with_code(code));
+        let completion = self.completions.of(id);
+        let mut done = completion.enter();
+        if let Some((of_key, written)) = &*done
+            && of_key == key
+        {
+            return Ok(written.clone());
+        }
         let root = Root::open(self)?;
         let (upload, about) = Upload::open(&root, key, id)?;
         if parts.is_empty() {
@@ -217,6 +224,7 @@ impl FileTree {
         }
         let written = staged.commit(&root, self, key, &headers_of(&about), condition)?;
         self.remove_upload(&upload);
+        *done = Some((key.to_owned(), written.clone()));
         Ok(written)
     }
 
