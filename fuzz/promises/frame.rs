@@ -2,8 +2,9 @@
 //! what it accepts is what it would write.
 
 use corelane_rpc_schema::frame::{
-    Decoded, DecodedHead, FRAME_BYTES_MAX, Frame, decode, decode_head, encode_read_answer_head,
-    encode_read_request, padding,
+    Decoded, DecodedHead, FRAME_BYTES_MAX, Frame, decode, decode_head, encode_lookup,
+    encode_lookup_answer_head, encode_read_answer_head, encode_read_request, lookup_checksum,
+    padding,
 };
 use corelane_rpc_schema::messages::Message;
 
@@ -60,6 +61,20 @@ fn check_frame(frame: &Frame<'_>, bytes: &[u8]) {
                 checksums.mode(),
                 checksums.iter(),
             );
+            written.extend_from_slice(payload);
+            written.resize(written.len() + padding(length), 0);
+            assert_eq!(written, bytes);
+        }
+        Frame::Lookup(head, payload) => {
+            // Other checksums may come with the same payload; only the right one is ever written.
+            if lookup_checksum([*payload]) == head.checksum {
+                encode_lookup(&mut written, head.request_id, payload).expect("it is not too long");
+                assert_eq!(written, bytes);
+            }
+        }
+        Frame::LookupAnswer(head, payload) => {
+            let length = payload.len() as u32;
+            encode_lookup_answer_head(&mut written, head, length);
             written.extend_from_slice(payload);
             written.resize(written.len() + padding(length), 0);
             assert_eq!(written, bytes);

@@ -1,0 +1,284 @@
+//! Decoded pages and dictionaries, kept by what they save a byte.
+//!
+//! An entry's worth is what it cost to make, times how often it was used, for each byte that it takes
+//! (GreedyDual-Size with frequency, Cherkasova 1998). When room is needed, a few entries are looked at by
+//! chance, and the one of least worth goes. The invariant: what is kept takes at most the budget.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::file::FileId;
+use crate::page::values::{DecodedPage, Dictionary};
+
+/// Entries that are looked at when room is needed: more bring little (as in Redis' sampled LRU).
+const SAMPLES: usize = 8;
+
+/// Largest part of the budget that one entry may take: a larger one would push out all the others.
+const SHARE_MAX: usize = 4;
+
+/// Bytes of memory of an entry beside what it keeps, about.
+const ENTRY_BYTES: usize = 128;
+
+/// Place of a dictionary among the pages of its chunk.
+pub const DICTIONARY: u32 = u32::MAX;
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The file.
+    pub file: FileId,
+    /// Row group.
+    pub group: u32,
+    /// Leaf column.
+    pub leaf: u32,
+    /// Page of the chunk, or [`DICTIONARY`].
+    pub page: u32,
+}
+
+/// A decoded page or dictionary.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// A page.
+    Page(Arc<DecodedPage>),
+    /// A dictionary.
+    Dictionary(Arc<Dictionary>),
+}
+
+struct Entry {
+    key: Key,
+    kept: Kept,
+    bytes: usize,
+    /// What an hour of it is worth: see the module.
+    worth: f64,
+    cost_ns: f64,
+    uses: f64,
+}
+
+/// What was kept and used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Found.
+    pub hits: u64,
+    /// Not found.
+    pub misses: u64,
+    /// Pushed out.
+    pub evicted: u64,
+}
+
+/// See the module.
+pub struct Cache {
+    places: HashMap<Key, usize>,
+    entries: Vec<Entry>,
+    bytes: usize,
+    budget: usize,
+    /// Worth of the entry that went last: newcomers start above it, so old fame fades.
+    floor: f64,
+    random: u64,
+    counts: Counts,
+}
+
+impl Cache {
+    /// An empty one of at most `budget` bytes.
+    pub fn new(budget: usize, seed: u64) -> Self {
+        Cache {
+            places: HashMap::new(),
+            entries: Vec::new(),
+            bytes: 0,
+            budget,
+            floor: 0.0,
+            random: seed | 1,
+            counts: Counts::default(),
+        }
+    }
+
+    /// What was kept and used.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// A page, if it is kept.
+    pub fn page(&mut self, key: Key) -> Option<Arc<DecodedPage>> {
+        match self.get(key)? {
+            Kept::Page(page) => Some(page),
+            Kept::Dictionary(_) => None,
+        }
+    }
+
+    /// A dictionary, if it is kept.
+    pub fn dictionary(&mut self, key: Key) -> Option<Arc<Dictionary>> {
+        match self.get(key)? {
+            Kept::Dictionary(dictionary) => Some(dictionary),
+            Kept::Page(_) => None,
+        }
+    }
+
+    fn get(&mut self, key: Key) -> Option<Kept> {
+        let Some(place) = self.places.get(&key) else {
+            self.counts.misses += 1;
+            return None;
+        };
+        self.counts.hits += 1;
+        let floor = self.floor;
+        let entry = &mut self.entries[*place];
+        entry.uses += 1.0;
+        entry.worth = worth(floor, entry.cost_ns, entry.uses, entry.bytes);
+        Some(entry.kept.clone())
+    }
+
+    /// Keeps what took `cost_ns` nanoseconds to make, if it may be worth its bytes.
+    pub fn insert(&mut self, key: Key, kept: Kept, cost_ns: u64) {
+        let own = match &kept {
+            Kept::Page(page) => page.memory_bytes(),
+            Kept::Dictionary(dictionary) => dictionary.memory_bytes(),
+        };
+        let bytes = own + ENTRY_BYTES;
+        self.remove(&key);
+        if bytes > self.budget / SHARE_MAX {
+            return;
+        }
+        while self.bytes + bytes > self.budget {
+            self.evict();
+        }
+        let cost_ns = cost_ns.max(1) as f64;
+        self.places.insert(key, self.entries.len());
+        self.entries.push(Entry {
+            key,
+            kept,
+            bytes,
+            worth: worth(self.floor, cost_ns, 1.0, bytes),
+            cost_ns,
+            uses: 1.0,
+        });
+        self.bytes += bytes;
+    }
+
+    /// Forgets everything of a file.
+    pub fn forget(&mut self, file: FileId) {
+        let keys: Vec<Key> = self
+            .places
+            .keys()
+            .filter(|key| key.file == file)
+            .copied()
+            .collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
+    fn evict(&mut self) {
+        let mut least = self.next_random() as usize % self.entries.len();
+        for _ in 1..SAMPLES {
+            let other = self.next_random() as usize % self.entries.len();
+            if self.entries[other].worth < self.entries[least].worth {
+                least = other;
+            }
+        }
+        self.floor = self.floor.max(self.entries[least].worth);
+        self.counts.evicted += 1;
+        let key = self.entries[least].key;
+        self.remove(&key);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(place) = self.places.remove(key) else {
+            return;
+        };
+        let gone = self.entries.swap_remove(place);
+        self.bytes -= gone.bytes;
+        if let Some(moved) = self.entries.get(place) {
+            self.places.insert(moved.key, place);
+        }
+    }
+
+    /// Marsaglia's xorshift.
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+fn worth(floor: f64, cost_ns: f64, uses: f64, bytes: usize) -> f64 {
+    floor + cost_ns * uses / bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::values::Values;
+
+    fn page(bytes: usize) -> Kept {
+        Kept::Page(Arc::new(DecodedPage {
+            rows: 0,
+            presence: None,
+            values: Values::Fixed {
+                width: 1,
+                bytes: vec![0; bytes].into(),
+            },
+        }))
+    }
+
+    fn key(page: u32) -> Key {
+        Key {
+            file: FileId(1),
+            group: 0,
+            leaf: 0,
+            page,
+        }
+    }
+
+    #[test]
+    fn the_budget_holds_and_what_is_used_stays() {
+        let mut cache = Cache::new(100_000, 7);
+        for round in 0..1_000 {
+            cache.insert(key(round), page(1_000), 1_000);
+            assert!(cache.bytes() <= 100_000);
+            cache.page(key(0));
+        }
+        assert!(cache.page(key(0)).is_some(), "it was used every time");
+        assert!(cache.counts().evicted > 800);
+        let kept: usize = cache.entries.iter().map(|entry| entry.bytes).sum();
+        assert_eq!(kept, cache.bytes());
+    }
+
+    #[test]
+    fn what_was_dear_outlives_what_was_cheap() {
+        let mut cache = Cache::new(100_000, 7);
+        for round in 0..20 {
+            cache.insert(key(round), page(1_000), 1_000_000);
+        }
+        for round in 100..1_000 {
+            cache.insert(key(round), page(1_000), 10);
+        }
+        let dear = (0..20)
+            .filter(|page| cache.page(key(*page)).is_some())
+            .count();
+        assert!(dear >= 19, "{dear} of 20");
+    }
+
+    #[test]
+    fn a_file_is_forgotten_as_a_whole_and_giants_are_not_kept() {
+        let mut cache = Cache::new(100_000, 7);
+        cache.insert(key(1), page(1_000), 10);
+        cache.insert(key(2), page(50_000), 10);
+        assert_eq!(cache.len(), 1);
+        cache.forget(FileId(1));
+        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+    }
+}
