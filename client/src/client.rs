@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use corelane_lookup::request::LookupRequest;
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::{ErrorCode, HelloAnswer, Message, Open};
 use corelane_rpc_schema::{ObjectId, ShardId};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::Error;
+use crate::look_up::{self, Found, Homes};
 use crate::options::Options;
 use crate::pieces::{Piece, piece_bytes, pieces};
 use crate::policy::retry::Attempts;
@@ -25,6 +27,7 @@ pub struct Client {
 }
 
 struct Inner {
+    homes: Homes,
     shards: Shards,
     options: Options,
     opens: AtomicU64,
@@ -73,6 +76,7 @@ impl Client {
         let inner = Inner {
             shards,
             options,
+            homes: Homes::default(),
             opens: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             checksum_mismatches: AtomicU64::new(0),
@@ -139,6 +143,49 @@ impl Client {
                     let address = self.inner.shards.map().hello.worker_id.clone();
                     let reason = format!("{other:?} in answer to {}", what());
                     return Err(Error::Protocol { address, reason });
+                }
+                Err(error) => self.wait_to_retry(&mut attempts, error).await?,
+            }
+        }
+    }
+
+    /// Looks rows up in Parquet objects, on the shards that are their homes.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] says what is wrong with the request or the objects; others are of the
+    /// connection.
+    pub async fn look_up(&self, request: &LookupRequest) -> Result<Found, Error> {
+        let encoded = request.encode();
+        let first = request.paths.first().map_or("", String::as_str);
+        let what = || look_up::named(request);
+        let mut attempts = Attempts::new(self.inner.options.retry_limits());
+        loop {
+            let shards = self.inner.shards.map().hello.shard_ports.len() as u64;
+            let known = self
+                .inner
+                .homes
+                .of(first)
+                .filter(|home| u64::from(home.0) < shards);
+            let shard = known.unwrap_or_else(|| {
+                let turn = self.inner.opens.fetch_add(1, Ordering::Relaxed);
+                ShardId((turn % shards) as u16)
+            });
+            let answer = match self.inner.shards.lane(shard).await {
+                Ok(lane) => {
+                    lane.look_up(&encoded, &what, self.inner.options.request_timeout)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok((head, payload)) => {
+                    self.inner.homes.learn(first, head.home);
+                    let statistics = payload.slice(..head.statistics_bytes as usize);
+                    return Ok(Found {
+                        rows: head.rows,
+                        stream: payload.slice(head.statistics_bytes as usize..),
+                        counts: serde_json::from_slice(&statistics).ok(),
+                    });
                 }
                 Err(error) => self.wait_to_retry(&mut attempts, error).await?,
             }

@@ -2,10 +2,10 @@
 //! damaged, for every kind of frame.
 
 use corelane_rpc_schema::frame::{
-    ChecksumMode, Decoded, DecodedHead, FRAME_BYTES_MAX, Frame, FrameError,
+    ChecksumMode, Decoded, DecodedHead, FRAME_BYTES_MAX, Frame, FrameError, HEAD_BYTES_MAX,
     HEADER_WORDS_MAX_READ_ANSWER, Head, PREFIX_BYTES, READ_REQUEST_BYTES, ReadAnswerHead,
     ReadFlags, ReadRequest, ReadSource, decode, decode_head, encode_read_answer_head,
-    encode_read_request, padding, page_checksum,
+    encode_read_request, lookup_checksum, padding, page_checksum,
 };
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, Open, OpenAnswer,
@@ -211,6 +211,20 @@ fn receive(input: &[u8]) -> Result<(), FrameError> {
             Ok(())
         }
         Decoded::Frame {
+            frame: Frame::Lookup(head, payload),
+            ..
+        } => {
+            let _ = lookup_checksum([payload]) == head.checksum;
+            Ok(())
+        }
+        Decoded::Frame {
+            frame: Frame::LookupAnswer(head, payload),
+            ..
+        } => {
+            assert!(head.statistics_bytes as usize <= payload.len());
+            Ok(())
+        }
+        Decoded::Frame {
             frame: Frame::Read(request),
             ..
         } => {
@@ -345,7 +359,8 @@ fn the_longest_read_fits_and_all_its_lengths_are_at_their_limits() {
         payload: vec![7; READ_BYTES_MAX as usize],
     };
     let frame = answer.frame();
-    assert_eq!(frame.len(), FRAME_BYTES_MAX);
+    assert_eq!(frame.len(), HEAD_BYTES_MAX + READ_BYTES_MAX as usize);
+    assert!(frame.len() <= FRAME_BYTES_MAX);
     assert_eq!(receive(&frame), Ok(()));
 }
 

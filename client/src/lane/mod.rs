@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelane_rpc_schema::ShardId;
 use corelane_rpc_schema::frame::{
-    Checksums, DecodedHead, Head, ReadAnswer, ReadRequest, ReadSource, decode_head,
-    encode_read_request,
+    Checksums, DecodedHead, Head, LookupAnswerHead, ReadAnswer, ReadRequest, ReadSource,
+    decode_head, encode_lookup, encode_read_request,
 };
 use corelane_rpc_schema::messages::{ErrorMessage, Hello, HelloAnswer, Message};
 use slab::Slab;
@@ -85,6 +85,8 @@ type Credits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 pub(crate) enum Answer {
     Read(ReadPayload),
     Message(Message),
+    /// Rows that a look-up found, behind their statistics.
+    Lookup(LookupAnswerHead, Bytes),
 }
 
 /// A READ answer.
@@ -218,6 +220,27 @@ impl Lane {
         match answer {
             Answer::Read(answer) => Ok(answer),
             Answer::Message(message) => Err(self.unexpected(message, what())),
+            Answer::Lookup(..) => unreachable!("rows are only taken for a look-up"),
+        }
+    }
+
+    /// Looks up what `request` encodes.
+    pub(crate) async fn look_up(
+        &self,
+        request: &[u8],
+        what: &(dyn Fn() -> String + Sync),
+        patience: Duration,
+    ) -> Result<(LookupAnswerHead, Bytes), Error> {
+        let answer = self
+            .ask(None, what, patience, |request_id, outbox| {
+                encode_lookup(outbox, request_id, request)
+                    .map_err(|error| protocol(self.shared.address, error))
+            })
+            .await?;
+        match answer {
+            Answer::Lookup(head, payload) => Ok((head, payload)),
+            Answer::Message(message) => Err(self.unexpected(message, what())),
+            Answer::Read(_) => unreachable!("a READ answer is only taken for a READ"),
         }
     }
 
@@ -238,6 +261,10 @@ impl Lane {
         match answer {
             Answer::Message(Message::Error(error)) => Err(refused(error, what())),
             Answer::Message(message) => Ok(message),
+            Answer::Lookup(head, _) => Err(protocol(
+                self.shared.address,
+                format!("rows in answer to {}, id {:#x}", what(), head.request_id),
+            )),
             Answer::Read(_) => unreachable!("a READ answer is only taken for a READ"),
         }
     }

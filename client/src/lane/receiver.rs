@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use corelane_rpc_schema::frame::{DecodedHead, Head, decode_head, padding};
+use corelane_rpc_schema::frame::{
+    DecodedHead, Head, LookupAnswerHead, decode_head, lookup_checksum, padding,
+};
 use corelane_rpc_schema::messages::{HelloAnswer, Message};
 use corelane_rpc_schema::{STRIPE_BYTES, ShardId};
 use tokio::io::AsyncReadExt;
@@ -34,6 +36,7 @@ enum Received {
         shard_hint: Option<ShardId>,
         payload_bytes: u32,
     },
+    Lookup(LookupAnswerHead, u32),
 }
 
 impl Receiver {
@@ -71,8 +74,8 @@ impl Receiver {
                 self.address,
                 format!("{message:?} in answer to hello"),
             )),
-            Received::Read { .. } => {
-                Err(protocol(self.address, "a READ answer in answer to hello"))
+            Received::Read { .. } | Received::Lookup(..) => {
+                Err(protocol(self.address, "rows or bytes in answer to hello"))
             }
         }
     }
@@ -96,6 +99,19 @@ impl Receiver {
                         shard_hint,
                     });
                     let _ = waiting.caller.send(Ok(answer));
+                }
+            }
+            Received::Lookup(head, payload_bytes) => {
+                self.check_look_up_expected(shared, head.request_id)?;
+                let payload = self.payload(payload_bytes).await?;
+                if lookup_checksum([&payload[..]]) != head.checksum {
+                    return Err(protocol(
+                        self.address,
+                        "the checksum of a look-up's answer does not match",
+                    ));
+                }
+                if let Some(waiting) = shared.take(head.request_id) {
+                    let _ = waiting.caller.send(Ok(Answer::Lookup(head, payload)));
                 }
             }
             Received::Message(_, Message::GoAway) => {
@@ -142,6 +158,19 @@ impl Receiver {
         Err(protocol(self.address, reason))
     }
 
+    fn check_look_up_expected(&self, shared: &Shared, request_id: u64) -> Result<(), Error> {
+        let state = shared.state();
+        let expected = state.waiting.get(request_id as u32 as usize);
+        let is_expected = expected.is_some_and(|waiting| {
+            request_id >> 32 == u64::from(waiting.generation) && waiting.read_bytes.is_none()
+        });
+        if is_expected {
+            return Ok(());
+        }
+        let reason = format!("a LOOKUP answer to no look-up, id {request_id:#x}");
+        Err(protocol(self.address, reason))
+    }
+
     async fn head(&mut self) -> Result<(Bytes, Received), Error> {
         let (received, consumed) = loop {
             match decode_head(&self.buffer).map_err(|error| protocol(self.address, error))? {
@@ -172,13 +201,15 @@ impl Receiver {
                     );
                 }
                 DecodedHead::Head {
-                    head: Head::Read(_),
+                    head: Head::LookupAnswer(head),
+                    consumed,
+                    payload_bytes,
+                } => break (Received::Lookup(head, payload_bytes), consumed),
+                DecodedHead::Head {
+                    head: Head::Read(_) | Head::Lookup(_),
                     ..
                 } => {
-                    return Err(protocol(
-                        self.address,
-                        "a READ request, which only clients send",
-                    ));
+                    return Err(protocol(self.address, "a request, which only clients send"));
                 }
             }
         };

@@ -20,6 +20,7 @@ use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::s3_face::gateway::Gateway;
 use corelane_worker::s3_face::{FaceOptions, FaceShared};
+use corelane_worker::shard::look_up::compute::Compute;
 use corelane_worker::shard::request::{ShardLimits, ShardRequest};
 use corelane_worker::shard::{self, S3Setup, ShardSetup, Tuning};
 use corelane_worker::store::{FormatOptions, Wear, format_devices};
@@ -189,6 +190,7 @@ pub(super) async fn start(world: &World, place: Place) -> Result<(SocketAddr, So
         },
         tuning,
         wear: Wear::default(),
+        compute: Compute::in_line(),
         under_store: PageStore {
             object_bytes: place.object_bytes(),
             events: RefCell::default(),

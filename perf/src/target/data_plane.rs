@@ -257,7 +257,9 @@ impl LaneWire {
                 }
             }
             Head::Message(header) => self.message(header, checks, answers)?,
-            Head::Read(_) => return Err(io::Error::other("a server does not send READs")),
+            Head::Read(_) | Head::Lookup(_) | Head::LookupAnswer(_) => {
+                return Err(io::Error::other("neither bytes nor a message"));
+            }
         }
         Ok(Ok(consumed))
     }

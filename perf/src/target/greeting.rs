@@ -96,10 +96,12 @@ pub fn read(mut stream: &TcpStream, object: ObjectId, offset: u64, length: u32) 
                 return Err(refused(&format!("a read at {offset}"), &message));
             }
             Decoded::Frame {
-                frame: Frame::Read(_),
+                frame: Frame::Read(_) | Frame::Lookup(..) | Frame::LookupAnswer(..),
                 ..
             } => {
-                return Err(io::Error::other("a READ where its answer was expected"));
+                return Err(io::Error::other(
+                    "another frame where the answer to a READ was expected",
+                ));
             }
         };
         let start = bytes.len();

@@ -17,10 +17,15 @@
 mod checksums;
 mod error;
 mod head_checksum;
+mod look_up;
 mod read;
 
 pub use checksums::{ChecksumMismatch, ChecksumMode, Checksums, page_checksum};
 pub use error::FrameError;
+pub use look_up::{
+    HEADER_WORDS_LOOKUP, HEADER_WORDS_LOOKUP_ANSWER, LOOKUP_ANSWER_BYTES_MAX, LOOKUP_BYTES_MAX,
+    LookupAnswerHead, LookupHead, encode_lookup, encode_lookup_answer_head, lookup_checksum,
+};
 pub use read::{
     HEADER_WORDS_MAX_READ_ANSWER, HEADER_WORDS_READ, READ_REQUEST_BYTES, ReadAnswer,
     ReadAnswerHead, ReadFlags, ReadRequest, ReadRequestInPlace, ReadSource,
@@ -49,13 +54,17 @@ pub const HEADER_WORDS_MAX_MESSAGE: u16 = 512;
 pub const HEAD_BYTES_MAX: usize = PREFIX_BYTES + HEADER_WORDS_MAX_READ_ANSWER as usize * 8;
 
 /// Most bytes of a frame.
-pub const FRAME_BYTES_MAX: usize = HEAD_BYTES_MAX + READ_BYTES_MAX as usize;
+pub const FRAME_BYTES_MAX: usize = HEAD_BYTES_MAX + LOOKUP_ANSWER_BYTES_MAX as usize;
+
+const _: () = assert!(READ_BYTES_MAX <= LOOKUP_ANSWER_BYTES_MAX);
 
 const _: () = assert!(HEADER_WORDS_MAX_MESSAGE <= HEADER_WORDS_MAX_READ_ANSWER);
 
 const KIND_MESSAGE: u8 = 1;
 const KIND_READ: u8 = 2;
 const KIND_READ_ANSWER: u8 = 3;
+const KIND_LOOKUP: u8 = 4;
+const KIND_LOOKUP_ANSWER: u8 = 5;
 
 /// What [`decode`] found at the start of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +93,10 @@ pub enum Frame<'a> {
     Read(ReadRequest),
     /// A READ answer and its payload, without padding.
     ReadAnswer(ReadAnswer<'a>, &'a [u8]),
+    /// A LOOKUP and its payload. Its checksum was not compared yet.
+    Lookup(LookupHead, &'a [u8]),
+    /// A LOOKUP answer and its payload. Its checksum was not compared yet.
+    LookupAnswer(LookupAnswerHead, &'a [u8]),
 }
 
 /// What [`decode_head`] found at the start of its input.
@@ -114,6 +127,10 @@ pub enum Head<'a> {
     Read(ReadRequest),
     /// A READ answer, whose payload follows.
     ReadAnswer(ReadAnswer<'a>),
+    /// A LOOKUP, whose payload follows.
+    Lookup(LookupHead),
+    /// A LOOKUP answer, whose payload follows.
+    LookupAnswer(LookupAnswerHead),
 }
 
 /// Zeros that follow a payload of `payload_bytes`, so that the next frame starts at a multiple
@@ -155,6 +172,10 @@ pub fn decode_head(input: &[u8]) -> Result<DecodedHead<'_>, FrameError> {
                 .expect("the prefix was checked: a READ has five words"),
         )?),
         KIND_READ_ANSWER => Head::ReadAnswer(ReadAnswer::from_header(header, payload_bytes)?),
+        KIND_LOOKUP => Head::Lookup(LookupHead::from_header(header)?),
+        KIND_LOOKUP_ANSWER => {
+            Head::LookupAnswer(LookupAnswerHead::from_header(header, payload_bytes)?)
+        }
         _ => Head::Message(header),
     };
     Ok(DecodedHead::Head {
@@ -192,6 +213,8 @@ pub fn decode(input: &[u8]) -> Result<Decoded<'_>, FrameError> {
         Head::Message(header) => Frame::Message(header),
         Head::Read(request) => Frame::Read(request),
         Head::ReadAnswer(answer) => Frame::ReadAnswer(answer, &input[start..end]),
+        Head::Lookup(head) => Frame::Lookup(head, &input[start..end]),
+        Head::LookupAnswer(head) => Frame::LookupAnswer(head, &input[start..end]),
     };
     Ok(Decoded::Frame { frame, consumed })
 }
@@ -214,6 +237,11 @@ fn check_prefix(
         KIND_READ => (HEADER_WORDS_READ..=HEADER_WORDS_READ, 0),
         KIND_READ_ANSWER => (2..=HEADER_WORDS_MAX_READ_ANSWER, READ_BYTES_MAX),
         KIND_MESSAGE => (1..=HEADER_WORDS_MAX_MESSAGE, 0),
+        KIND_LOOKUP => (HEADER_WORDS_LOOKUP..=HEADER_WORDS_LOOKUP, LOOKUP_BYTES_MAX),
+        KIND_LOOKUP_ANSWER => (
+            HEADER_WORDS_LOOKUP_ANSWER..=HEADER_WORDS_LOOKUP_ANSWER,
+            LOOKUP_ANSWER_BYTES_MAX,
+        ),
         found => return Err(FrameError::Kind { found }),
     };
     if !words_allowed.contains(&words) {

@@ -50,6 +50,8 @@ pub(super) fn config(
         cores,
         fetch_threads: number(top, "fetch_threads") as usize,
         fetch_nice: number(top, "fetch_nice") as i32,
+        lookup_bytes: number(top, "lookup_memory"),
+        lookup_threads: number(top, "lookup_threads") as usize,
         devices: top
             .texts("devices")
             .into_iter()

@@ -105,6 +105,26 @@ pub const TOP: &Section = &Section {
                   CPUs, such as a job that reads from this worker, and run in slices of 0.1 ms (Linux 6.12).",
         },
         Key {
+            name: "lookup_memory",
+            kind: Kind::Size {
+                min: 4 << 20,
+                max: u64::MAX,
+                is_power_of_two: false,
+            },
+            default: "256M",
+            is_reloadable: false,
+            doc: "Memory for look-ups in Parquet objects, of all shards and beside `dram`: half of it for \
+                  decoded pages and dictionaries, a quarter each for footers and key indexes.",
+        },
+        Key {
+            name: "lookup_threads",
+            kind: count(1, 256),
+            default: "2",
+            is_reloadable: false,
+            doc: "Threads for the longer work of look-ups, such as decompressing large pages. They give way to \
+                  the shards where they share a CPU.",
+        },
+        Key {
             name: "devices",
             kind: Kind::Texts,
             default: "",

@@ -61,6 +61,10 @@ pub struct Config {
     pub fetch_threads: usize,
     /// Niceness of the fetch threads, 0 to 19.
     pub fetch_nice: i32,
+    /// Memory for look-ups, of all shards.
+    pub lookup_bytes: u64,
+    /// Threads for their longer work.
+    pub lookup_threads: usize,
     /// Devices.
     pub devices: Vec<PathBuf>,
     /// Size of devices that are to be created when missing.

@@ -5,8 +5,8 @@
 //! finished, a missing hello or an unknown token closes this lane with an error frame that says
 //! why; other lanes never notice.
 //!
-//! The invariant: bytes held for an incomplete frame are bounded by the largest head a client may
-//! send, because requests carry no payload.
+//! The invariant: bytes held for an incomplete frame are bounded by the longest request that the client
+//! may send; before hello that is a message.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,25 +14,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Nanos, Priority, Stream};
+use corelane_lookup::answer::arrow_ipc::SchemaMessage;
+use corelane_lookup::request::LookupRequest;
 use corelane_rpc_schema::frame::{
-    self, Decoded, Frame, HEADER_WORDS_MAX_MESSAGE, PREFIX_BYTES, READ_REQUEST_BYTES, ReadRequest,
-    ReadRequestInPlace,
+    self, Decoded, Frame, HEADER_WORDS_LOOKUP, HEADER_WORDS_MAX_MESSAGE, LOOKUP_ANSWER_BYTES_MAX,
+    LOOKUP_BYTES_MAX, LookupAnswerHead, LookupHead, PREFIX_BYTES, READ_REQUEST_BYTES, ReadRequest,
+    ReadRequestInPlace, lookup_checksum,
 };
 use corelane_rpc_schema::messages::{
     ErrorCode, ErrorMessage, Hello, HelloAnswer, Message, OpenAnswer,
 };
-use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES};
+use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES, ShardId};
 
 use super::outbox::Outbox;
 use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
+use crate::shard::look_up::request::LookupAnswer;
 use crate::shard::metadata::Known;
 use crate::shard::signal::Signal;
 use crate::under_store::UnderStore;
 
-/// Longest head that a client sends: a message. Bounds what a lane holds of an unfinished frame.
-const HELD_BYTES_MAX: usize = PREFIX_BYTES + HEADER_WORDS_MAX_MESSAGE as usize * 8;
+/// Longest frame of a client that has not said hello. Bounds what a lane holds of an unfinished one.
+const HELD_BYTES_MAX_UNGREETED: usize = PREFIX_BYTES + HEADER_WORDS_MAX_MESSAGE as usize * 8;
+
+/// Longest frame of one that has: a look-up of many keys.
+const HELD_BYTES_MAX: usize =
+    PREFIX_BYTES + HEADER_WORDS_LOOKUP as usize * 8 + LOOKUP_BYTES_MAX as usize + 8;
+
+/// What a look-up counts of a lane's credit while it is unanswered: how long its answer gets is not known,
+/// and most are short.
+const LOOKUP_CREDIT_BYTES: u32 = 16 << 10;
 
 /// A connection that has not said hello by then is closed.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -129,6 +141,23 @@ impl LaneState {
         self.has_greeted.get() && self.outbox.has_room()
     }
 
+    /// Appends the answer to a look-up.
+    fn answer_lookup(&self, request_id: u64, answer: &EncodedLookup) {
+        let head = LookupAnswerHead {
+            request_id,
+            checksum: lookup_checksum([&answer.payload[..]]),
+            statistics_bytes: answer.statistics_bytes,
+            rows: answer.rows,
+            home: answer.home,
+        };
+        let bytes = answer.payload.len() as u32;
+        self.outbox.answer(LOOKUP_CREDIT_BYTES, |batch| {
+            batch.push_head_with(|out| frame::encode_lookup_answer_head(out, &head, bytes));
+            batch.push_copy(&answer.payload);
+            Outbox::pad(batch, bytes);
+        });
+    }
+
     /// Appends an error that answers a request.
     pub fn answer_error(&self, request_id: u64, bytes: u32, error: ErrorMessage) {
         self.answer_message(request_id, bytes, &Message::Error(error));
@@ -219,14 +248,14 @@ async fn read<I: Io, U: UnderStore>(
         let mut input: &[u8] = &received;
         while !held.is_empty() && !input.is_empty() {
             // Complete the held frame with as few bytes as it needs, then go on in place.
-            let needed = match decode(&held)? {
+            let needed = match decode(lane, &held)? {
                 Decoded::Incomplete { needed } => needed,
                 Decoded::Frame { .. } => unreachable!("a complete frame is never held"),
             };
             let take = (needed - held.len()).min(input.len());
             held.extend_from_slice(&input[..take]);
             input = &input[take..];
-            if let Decoded::Frame { frame, consumed } = decode(&held)? {
+            if let Decoded::Frame { frame, consumed } = decode(lane, &held)? {
                 assert_eq!(
                     consumed,
                     held.len(),
@@ -244,7 +273,7 @@ async fn read<I: Io, U: UnderStore>(
             if input.is_empty() {
                 break;
             }
-            match decode(input)? {
+            match decode(lane, input)? {
                 Decoded::Frame { frame, consumed } => {
                     input = &input[consumed..];
                     serve_frame(shard, lane, frame).await?;
@@ -316,14 +345,18 @@ fn serve_read<I: Io, U: UnderStore>(
 }
 
 #[inline]
-fn decode(input: &[u8]) -> Result<Decoded<'_>, Broken> {
-    // What a client sends has no payload, so a whole frame is never longer than its head.
+fn decode<'a>(lane: &LaneState, input: &'a [u8]) -> Result<Decoded<'a>, Broken> {
+    let longest = if lane.has_greeted.get() {
+        HELD_BYTES_MAX
+    } else {
+        HELD_BYTES_MAX_UNGREETED
+    };
     frame::decode(input)
         .map_err(Broken::invalid)
         .and_then(|decoded| match decoded {
-            Decoded::Incomplete { needed } if needed > HELD_BYTES_MAX => Err(Broken::invalid(
-                format!("a frame of {needed} bytes; requests have at most {HELD_BYTES_MAX}"),
-            )),
+            Decoded::Incomplete { needed } if needed > longest => Err(Broken::invalid(format!(
+                "a frame of {needed} bytes; requests have at most {longest}"
+            ))),
             decoded => Ok(decoded),
         })
 }
@@ -348,8 +381,89 @@ async fn serve_frame<I: Io, U: UnderStore>(
             let (request_id, message) = Message::from_header(header).map_err(Broken::invalid)?;
             serve_message(shard, lane, request_id, message).await
         }
-        Frame::ReadAnswer(..) => Err(Broken::invalid("a client does not send read answers")),
+        Frame::Lookup(head, payload) => serve_lookup(shard, lane, head, payload).await,
+        Frame::ReadAnswer(..) | Frame::LookupAnswer(..) => {
+            Err(Broken::invalid("a client does not send answers"))
+        }
     }
+}
+
+async fn serve_lookup<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &Rc<LaneState>,
+    head: LookupHead,
+    payload: &[u8],
+) -> Result<(), Broken> {
+    if !lane.has_greeted.get() {
+        return Err(Broken::no_hello());
+    }
+    if lookup_checksum([payload]) != head.checksum {
+        return Err(Broken::invalid("the checksum of a look-up does not match"));
+    }
+    if !lane.outbox.has_room() {
+        lane.outbox.until_room().await;
+    }
+    lane.outbox.begin(LOOKUP_CREDIT_BYTES);
+    let request = LookupRequest::decode(payload);
+    let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
+    shard.io.spawn(Priority::Foreground, async move {
+        let (shard, lane) = (task_shard, task_lane);
+        let answer = match request {
+            Ok(request) => {
+                let access = Arc::clone(&lane.access.borrow());
+                let explain = request.explain;
+                let found = shard.look_up(request, &access).await;
+                found.and_then(|found| encoded(&found, explain))
+            }
+            Err(error) => Err(invalid(error.message)),
+        };
+        match answer {
+            Ok(answer) => lane.answer_lookup(head.request_id, &answer),
+            Err(error) => lane.answer_error(head.request_id, LOOKUP_CREDIT_BYTES, error),
+        }
+    });
+    Ok(())
+}
+
+fn invalid(message: String) -> ErrorMessage {
+    ErrorMessage {
+        code: ErrorCode::Invalid,
+        message,
+        retry_after_ms: 0,
+    }
+}
+
+/// An answer to a look-up, as its payload.
+struct EncodedLookup {
+    payload: Vec<u8>,
+    statistics_bytes: u32,
+    rows: u64,
+    home: ShardId,
+}
+
+fn encoded(found: &LookupAnswer, explain: bool) -> Result<EncodedLookup, ErrorMessage> {
+    let mut payload = Vec::new();
+    if explain {
+        let statistics = serde_json::to_writer(&mut payload, &found.counts);
+        statistics.expect("numbers are written to memory");
+    }
+    let statistics_bytes = payload.len() as u32;
+    SchemaMessage::new(&found.schema)
+        .map_err(|error| invalid(error.message))?
+        .write_stream(&found.batches, &mut payload);
+    if payload.len() > LOOKUP_ANSWER_BYTES_MAX as usize {
+        return Err(invalid(format!(
+            "the answer has {} bytes, more than {LOOKUP_ANSWER_BYTES_MAX}: select fewer columns, narrow the \
+             predicate or set a limit",
+            payload.len()
+        )));
+    }
+    Ok(EncodedLookup {
+        payload,
+        statistics_bytes,
+        rows: found.rows(),
+        home: found.home,
+    })
 }
 
 async fn serve_message<I: Io, U: UnderStore>(

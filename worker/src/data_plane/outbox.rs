@@ -26,6 +26,9 @@ const PARTS: usize = 16;
 /// deadline is not cut off, so this bounds how slow it may read; shorter batches would cost calls.
 const BATCH_BYTES: usize = 512 << 10;
 
+/// Bytes that are copied into a batch at a time.
+const COPY_BYTES: usize = 64 << 10;
+
 /// Empty batches that a lane keeps: those of a usual burst.
 const SPARE_BATCHES: usize = 4;
 
@@ -133,6 +136,16 @@ impl Batches {
             self.begin_another();
         }
         self.filling.push_payload(payload);
+    }
+
+    /// Appends a copy of bytes of any number, cut into batches where they are many.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(COPY_BYTES) {
+            if self.filling.bytes() >= BATCH_BYTES {
+                self.begin_another();
+            }
+            self.filling.push_head(part);
+        }
     }
 
     #[cold]

@@ -293,6 +293,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 self.load_in_background(&object);
                 Answer::Done
             }
+            Question::LookUp { asked, access } => {
+                Answer::LookedUp(self.look_into(&asked, &access).await.map(Box::new))
+            }
             Question::Release(release) => {
                 Answer::Released(self.store.release_region(release).await)
             }

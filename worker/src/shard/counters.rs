@@ -37,6 +37,14 @@ counters! {
     reads_failed,
     /// Bytes of answers to reads.
     bytes_served,
+    /// Look-ups.
+    lookups,
+    /// Look-ups answered with an error.
+    lookups_failed,
+    /// Rows of answers to look-ups.
+    lookup_rows,
+    /// Key indexes built.
+    key_indexes_built,
     /// Reads that arrived at a shard that does not own the stripe.
     reads_forwarded,
     /// Reads and opens answered "busy".

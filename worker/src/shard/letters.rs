@@ -86,6 +86,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 let with_held = objects.into_iter().map(|(meta, held)| (meta, held.into()));
                 reply(answer, with_held.collect());
             }),
+            ShardRequest::LookUp {
+                request,
+                reader,
+                answer,
+            } => self.in_foreground(async move |shard| {
+                let access = Arc::new(shard.access_of(&reader));
+                reply(answer, shard.look_up(*request, &access).await);
+            }),
             ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
             ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
             ShardRequest::SetLimits { limits } => {
@@ -183,6 +191,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, saved.map_err(|failure| failure.to_string()));
             }),
         }
+    }
+
+    fn in_foreground<F>(self: &Rc<Self>, task: impl FnOnce(Rc<Self>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.io.spawn(Priority::Foreground, task(Rc::clone(self)));
     }
 
     fn in_background<F>(self: &Rc<Self>, task: impl FnOnce(Rc<Self>) -> F)

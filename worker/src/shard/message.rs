@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Payload, RemoteFrame};
+use corelane_lookup::set::FileAnswer;
 use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::ErrorMessage;
@@ -14,6 +15,7 @@ use corelane_s3::range::RangeSpec;
 use smallvec::SmallVec;
 
 use super::gather::ReadParts;
+use super::look_up::object::ObjectQuery;
 use crate::mount::{AccessSet, MountId};
 use crate::object::ObjectMeta;
 use crate::store::Release;
@@ -78,6 +80,13 @@ pub enum Question {
         /// The object.
         object: Arc<ObjectMeta>,
     },
+    /// A look-up in an object, from its home shard.
+    LookUp {
+        /// What of it.
+        asked: Box<ObjectQuery>,
+        /// What the client may read.
+        access: Arc<AccessSet>,
+    },
     /// Let go of a region that is about to be reused.
     Release(Release),
 }
@@ -93,6 +102,8 @@ pub enum Answer {
     Described(Result<Arc<ObjectMeta>, ErrorMessage>),
     /// To [`Question::Known`] and [`Question::Recorded`].
     Object(Option<Arc<ObjectMeta>>),
+    /// To [`Question::LookUp`].
+    LookedUp(Result<Box<FileAnswer>, ErrorMessage>),
     /// To [`Question::Release`]: whether nothing there is needed any more.
     Released(bool),
     /// To [`Question::Forget`] and [`Question::Load`].

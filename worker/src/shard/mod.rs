@@ -17,6 +17,7 @@
 //! | `forward` | reads of other shards' stripes |
 //! | [`object_read`] | reads by name, for the S3 face |
 //! | [`lanes`] | the open connections, and which of them are cut off |
+//! | [`look_up`] | look-ups in Parquet objects |
 //! | `load` | bringing an object onto the devices because somebody said so |
 //! | [`letters`] | requests of the control plane |
 //! | [`slow`] | the slowest reads, for the operator |
@@ -34,6 +35,7 @@ pub mod gather;
 pub mod lanes;
 pub mod letters;
 mod load;
+pub mod look_up;
 pub mod message;
 pub mod metadata;
 pub mod object_read;
@@ -73,6 +75,8 @@ use asking::{Asking, ShardSiblings};
 use counters::ShardCounters;
 use fill::Fills;
 use lanes::Lanes;
+use look_up::Lookups;
+use look_up::compute::Compute;
 use message::Message;
 use metadata::Metadata;
 use read_ahead::ReadAhead;
@@ -110,6 +114,8 @@ pub struct ShardSetup<U> {
     pub tuning: Tuning,
     /// What all shards write.
     pub wear: Wear,
+    /// Threads for work that would keep reads waiting.
+    pub compute: Compute,
     /// Where misses go.
     pub under_store: U,
     /// Letters from the control plane.
@@ -225,6 +231,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     /// Objects on their way in because clients of the S3 face asked for it.
     prefetches: RefCell<HashSet<ObjectId>>,
     slow: RefCell<SlowLog>,
+    /// What look-ups know.
+    pub lookups: Lookups,
 }
 
 /// Runs a shard on its core until it is told to stop.
@@ -362,6 +370,7 @@ async fn start<I: Io, U: UnderStore>(
             is_stopping: Cell::new(false),
             prefetches: RefCell::default(),
             slow: RefCell::new(SlowLog::default()),
+            lookups: Lookups::new(tuning.lookup, setup.compute, u64::from(setup.shard.0) + 1),
             tuning,
             io,
         });

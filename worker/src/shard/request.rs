@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use corelane_io::Doorbell;
+use corelane_lookup::request::LookupRequest;
 use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::messages::ErrorMessage;
 use tokio::sync::oneshot;
 
+use super::look_up::request::LookupAnswer;
 use crate::mount::{Mount, MountTable};
 use crate::object::ObjectMeta;
 use crate::under_store::UnderStoreError;
@@ -119,6 +122,15 @@ pub enum ShardRequest {
         length: u32,
         /// Gets the bytes.
         answer: oneshot::Sender<Result<Vec<u8>, DescribeError>>,
+    },
+    /// A look-up, as a reader may see it. Sent to any shard; it asks the homes of the objects.
+    LookUp {
+        /// What is asked.
+        request: Box<LookupRequest>,
+        /// Name of the reader's token; empty without one.
+        reader: String,
+        /// Gets the rows.
+        answer: oneshot::Sender<Result<LookupAnswer, ErrorMessage>>,
     },
     /// The devices of this shard.
     Devices {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use corelane_rpc_schema::ShardId;
 
+use super::look_up::LookupLimits;
 use super::request::ShardLimits;
 use crate::cache::policy::PolicyKind;
 use crate::store::StoreConfig;
@@ -51,6 +52,8 @@ pub struct Tuning {
     pub read_ahead_bytes_max: u64,
     /// Objects whose metadata is kept by path and by id.
     pub metadata_objects: usize,
+    /// What look-ups may take.
+    pub lookup: LookupLimits,
     /// Extent size at which a flush starts without waiting for more.
     pub flush_bytes: usize,
     /// How long an admitted block waits for others to share its flush.
@@ -78,6 +81,7 @@ impl Default for Tuning {
             read_ahead_objects: 1024,
             read_ahead_bytes_max: 16 << 20,
             metadata_objects: 1 << 18,
+            lookup: LookupLimits::default(),
             flush_bytes: 2 << 20,
             flush_delay: Duration::from_millis(20),
         }

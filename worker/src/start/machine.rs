@@ -26,6 +26,8 @@ use crate::s3_face::access_log::AccessLog;
 use crate::s3_face::gateway::Gateway;
 use crate::s3_face::transport::TlsAcceptor;
 use crate::s3_face::{FaceOptions, FaceShared};
+use crate::shard::look_up::LookupLimits;
+use crate::shard::look_up::compute::Compute;
 use crate::shard::message::Message;
 use crate::shard::request::{ShardLimits, ShardRequest};
 use crate::shard::{self, S3Setup, ShardReady, ShardSetup, Tuning};
@@ -83,6 +85,8 @@ impl Launcher for Machine {
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
         let listings = Listings::new(&runtime, ListingBounds::default());
         let s3 = s3_face(config, &plan, &runtime, &listings)?;
+        let compute =
+            Compute::start(config.lookup_threads, COMPUTE_NICENESS).map_err(environment)?;
         let shards = plan.seats.len();
         let wear = Wear::default();
         let mut threads = Vec::with_capacity(shards);
@@ -101,6 +105,7 @@ impl Launcher for Machine {
                 limits: config.shard_limits(),
                 tuning,
                 wear: wear.clone(),
+                compute: compute.clone(),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
                 s3: s3.clone(),
@@ -151,6 +156,7 @@ impl Machine {
             })?;
         let tuning = Tuning {
             policy: config.dram_policy,
+            lookup: LookupLimits::of_memory(config.lookup_bytes / shards),
             ..split.tuning
         };
         Ok((tuning, split.tier_bytes))
@@ -173,6 +179,9 @@ fn queue_bytes(backend: Backend, shards: u64) -> u64 {
         + (FETCH_EVENTS * size_of::<Event>()) as u64
 }
 
+/// Niceness of the threads for longer work: data cores come first where they share a CPU.
+const COMPUTE_NICENESS: i32 = 10;
+
 /// What a shard's thread takes along, the seat aside.
 struct Place {
     shards: u16,
@@ -184,6 +193,7 @@ struct Place {
     limits: ShardLimits,
     tuning: Tuning,
     wear: Wear,
+    compute: Compute,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
     s3: Option<Arc<FaceShared>>,
@@ -338,6 +348,7 @@ impl Body {
             limits: place.limits,
             tuning: place.tuning,
             wear: place.wear,
+            compute: place.compute,
             under_store: place.under_store,
             inbox: self.inbox,
             mesh: place.mesh,

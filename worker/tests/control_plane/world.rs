@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use corelane_io::Doorbell;
 use corelane_rpc_schema::ObjectId;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_worker::config::Config;
 use corelane_worker::control_plane::catalogue::{Catalogue, ListRequest, Listed, Page};
 use corelane_worker::mount::MountTable;
@@ -84,6 +85,14 @@ impl World {
                 .map_or(Cached::default(), |(_, cached)| *cached)
         };
         match letter {
+            ShardRequest::LookUp { answer, .. } => give(
+                answer,
+                Err(ErrorMessage {
+                    code: ErrorCode::NotFound,
+                    message: "these objects have no bytes".to_owned(),
+                    retry_after_ms: 0,
+                }),
+            ),
             ShardRequest::Stats { answer } => {
                 let values = vec![("reads_dram", 3), ("lanes_open", 1)];
                 give(

@@ -270,7 +270,9 @@ impl Shared {
                 };
                 (answer.head.request_id, Answer::Read(read))
             }
-            Frame::Read(request) => panic!("the worker sent {request:?}"),
+            Frame::Read(_) | Frame::Lookup(..) | Frame::LookupAnswer(..) => {
+                panic!("the worker sent {frame:?}")
+            }
         };
         let waiting = self.waiting.borrow_mut().remove(&id);
         let waiting = waiting.unwrap_or_else(|| panic!("nobody asked request {id}"));

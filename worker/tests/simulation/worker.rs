@@ -18,6 +18,7 @@ use corelane_worker::access::Access;
 use corelane_worker::inbox::{InboxSender, PostError, inbox};
 use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
 use corelane_worker::object::ObjectMeta;
+use corelane_worker::shard::look_up::compute::Compute;
 use corelane_worker::shard::request::{
     Cached, DescribeError, Loaded, ShardLimits, ShardRequest, Verified,
 };
@@ -195,6 +196,7 @@ impl Worker {
                 limits: site.limits,
                 tuning: site.tuning,
                 wear: wear.clone(),
+                compute: Compute::in_line(),
                 under_store: site.origin.end_for(io.clone(), Rc::clone(&under_way)),
                 inbox: letter_box,
                 mesh: end,

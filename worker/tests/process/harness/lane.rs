@@ -95,7 +95,9 @@ impl Lane {
                             .expect("checksums are right");
                         Answer::Read(answer.head, payload.to_vec())
                     }
-                    Frame::Read(request) => panic!("a worker asks: {request:?}"),
+                    Frame::Read(_) | Frame::Lookup(..) | Frame::LookupAnswer(..) => {
+                        panic!("neither asked for nor an answer: {frame:?}")
+                    }
                 };
                 self.held.drain(..consumed);
                 return answer;

@@ -1,0 +1,215 @@
+//! What a shard keeps of the objects that it looks things up in.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use corelane_lookup::cache::Cache;
+use corelane_lookup::column::Column;
+use corelane_lookup::file::File;
+use corelane_lookup::key_index::KeyIndex;
+use corelane_rpc_schema::ObjectId;
+
+use super::compute::Compute;
+
+/// What look-ups may take on one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct LookupLimits {
+    /// Bytes of decoded pages and dictionaries.
+    pub decoded_bytes: usize,
+    /// Bytes of footers.
+    pub footer_bytes: usize,
+    /// Bytes of key indexes.
+    pub index_bytes: usize,
+    /// Bytes of pages that one look-up may read, where the caller does not say.
+    pub scan_bytes: u64,
+    /// Look-ups of a column in an object until a key index is built of it; 0: never.
+    pub index_after: u32,
+}
+
+impl LookupLimits {
+    /// For so many bytes of memory.
+    pub fn of_memory(bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        LookupLimits {
+            decoded_bytes: bytes / 2,
+            footer_bytes: bytes / 4,
+            index_bytes: bytes / 4,
+            ..LookupLimits::default()
+        }
+    }
+}
+
+impl Default for LookupLimits {
+    fn default() -> Self {
+        LookupLimits {
+            decoded_bytes: 64 << 20,
+            footer_bytes: 64 << 20,
+            index_bytes: 64 << 20,
+            scan_bytes: 256 << 20,
+            index_after: 16,
+        }
+    }
+}
+
+/// A key index, or how far it is from one.
+#[derive(Clone)]
+enum Index {
+    /// So many look-ups would have used one.
+    Wanted(u32),
+    /// It is being built.
+    Building,
+    /// It could not be built, or has no place: not to be tried again for this version.
+    Refused,
+    /// It is there.
+    Ready(Rc<KeyIndex>),
+}
+
+/// An object, as look-ups know it.
+pub(super) struct KnownFile {
+    pub file: File,
+    indexes: RefCell<HashMap<usize, Index>>,
+    used: Cell<u64>,
+}
+
+impl KnownFile {
+    /// Its key indexes.
+    pub fn indexes(&self) -> Vec<(usize, Rc<KeyIndex>)> {
+        let indexes = self.indexes.borrow();
+        let ready = indexes.iter().filter_map(|(leaf, index)| match index {
+            Index::Ready(index) => Some((*leaf, Rc::clone(index))),
+            _ => None,
+        });
+        ready.collect()
+    }
+
+    /// Notes a look-up of a column that no index helped; says whether one is to be built now.
+    pub fn wants_index(&self, column: &Column, after: u32) -> bool {
+        let mut indexes = self.indexes.borrow_mut();
+        let index = indexes.entry(column.leaf).or_insert(Index::Wanted(0));
+        let Index::Wanted(count) = index else {
+            return false;
+        };
+        *count += 1;
+        let is_due = after > 0 && *count >= after;
+        if is_due {
+            *index = Index::Building;
+        }
+        is_due
+    }
+
+    fn index_bytes(&self) -> usize {
+        self.indexes()
+            .iter()
+            .map(|(_, index)| index.size_bytes())
+            .sum()
+    }
+}
+
+/// What a shard keeps for look-ups, within its limits.
+pub struct Lookups {
+    pub(super) limits: LookupLimits,
+    pub(super) compute: Compute,
+    pub(super) decoded: RefCell<Cache>,
+    files: RefCell<HashMap<ObjectId, Rc<KnownFile>>>,
+    clock: Cell<u64>,
+}
+
+impl Lookups {
+    /// Nothing yet.
+    pub fn new(limits: LookupLimits, compute: Compute, seed: u64) -> Self {
+        Lookups {
+            limits,
+            compute,
+            decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
+            files: RefCell::default(),
+            clock: Cell::new(0),
+        }
+    }
+
+    /// Bytes of decoded pages, and of footers and key indexes.
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        let files = self.files.borrow();
+        let known = files
+            .values()
+            .map(|known| known.file.memory_bytes + known.index_bytes())
+            .sum();
+        (self.decoded.borrow().bytes(), known)
+    }
+
+    /// The object's footer, if it is known.
+    pub(super) fn file(&self, object: ObjectId) -> Option<Rc<KnownFile>> {
+        let files = self.files.borrow();
+        let known = files.get(&object)?;
+        known.used.set(self.tick());
+        Some(Rc::clone(known))
+    }
+
+    /// Keeps an object's footer. What is known of other versions of it goes, and what was not used for
+    /// longest beyond the limit.
+    pub(super) fn keep(&self, object: ObjectId, file: File) -> Rc<KnownFile> {
+        let known = Rc::new(KnownFile {
+            file,
+            indexes: RefCell::default(),
+            used: Cell::new(self.tick()),
+        });
+        let mut files = self.files.borrow_mut();
+        let old: Vec<ObjectId> = files
+            .keys()
+            .filter(|other| other.home == object.home)
+            .copied()
+            .collect();
+        for old in old {
+            self.drop_file(&mut files, old);
+        }
+        let mut bytes: usize = files.values().map(|known| known.file.memory_bytes).sum();
+        while bytes + known.file.memory_bytes > self.limits.footer_bytes {
+            let oldest = files.iter().min_by_key(|(_, known)| known.used.get());
+            let Some((oldest, size)) = oldest.map(|(id, known)| (*id, known.file.memory_bytes))
+            else {
+                break;
+            };
+            bytes -= size;
+            self.drop_file(&mut files, oldest);
+        }
+        files.insert(object, Rc::clone(&known));
+        known
+    }
+
+    /// Keeps a key index that was built, or notes that there is none; says whether it found room.
+    pub(super) fn keep_index(
+        &self,
+        known: &KnownFile,
+        leaf: usize,
+        built: Option<KeyIndex>,
+    ) -> bool {
+        let kept = match built {
+            Some(index) => {
+                let others: usize = self
+                    .files
+                    .borrow()
+                    .values()
+                    .map(|known| known.index_bytes())
+                    .sum();
+                (others + index.size_bytes() <= self.limits.index_bytes)
+                    .then(|| Index::Ready(Rc::new(index)))
+            }
+            None => None,
+        };
+        let found_room = kept.is_some();
+        let mut indexes = known.indexes.borrow_mut();
+        indexes.insert(leaf, kept.unwrap_or(Index::Refused));
+        found_room
+    }
+
+    fn drop_file(&self, files: &mut HashMap<ObjectId, Rc<KnownFile>>, object: ObjectId) {
+        if let Some(gone) = files.remove(&object) {
+            self.decoded.borrow_mut().forget(gone.file.id);
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+}

@@ -1,0 +1,22 @@
+//! Look-ups in Parquet objects, where their blocks are.
+//!
+//! A look-up in one object runs on its home shard, which keeps the object's footer, its decoded pages and
+//! its key indexes; whoever was asked plans it, asks the homes and joins what they answer.
+//!
+//! | file | does |
+//! |---|---|
+//! | [`request`] | the whole look-up: objects to their homes, answers to one table |
+//! | [`object`] | one object: footer, plan, search |
+//! | `host` | bytes of the object from tier, device, under-store or another core |
+//! | `known` | what is kept of objects: footers, decoded pages, key indexes |
+//! | [`compute`] | threads for work that would keep reads waiting |
+//!
+//! The invariant: all bytes that an answer was made of are of one version of each object.
+
+pub mod compute;
+mod host;
+mod known;
+pub mod object;
+pub mod request;
+
+pub use known::{LookupLimits, Lookups};

@@ -1,0 +1,156 @@
+//! A whole look-up: objects to their homes, what they answer to one table.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use corelane_io::Io;
+use corelane_lookup::execute::counts::Counts;
+use corelane_lookup::request::LookupRequest;
+use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
+use corelane_rpc_schema::ids::home_of;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ShardId, Stripe};
+use futures::StreamExt;
+
+use super::host::failure_of;
+use super::object::ObjectQuery;
+use crate::mount::AccessSet;
+use crate::shard::Shard;
+use crate::shard::message::{Answer, Question};
+use crate::shard::read::error;
+use crate::under_store::{UnderStore, path_key};
+
+/// Objects of one look-up that are looked into side by side.
+const OBJECTS_AT_A_TIME: usize = 8;
+
+/// The rows that match.
+#[derive(Debug)]
+pub struct LookupAnswer {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+    /// What it took.
+    pub counts: Counts,
+    /// The home of the first object: the shard to ask next time.
+    pub home: ShardId,
+}
+
+impl LookupAnswer {
+    /// Rows in all.
+    pub fn rows(&self) -> u64 {
+        self.batches
+            .iter()
+            .map(|batch| batch.num_rows() as u64)
+            .sum()
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Looks a request up.
+    ///
+    /// # Errors
+    /// For the client.
+    pub(crate) async fn look_up(
+        self: &Rc<Self>,
+        request: LookupRequest,
+        access: &Arc<AccessSet>,
+    ) -> Result<LookupAnswer, ErrorMessage> {
+        self.counters.lookups.increase();
+        let answer = self.look_up_now(request, access).await;
+        match &answer {
+            Ok(answer) => self.counters.lookup_rows.add(answer.rows()),
+            Err(_) => self.counters.lookups_failed.increase(),
+        }
+        answer
+    }
+
+    async fn look_up_now(
+        self: &Rc<Self>,
+        request: LookupRequest,
+        access: &Arc<AccessSet>,
+    ) -> Result<LookupAnswer, ErrorMessage> {
+        let Some(first) = request.paths.first() else {
+            return Err(error(
+                ErrorCode::Invalid,
+                "a look-up names at least one object",
+            ));
+        };
+        let home = self.home_of_path(first)?;
+        let values = request
+            .paths
+            .iter()
+            .map(|path| path_values("", path))
+            .collect();
+        let plan = SetPlan::new(values, &request.predicate, &request.select).map_err(failure_of)?;
+        let keys = request.keys.map(Arc::new);
+        let wanted = request.limit.filter(|_| keys.is_none());
+        let asked = plan.queries.iter().map(|query| {
+            let object = ObjectQuery {
+                path: request.paths[query.file].as_str().into(),
+                query: query.clone(),
+                keys: keys.clone(),
+                limit: wanted,
+                scan_bytes: request.scan_bytes_max,
+            };
+            let file = query.file;
+            async move {
+                let answer = self.look_into_anywhere(object, access).await?;
+                Ok::<(usize, FileAnswer), ErrorMessage>((file, answer))
+            }
+        });
+        let mut answers = Vec::with_capacity(plan.queries.len());
+        let mut rows = 0;
+        let mut answered = futures::stream::iter(asked).buffered(OBJECTS_AT_A_TIME);
+        while let Some(answer) = answered.next().await {
+            let (file, answer) = answer?;
+            rows += answer
+                .batches
+                .iter()
+                .map(|batch| batch.num_rows() as u64)
+                .sum::<u64>();
+            answers.push((file, answer));
+            // The rows of later objects come behind these.
+            if wanted.is_some_and(|wanted| rows >= wanted) {
+                break;
+            }
+        }
+        drop(answered);
+        let (schema, batches, counts) = plan.merge(&answers, request.limit).map_err(failure_of)?;
+        Ok(LookupAnswer {
+            schema,
+            batches,
+            counts,
+            home,
+        })
+    }
+
+    fn home_of_path(&self, path: &str) -> Result<ShardId, ErrorMessage> {
+        let mount = self.mount_covering(path)?;
+        let key = path_key(&mount, path)
+            .map_err(|failure| error(ErrorCode::Invalid, failure.to_string()))?;
+        Ok(self.owner_of(home_of(&key), Stripe(0)))
+    }
+
+    /// Looks into one object, on its home shard.
+    async fn look_into_anywhere(
+        self: &Rc<Self>,
+        asked: ObjectQuery,
+        access: &Arc<AccessSet>,
+    ) -> Result<FileAnswer, ErrorMessage> {
+        let home = self.home_of_path(&asked.path)?;
+        if home == self.id {
+            return self.look_into(&asked, access).await;
+        }
+        let question = Question::LookUp {
+            asked: Box::new(asked),
+            access: Arc::clone(access),
+        };
+        match self.ask(home, question).await? {
+            Answer::LookedUp(answer) => answer.map(|answer| *answer),
+            answer => unreachable!("{answer:?} does not answer a look-up"),
+        }
+    }
+}
