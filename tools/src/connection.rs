@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use corelane_client::Options;
 use corelane_client::blocking::{Client, Control};
+use corelane_client::{Options, control};
 
 use crate::failure::{Failure, Kind};
 
@@ -18,6 +18,34 @@ const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 /// Flags of commands that speak to the control plane.
 #[derive(Args, Debug)]
 pub struct ControlFlags {
+    #[command(flatten)]
+    control: ControlAddress,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Flags of commands that speak to the data plane.
+#[derive(Args, Debug)]
+pub struct DataFlags {
+    #[command(flatten)]
+    data: DataAddress,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Flags of commands that speak to both planes.
+#[derive(Args, Debug)]
+pub struct BothFlags {
+    #[command(flatten)]
+    data: DataAddress,
+    #[command(flatten)]
+    control: ControlAddress,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+#[derive(Args, Debug)]
+struct ControlAddress {
     /// Address of the worker's control plane
     #[arg(
         long,
@@ -26,13 +54,10 @@ pub struct ControlFlags {
         default_value = "127.0.0.1:7400"
     )]
     control: String,
-    #[command(flatten)]
-    common: CommonFlags,
 }
 
-/// Flags of commands that speak to the data plane.
 #[derive(Args, Debug)]
-pub struct DataFlags {
+struct DataAddress {
     /// Address of any of the worker's data ports
     #[arg(
         long,
@@ -41,8 +66,6 @@ pub struct DataFlags {
         default_value = "127.0.0.1:7410"
     )]
     address: String,
-    #[command(flatten)]
-    common: CommonFlags,
 }
 
 /// Flags of both.
@@ -83,13 +106,21 @@ impl CommonFlags {
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
+
+    fn options(&self) -> Options {
+        Options {
+            client_name: CLIENT_NAME.to_owned(),
+            request_timeout: self.timeout(),
+            ..Options::default()
+        }
+    }
 }
 
 impl ControlFlags {
     /// Connects to the control plane.
     pub fn connect(&self) -> Result<Control, Failure> {
         Ok(Control::connect(
-            &self.control,
+            &self.control.control,
             &self.common.token()?,
             self.common.timeout(),
         )?)
@@ -99,15 +130,26 @@ impl ControlFlags {
 impl DataFlags {
     /// Connects to the data plane.
     pub fn connect(&self) -> Result<Client, Failure> {
-        let options = Options {
-            client_name: CLIENT_NAME.to_owned(),
-            request_timeout: self.common.timeout(),
-            ..Options::default()
-        };
         Ok(Client::connect(
-            &self.address,
+            &self.data.address,
             &self.common.token()?,
-            options,
+            self.common.options(),
         )?)
+    }
+}
+
+impl BothFlags {
+    /// Connects to the data plane.
+    pub async fn data(&self) -> Result<corelane_client::Client, Failure> {
+        let token = self.common.token()?;
+        let options = self.common.options();
+        Ok(corelane_client::Client::connect(&self.data.address, &token, options).await?)
+    }
+
+    /// Connects to the control plane.
+    pub async fn control(&self) -> Result<control::Control, Failure> {
+        let token = self.common.token()?;
+        let timeout = self.common.timeout();
+        Ok(control::Control::connect(&self.control.control, &token, timeout).await?)
     }
 }

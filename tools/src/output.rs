@@ -68,9 +68,14 @@ impl Output {
     /// A line on standard error, for people only.
     pub fn note(self, text: &str) {
         if !self.json {
-            // Where nobody can read it, nobody misses it.
-            let _ = writeln!(io::stderr(), "{text}");
+            self.aside(text);
         }
+    }
+
+    /// A line on standard error, in whichever form answers are.
+    pub fn aside(self, text: &str) {
+        // Where nobody can read it, nobody misses it.
+        let _ = writeln!(io::stderr(), "{text}");
     }
 }
 
@@ -79,17 +84,34 @@ pub fn table<const N: usize>(
     columns: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
+    let columns = columns.map(|name| Column {
+        name: name.trim_start_matches('>').to_uppercase(),
+        is_number: name.starts_with('>'),
+    });
+    table_of(&columns, rows.into_iter().map(Vec::from))
+}
+
+/// A column of a table whose columns are not known before.
+pub struct Column {
+    /// As it is printed.
+    pub name: String,
+    /// Numbers stand to the right.
+    pub is_number: bool,
+}
+
+/// A table of rows with a cell for each column.
+pub fn table_of(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(columns.map(|name| name.trim_start_matches('>').to_uppercase()));
+    table.set_header(columns.iter().map(|column| &column.name));
     for row in rows {
         table.add_row(row);
     }
-    for (index, name) in columns.iter().enumerate() {
+    for (index, Column { is_number, .. }) in columns.iter().enumerate() {
         if let Some(column) = table.column_mut(index) {
             column.set_padding((0, 2));
-            if name.starts_with('>') {
+            if *is_number {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }

@@ -50,6 +50,18 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// A short time in nanoseconds with a unit that leaves few digits, such as `41.2 µs`.
+pub fn short_time(nanoseconds: u64) -> String {
+    let value = nanoseconds as f64;
+    // What would print as 1000.0 belongs to the next unit.
+    match value {
+        ..1e3 => format!("{nanoseconds} ns"),
+        ..999.95e3 => format!("{:.1} µs", value / 1e3),
+        ..999.95e6 => format!("{:.1} ms", value / 1e6),
+        _ => duration(Duration::from_nanos(nanoseconds)),
+    }
+}
+
 /// How long ago a time in milliseconds since the Unix epoch was; `-` where it is unknown.
 pub fn ago(time_ms: u64) -> String {
     if time_ms == 0 {
@@ -92,6 +104,15 @@ mod tests {
             duration(Duration::from_secs(2 * 86_400 + 3 * 3600)),
             "2 d 3 h"
         );
+    }
+
+    #[test]
+    fn short_times_have_a_unit_of_their_size() {
+        assert_eq!(short_time(0), "0 ns");
+        assert_eq!(short_time(41_234), "41.2 µs");
+        assert_eq!(short_time(999_949), "999.9 µs");
+        assert_eq!(short_time(999_950), "1.0 ms");
+        assert_eq!(short_time(1_250_000_000), "1.2 s");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod device;
 mod free;
 mod jobs;
 mod load;
+mod lookup;
 mod ls;
 mod mount;
 mod pin;
@@ -38,6 +39,8 @@ pub enum Command {
     Stat(stat::Stat),
     /// Write an object, or a range of it, to standard output
     Cat(cat::Cat),
+    /// Look rows up in Parquet objects
+    Lookup(Box<lookup::Lookup>),
     /// Bring objects into the cache
     Load(load::Load),
     /// Drop what is cached of objects
@@ -71,6 +74,7 @@ impl Command {
             Command::Ls(command) => command.run(output),
             Command::Stat(command) => command.run(output),
             Command::Cat(command) => command.run(output),
+            Command::Lookup(command) => command.run(output),
             Command::Load(command) => command.run(output),
             Command::Free(command) => command.run(output),
             Command::Pin(command) => command.run(output),

@@ -2,5 +2,6 @@
 
 mod devices;
 mod harness;
+mod lookup;
 mod usage;
 mod worker;

@@ -10,6 +10,9 @@ fn a_wrong_command_line_ends_with_2() {
     for line in [
         &["no-such-command"][..],
         &["stat"],
+        &["lookup"],
+        &["lookup", "/x", "--format", "xml"],
+        &["lookup", "/x", "--scan-bytes-max", "some"],
         &["mount", "no-path"],
         &["mount", "/data=file:///x", "--block-size", "many"],
         &["device", "format", "/dev/null", "--size", "a lot"],
@@ -30,6 +33,8 @@ fn a_worker_that_is_not_there_ends_with_3_and_says_how_to_start_one() {
         &["ls", "/", "--control", NOBODY],
         &["load", "/data", "--control", NOBODY],
         &["cat", "/data/x", "--address", NOBODY],
+        &["lookup", "/data/x", "--address", NOBODY],
+        &["lookup", "/data/", "--control", NOBODY],
     ] {
         let outcome = run(line);
         assert_eq!(outcome.code, 3, "{line:?}: {}", outcome.stderr);
@@ -67,6 +72,7 @@ fn completions_know_the_commands() {
         let outcome = run(&["completions", shell]);
         assert_eq!(outcome.code, 0);
         assert!(outcome.text().contains("unmount"), "{shell}");
+        assert!(outcome.text().contains("scan-bytes-max"), "{shell}");
     }
 }
 
