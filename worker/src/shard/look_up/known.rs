@@ -11,6 +11,11 @@ use corelane_lookup::key_index::KeyIndex;
 use corelane_rpc_schema::ObjectId;
 
 use super::compute::Compute;
+use crate::shard::turns::Turns;
+
+/// Objects that a shard looks into at a time; the others wait in order. One holds 32 MiB of pages at most
+/// beside what is kept, and as much of its answer as is allowed; most hold nothing.
+const SEARCHES_MAX: usize = 16;
 
 /// What look-ups may take on one shard.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +116,8 @@ pub struct Lookups {
     pub(super) limits: LookupLimits,
     pub(super) compute: Compute,
     pub(super) decoded: RefCell<Cache>,
+    /// Objects that may be looked into at a time: each may hold some pages beside what is kept.
+    pub(super) turns: Turns,
     files: RefCell<HashMap<ObjectId, Rc<KnownFile>>>,
     clock: Cell<u64>,
 }
@@ -122,6 +129,7 @@ impl Lookups {
             limits,
             compute,
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
+            turns: Turns::new(SEARCHES_MAX),
             files: RefCell::default(),
             clock: Cell::new(0),
         }

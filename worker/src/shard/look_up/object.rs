@@ -22,8 +22,8 @@ use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::under_store::UnderStore;
 
-/// Most bytes that the arrays of one object's answer may take.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Most bytes that the arrays of an answer may take, of one object or of all.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Decoded pages that are kept while a key index is built: it reads each page once.
 const BUILD_CACHE_BYTES: usize = 1 << 20;
@@ -56,6 +56,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         asked: &ObjectQuery,
         access: &Arc<AccessSet>,
     ) -> std::result::Result<FileAnswer, ErrorMessage> {
+        let _turn = self.lookups.turns.take(1).await;
         let mut changes = 0;
         loop {
             let meta = self.open(&asked.path, access).await?;

@@ -15,7 +15,7 @@ use corelane_rpc_schema::{ShardId, Stripe};
 use futures::StreamExt;
 
 use super::host::failure_of;
-use super::object::ObjectQuery;
+use super::object::{ANSWER_BYTES_MAX, ObjectQuery};
 use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::shard::message::{Answer, Question};
@@ -102,7 +102,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
         });
         let mut answers = Vec::with_capacity(plan.queries.len());
-        let mut rows = 0;
+        let (mut rows, mut bytes) = (0, 0);
         let mut answered = futures::stream::iter(asked).buffered(OBJECTS_AT_A_TIME);
         while let Some(answer) = answered.next().await {
             let (file, answer) = answer?;
@@ -111,6 +111,20 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 .iter()
                 .map(|batch| batch.num_rows() as u64)
                 .sum::<u64>();
+            bytes += answer
+                .batches
+                .iter()
+                .map(RecordBatch::get_array_memory_size)
+                .sum::<usize>();
+            if bytes > ANSWER_BYTES_MAX {
+                return Err(error(
+                    ErrorCode::Invalid,
+                    format!(
+                        "the answer takes more than {ANSWER_BYTES_MAX} bytes: select fewer columns, narrow the \
+                         predicate or set a limit"
+                    ),
+                ));
+            }
             answers.push((file, answer));
             // The rows of later objects come behind these.
             if wanted.is_some_and(|wanted| rows >= wanted) {
