@@ -7,12 +7,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use corelane_lookup::request::LookupRequest;
 use corelane_rpc_schema::messages::HelloAnswer;
 use tokio::runtime::Runtime;
 
 use crate::client::{Counters, Object};
 use crate::control::{Entry, Freed, ListOptions, Mount, ObjectInfo, Progress, Stats};
 use crate::error::Error;
+use crate::look_up::Found;
 use crate::options::Options;
 
 fn runtime(address: &str) -> Result<Runtime, Error> {
@@ -75,6 +77,14 @@ impl Client {
     /// See there.
     pub fn read_file(&self, path: &str) -> Result<(Object, Bytes), Error> {
         self.runtime.block_on(self.client.read_file(path))
+    }
+
+    /// See [`crate::Client::look_up`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn look_up(&self, request: &LookupRequest) -> Result<Found, Error> {
+        self.runtime.block_on(self.client.look_up(request))
     }
 }
 

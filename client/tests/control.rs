@@ -199,6 +199,7 @@ async fn calls_carry_plain_values_both_ways() {
         block_bytes: 1 << 20,
         freshness: String::from("max-age=5"),
         admission: String::from("always"),
+        key_indexes: vec![String::from("o_orderkey")],
         readers: vec![String::from("trainers")],
         options: vec![(String::from("region"), String::from("eu"))],
     };

@@ -36,6 +36,7 @@ struct Mount {
   admission @4 :Text;       # always | second-touch
   readers @5 :List(Text);   # names of tokens that may read; empty: everyone who may connect
   options @6 :List(Option); # under-store options, such as endpoint and region; secrets are never returned
+  keyIndexes @7 :List(Text); # columns of Parquet objects that key indexes are built of at once
 
   struct Option {
     key @0 :Text;

@@ -200,6 +200,7 @@ mod tests {
             block_bytes: 1 << 20,
             freshness: Freshness::Immutable,
             admission: Admission::Always,
+            key_indexes: Vec::new(),
             readers: readers.iter().map(|name| (*name).to_owned()).collect(),
             options: Default::default(),
             is_runtime: false,

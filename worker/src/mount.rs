@@ -105,6 +105,9 @@ pub struct Mount {
     pub freshness: Freshness,
     /// What goes to the device.
     pub admission: Admission,
+    /// Columns of Parquet objects, by dotted path, that key indexes are built of when an object is first looked
+    /// into.
+    pub key_indexes: Vec<String>,
     /// Names of the tokens that may read; empty means everyone who may connect.
     pub readers: Vec<String>,
     /// Options of the under-store (endpoint, region, keys). Never logged or returned as they are.
@@ -124,6 +127,7 @@ impl fmt::Debug for Mount {
             .field("block_bytes", &self.block_bytes)
             .field("freshness", &self.freshness)
             .field("admission", &self.admission)
+            .field("key_indexes", &self.key_indexes)
             .field("readers", &self.readers)
             .field("options", &self.options.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
@@ -305,6 +309,7 @@ mod tests {
             block_bytes: 1 << 20,
             freshness: Freshness::Immutable,
             admission: Admission::Always,
+            key_indexes: Vec::new(),
             readers: readers.iter().map(|name| (*name).to_owned()).collect(),
             options: BTreeMap::new(),
             is_runtime: false,

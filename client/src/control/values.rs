@@ -18,6 +18,8 @@ pub struct Mount {
     pub freshness: String,
     /// `always` or `second-touch`.
     pub admission: String,
+    /// Columns of Parquet objects that key indexes are built of at once.
+    pub key_indexes: Vec<String>,
     /// Names of the tokens that may read; empty for everyone who may connect.
     pub readers: Vec<String>,
     /// Under-store options, such as endpoint and region. Secrets are never returned.
@@ -174,6 +176,11 @@ impl Mount {
             block_bytes: reader.get_block_bytes(),
             freshness: owned(reader.get_freshness())?,
             admission: owned(reader.get_admission())?,
+            key_indexes: reader
+                .get_key_indexes()?
+                .iter()
+                .map(owned)
+                .collect::<capnp::Result<_>>()?,
             readers: reader
                 .get_readers()?
                 .iter()
@@ -196,6 +203,12 @@ impl Mount {
         let mut readers = builder.reborrow().init_readers(self.readers.len() as u32);
         for (index, reader) in self.readers.iter().enumerate() {
             readers.set(index as u32, reader.as_str());
+        }
+        let mut indexes = builder
+            .reborrow()
+            .init_key_indexes(self.key_indexes.len() as u32);
+        for (index, column) in self.key_indexes.iter().enumerate() {
+            indexes.set(index as u32, column.as_str());
         }
         let mut options = builder.init_options(self.options.len() as u32);
         for (index, (key, value)) in self.options.iter().enumerate() {

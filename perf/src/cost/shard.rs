@@ -150,6 +150,7 @@ pub(super) async fn start(world: &World, place: Place) -> Result<(SocketAddr, So
         block_bytes: BLOCK_BYTES_DEFAULT,
         freshness: Freshness::Immutable,
         admission: Admission::Always,
+        key_indexes: Vec::new(),
         readers: Vec::new(),
         options: BTreeMap::new(),
         is_runtime: false,

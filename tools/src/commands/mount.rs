@@ -27,6 +27,10 @@ pub struct MountCommand {
     /// Which fetched blocks go to the device
     #[arg(long, value_name = "RULE", default_value = "always", value_parser = ["always", "second-touch"])]
     admission: String,
+    /// Column of Parquet objects that a key index is built of as soon as an object is looked into; may be
+    /// repeated. Without it, columns that are looked up often get one
+    #[arg(long, value_name = "COLUMN", requires = "mount")]
+    key_index: Vec<String>,
     /// Name of a token that may read; may be repeated. Without it, everyone who may connect
     #[arg(long, value_name = "NAME", requires = "mount")]
     reader: Vec<String>,
@@ -45,6 +49,7 @@ struct Line {
     block_bytes: u32,
     freshness: String,
     admission: String,
+    key_indexes: Vec<String>,
     readers: Vec<String>,
     options: BTreeMap<String, String>,
 }
@@ -108,6 +113,7 @@ impl MountCommand {
             block_bytes,
             freshness: self.freshness.clone(),
             admission: self.admission.clone(),
+            key_indexes: self.key_index.clone(),
             readers: self.reader.clone(),
             options,
         })
@@ -139,6 +145,7 @@ impl From<Mount> for Line {
             block_bytes: mount.block_bytes,
             freshness: mount.freshness,
             admission: mount.admission,
+            key_indexes: mount.key_indexes,
             readers: mount.readers,
             options: mount.options.into_iter().collect(),
         }

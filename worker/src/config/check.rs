@@ -52,6 +52,7 @@ pub(super) fn config(
         fetch_nice: number(top, "fetch_nice") as i32,
         lookup_bytes: number(top, "lookup_memory"),
         lookup_threads: number(top, "lookup_threads") as usize,
+        lookup_index_after: number(top, "lookup_index_after") as u32,
         devices: top
             .texts("devices")
             .into_iter()
@@ -313,6 +314,7 @@ fn mounts(list: &[Fields], tokens: &[Token], s3: &S3Config, mistakes: &mut Mista
                 .text("admission")
                 .and_then(|text| text.parse().ok())
                 .expect("checked"),
+            key_indexes: fields.texts("key_indexes"),
             readers,
             options: match fields.get("options") {
                 Value::Options(options) => options.clone(),

@@ -21,7 +21,7 @@ pub struct WorkerFlags {
     #[arg(long, value_name = "SIZE")]
     pub size: Option<String>,
     /// Mount an under-store, such as lake=s3://bucket/prefix?region=eu-west-1&freshness=immutable or
-    /// lake=/folder; may be repeated. Options: block-size, freshness, admission, readers, and those of
+    /// lake=/folder; may be repeated. Options: block-size, freshness, admission, key-indexes, readers, and those of
     /// the store
     #[arg(long, value_name = "PATH=URI")]
     pub mount: Vec<String>,
@@ -139,12 +139,13 @@ fn read_mount(text: &str, mistakes: &mut Mistakes) -> Option<Fields> {
                 mount.set_text("block_size", &value, origin.clone(), mistakes);
             }
             "freshness" | "admission" => mount.set_text(&key, &value, origin.clone(), mistakes),
-            "readers" => {
-                let readers = value
+            "readers" | "key-indexes" | "key_indexes" => {
+                let names = value
                     .split(',')
                     .map(|name| name.trim().to_owned())
                     .collect();
-                mount.set("readers", Value::Texts(readers), origin.clone());
+                let key = key.replace('-', "_");
+                mount.set(&key, Value::Texts(names), origin.clone());
             }
             "" => mistakes.add(
                 &origin,

@@ -125,6 +125,14 @@ pub const TOP: &Section = &Section {
                   the shards where they share a CPU.",
         },
         Key {
+            name: "lookup_index_after",
+            kind: count(0, u32::MAX as u64),
+            default: "16",
+            is_reloadable: false,
+            doc: "Look-ups by value of a column of an object until a key index of it is built in the background. \
+                  0: none is built.",
+        },
+        Key {
             name: "devices",
             kind: Kind::Texts,
             default: "",
@@ -571,6 +579,14 @@ pub const MOUNT: &Section = &Section {
             default: "always",
             is_reloadable: true,
             doc: "Which fetched blocks go to the device: all, or those that are asked for twice.",
+        },
+        Key {
+            name: "key_indexes",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "Columns of Parquet objects, by dotted path, that key indexes are built of as soon as an object is \
+                  looked into for the first time, and not only after `lookup_index_after` look-ups by value.",
         },
         Key {
             name: "readers",

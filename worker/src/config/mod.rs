@@ -65,6 +65,8 @@ pub struct Config {
     pub lookup_bytes: u64,
     /// Threads for their longer work.
     pub lookup_threads: usize,
+    /// Look-ups of a column until a key index of it is built; 0: never.
+    pub lookup_index_after: u32,
     /// Devices.
     pub devices: Vec<PathBuf>,
     /// Size of devices that are to be created when missing.

@@ -407,6 +407,12 @@ fn write_mount(mut builder: mount::Builder<'_>, mount: &Mount) {
     for (index, reader) in mount.readers.iter().enumerate() {
         readers.set(index as u32, reader);
     }
+    let mut indexes = builder
+        .reborrow()
+        .init_key_indexes(mount.key_indexes.len() as u32);
+    for (index, column) in mount.key_indexes.iter().enumerate() {
+        indexes.set(index as u32, column);
+    }
     // Values may be secrets, so only the names are told.
     let mut options = builder.init_options(mount.options.len() as u32);
     for (index, key) in mount.options.keys().enumerate() {
@@ -449,6 +455,10 @@ fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
     for name in reader.get_readers()? {
         readers.push(name?.to_str()?.to_owned());
     }
+    let mut key_indexes = Vec::new();
+    for column in reader.get_key_indexes()? {
+        key_indexes.push(column?.to_str()?.to_owned());
+    }
     let mut options = std::collections::BTreeMap::new();
     for option in reader.get_options()? {
         options.insert(
@@ -463,6 +473,7 @@ fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
         block_bytes,
         freshness: freshness.parse().map_err(invalid("freshness"))?,
         admission: admission.parse().map_err(invalid("admission"))?,
+        key_indexes,
         readers,
         options,
         is_runtime: true,

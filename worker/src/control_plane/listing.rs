@@ -10,6 +10,7 @@ use super::error::CallError;
 use super::rights::{Rights, is_below};
 use super::{Control, objects};
 use crate::mount::Mount;
+use crate::shard::derived::is_derived;
 
 /// Entries where the caller names no limit.
 const ENTRIES_DEFAULT: usize = 1000;
@@ -260,7 +261,7 @@ async fn count_cached(
             let Some(path) = mount.path_of(&object.meta.uri) else {
                 continue;
             };
-            if object.meta.block_bytes != mount.block_bytes {
+            if object.meta.block_bytes != mount.block_bytes || is_derived(&object.meta) {
                 continue;
             }
             if let Some(index) = positions.get(&path) {
@@ -309,7 +310,7 @@ async fn cached_entries(
             let Some(path) = mount.path_of(&object.meta.uri) else {
                 continue;
             };
-            if !rights.shows(&path, mount) {
+            if !rights.shows(&path, mount) || is_derived(&object.meta) {
                 continue;
             }
             let name = child(&path, &folder_path);
@@ -353,7 +354,7 @@ async fn cached_below(
             let Some(path) = mount.path_of(&object.meta.uri) else {
                 continue;
             };
-            if !rights.shows(&path, mount) {
+            if !rights.shows(&path, mount) || is_derived(&object.meta) {
                 continue;
             }
             match entries.last_mut().filter(|last| last.listed.path == path) {

@@ -226,6 +226,7 @@ mod tests {
             block_bytes: 1 << 20,
             freshness: Freshness::Immutable,
             admission: Admission::Always,
+            key_indexes: Vec::new(),
             readers: Vec::new(),
             options: Default::default(),
             is_runtime: false,

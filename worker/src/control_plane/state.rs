@@ -65,6 +65,8 @@ struct SavedMount {
     block_bytes: u32,
     freshness: String,
     admission: String,
+    #[serde(default)]
+    key_indexes: Vec<String>,
     readers: Vec<String>,
     options: BTreeMap<String, String>,
 }
@@ -93,6 +95,7 @@ impl SavedState {
             block_bytes: mount.block_bytes,
             freshness: mount.freshness.to_string(),
             admission: mount.admission.to_string(),
+            key_indexes: mount.key_indexes.clone(),
             readers: mount.readers.clone(),
             options: mount.options.clone(),
         });
@@ -140,6 +143,7 @@ fn restore(saved: SavedMount) -> Result<Mount, StateError> {
         path: saved.path,
         uri: saved.uri,
         block_bytes: saved.block_bytes,
+        key_indexes: saved.key_indexes,
         readers: saved.readers,
         options: saved.options,
         is_runtime: true,
@@ -161,6 +165,7 @@ mod tests {
                 block_bytes: 1 << 20,
                 freshness: Freshness::MaxAge(std::time::Duration::from_secs(7)),
                 admission: Admission::SecondTouch,
+                key_indexes: vec!["o_orderkey".to_owned()],
                 readers: vec!["training".to_owned()],
                 options: [("region".to_owned(), "eu".to_owned())].into(),
                 is_runtime: true,

@@ -45,6 +45,10 @@ counters! {
     lookup_rows,
     /// Key indexes built.
     key_indexes_built,
+    /// Of them, put beside the object's blocks.
+    key_indexes_kept,
+    /// Key indexes that were found beside an object's blocks.
+    key_indexes_recalled,
     /// Reads that arrived at a shard that does not own the stripe.
     reads_forwarded,
     /// Reads and opens answered "busy".

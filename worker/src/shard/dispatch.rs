@@ -7,10 +7,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corelane_io::{Frame, Io, RemoteLease};
+use corelane_io::{Frame, Io, Priority, RemoteLease};
 use corelane_rpc_schema::Stripe;
 
 use super::Shard;
+use super::derived::is_derived;
 use super::fill::{FetchJob, Fill, FillFailure, LEASE_PAGES};
 use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES};
 use crate::under_store::{Job, Request, UnderStore};
@@ -80,7 +81,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         Some(neighbours)
     }
 
-    async fn dispatch(&self, run: Vec<Rc<Fill>>) {
+    async fn dispatch(self: &Rc<Self>, run: Vec<Rc<Fill>>) {
         let mut leases = Vec::new();
         for fill in &run {
             let Some(frames) = self.take_frames(frames_of(fill)).await else {
@@ -102,6 +103,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 .set(fills.frames_held.get() + frames.len());
             fills.change_share(fill.mount, |share| share.frames_held += frames.len());
             fill.frames.set(frames).expect("a fill is dispatched once");
+        }
+        if is_derived(&run[0].known.meta) {
+            let shard = Rc::clone(self);
+            self.io.spawn(Priority::Background, async move {
+                shard.fill_derived(run, leases).await;
+            });
+            return;
         }
         self.submit(run, leases);
     }

@@ -47,6 +47,8 @@ pub enum FillFailure {
     Busy(&'static str),
     /// No mount covers the object any more.
     NoMount(String),
+    /// What was made of the object with this URI is not held any more.
+    NotHeld(String),
 }
 
 impl FillFailure {
@@ -58,6 +60,10 @@ impl FillFailure {
             FillFailure::NoMount(uri) => error(
                 ErrorCode::NoMount,
                 format!("no mount covers {uri} any more"),
+            ),
+            FillFailure::NotHeld(uri) => error(
+                ErrorCode::NotFound,
+                format!("what was derived of {uri} is not held any more"),
             ),
         }
     }
@@ -186,6 +192,12 @@ impl Fill {
     /// Asks that the block be kept on the device whatever the admission policy says.
     pub fn want_on_device(&self) {
         self.is_wanted_on_device.set(true);
+    }
+
+    /// Makes as many pages readable as `checksums` are of.
+    pub(super) fn add_checksums(&self, checksums: &[u32]) {
+        self.checksums.borrow_mut().extend_from_slice(checksums);
+        self.waiters.wake_all();
     }
 
     fn end(&self, progress: Progress) {
@@ -430,7 +442,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     /// Puts a whole block into the tier and, where it is admitted, on its way to the device.
-    fn complete(&self, fill: &Rc<Fill>) {
+    pub(super) fn complete(&self, fill: &Rc<Fill>) {
         let known = &fill.known;
         let block = fill.block();
         let frames = fill.frames.get().expect("a complete fill has frames");

@@ -56,6 +56,7 @@ pub(super) fn fill_error(failure: FillFailure) -> DescribeError {
         FillFailure::UnderStore(failure) => DescribeError::UnderStore(failure),
         FillFailure::Busy(what) => DescribeError::Busy(what.to_owned()),
         FillFailure::NoMount(uri) => DescribeError::NoMount(uri),
+        FillFailure::NotHeld(_) => DescribeError::Invalid(failure.to_message().message),
     }
 }
 

@@ -22,6 +22,7 @@ use futures::channel::oneshot;
 use futures::future::Shared;
 
 use super::Shard;
+use super::derived::is_derived;
 use super::fill::under_store_error;
 use super::message::{Answer, Question};
 use super::read::error;
@@ -584,7 +585,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self.store
             .find_objects(home)
             .into_iter()
-            .filter(|meta| meta.uri == uri && meta.block_bytes == block_bytes)
+            .filter(|meta| meta.uri == uri && meta.block_bytes == block_bytes && !is_derived(meta))
             .max_by_key(|meta| meta.last_modified_ms)
     }
 
@@ -699,6 +700,7 @@ mod tests {
             block_bytes: 1 << 20,
             freshness: Freshness::Immutable,
             admission: Admission::Always,
+            key_indexes: Vec::new(),
             readers: Vec::new(),
             options: [("endpoint".to_owned(), endpoint.to_owned())].into(),
             is_runtime: false,

@@ -27,6 +27,7 @@
 
 pub mod asking;
 pub mod counters;
+pub(crate) mod derived;
 mod device_read;
 pub mod dispatch;
 pub mod fill;
@@ -48,13 +49,14 @@ pub mod tuning;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use corelane_io::mesh::MeshEnd;
 use corelane_io::{Doorbell, FramePool, Io, IoError, IoErrorKind, Listener, Priority};
 use corelane_placement::{partition_of, shard_of};
@@ -233,6 +235,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     slow: RefCell<SlowLog>,
     /// What look-ups know.
     pub lookups: Lookups,
+    /// What was derived of objects and is just being put beside their blocks.
+    derived: RefCell<HashMap<ObjectId, Bytes>>,
 }
 
 /// Runs a shard on its core until it is told to stop.
@@ -370,6 +374,7 @@ async fn start<I: Io, U: UnderStore>(
             is_stopping: Cell::new(false),
             prefetches: RefCell::default(),
             slow: RefCell::new(SlowLog::default()),
+            derived: RefCell::default(),
             lookups: Lookups::new(tuning.lookup, setup.compute, u64::from(setup.shard.0) + 1),
             tuning,
             io,

@@ -156,7 +156,10 @@ impl Machine {
             })?;
         let tuning = Tuning {
             policy: config.dram_policy,
-            lookup: LookupLimits::of_memory(config.lookup_bytes / shards),
+            lookup: LookupLimits {
+                index_after: config.lookup_index_after,
+                ..LookupLimits::of_memory(config.lookup_bytes / shards)
+            },
             ..split.tuning
         };
         Ok((tuning, split.tier_bytes))

@@ -194,6 +194,7 @@ mod tests {
             block_bytes: 1 << 20,
             freshness: Freshness::Immutable,
             admission: Admission::Always,
+            key_indexes: Vec::new(),
             readers: Vec::new(),
             options: options
                 .iter()

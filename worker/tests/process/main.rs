@@ -12,6 +12,7 @@ mod fleet;
 mod glommio;
 mod harness;
 mod hostile;
+mod key_indexes;
 mod memory;
 mod overwrites;
 mod restarts;

@@ -106,6 +106,7 @@ fn many_readers_of_one_block_make_one_request() {
 fn second_touch_admits_on_the_second_fetch() {
     let second = Mount {
         admission: Admission::SecondTouch,
+        key_indexes: Vec::new(),
         ..mount(0, "/a", BLOCK as u32, Freshness::Immutable)
     };
     let other = mount(1, "/b", BLOCK as u32, Freshness::Immutable);

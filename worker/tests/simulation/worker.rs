@@ -66,6 +66,7 @@ pub fn mount(id: u16, path: &str, block_bytes: u32, freshness: Freshness) -> Mou
         block_bytes,
         freshness,
         admission: Admission::Always,
+        key_indexes: Vec::new(),
         readers: Vec::new(),
         options: BTreeMap::new(),
         is_runtime: false,

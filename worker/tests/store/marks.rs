@@ -89,6 +89,7 @@ fn entries_get_the_mount_that_covers_their_object() {
         block_bytes: BLOCK_BYTES,
         freshness: Freshness::Immutable,
         admission: Admission::Always,
+        key_indexes: Vec::new(),
         readers: Vec::new(),
         options: Default::default(),
         is_runtime: false,

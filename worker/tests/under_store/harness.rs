@@ -47,6 +47,7 @@ pub fn mount(uri: &str, freshness: Freshness, options: &[(&str, &str)]) -> Arc<M
         block_bytes: 1 << 20,
         freshness,
         admission: Admission::Always,
+        key_indexes: Vec::new(),
         readers: Vec::new(),
         options: options
             .iter()

@@ -54,7 +54,17 @@ pub(super) struct ShardHost<I: Io, U: UnderStore> {
 }
 
 impl<I: Io, U: UnderStore> ShardHost<I, U> {
-    async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+    /// For another object, or for work in the background: with sources of its own.
+    pub fn of(&self, known: Rc<Known>) -> Self {
+        ShardHost {
+            shard: Rc::clone(&self.shard),
+            known,
+            access: Arc::clone(&self.access),
+            sources: Sources::default(),
+        }
+    }
+
+    pub async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
         let mut whole = Vec::with_capacity((range.end - range.start) as usize);
         let mut offset = range.start;
         while offset < range.end {

@@ -103,6 +103,19 @@ impl KnownFile {
         is_due
     }
 
+    /// Notes that a key index of the column is on its way, unless it is there.
+    pub fn awaits_index(&self, leaf: usize) {
+        let mut indexes = self.indexes.borrow_mut();
+        if !matches!(indexes.get(&leaf), Some(Index::Ready(_))) {
+            indexes.insert(leaf, Index::Building);
+        }
+    }
+
+    /// Notes that it did not come: look-ups may ask for it again.
+    pub fn lost_index(&self, leaf: usize) {
+        self.indexes.borrow_mut().insert(leaf, Index::Wanted(0));
+    }
+
     fn index_bytes(&self) -> usize {
         self.indexes()
             .iter()
@@ -184,7 +197,8 @@ impl Lookups {
         known
     }
 
-    /// Keeps a key index that was built, or notes that there is none; says whether it found room.
+    /// Keeps a key index that was built, or notes that there is none; says whether it found room. The key
+    /// indexes of objects that were not looked into for longest go for it.
     pub(super) fn keep_index(
         &self,
         known: &KnownFile,
@@ -193,14 +207,8 @@ impl Lookups {
     ) -> bool {
         let kept = match built {
             Some(index) => {
-                let others: usize = self
-                    .files
-                    .borrow()
-                    .values()
-                    .map(|known| known.index_bytes())
-                    .sum();
-                (others + index.size_bytes() <= self.limits.index_bytes)
-                    .then(|| Index::Ready(Rc::new(index)))
+                let room = self.make_index_room(known, index.size_bytes());
+                room.then(|| Index::Ready(Rc::new(index)))
             }
             None => None,
         };
@@ -208,6 +216,26 @@ impl Lookups {
         let mut indexes = known.indexes.borrow_mut();
         indexes.insert(leaf, kept.unwrap_or(Index::Refused));
         found_room
+    }
+
+    /// Whether key indexes of `wanted` bytes fit beside those of `own`, once others have gone.
+    fn make_index_room(&self, own: &KnownFile, wanted: usize) -> bool {
+        let files = self.files.borrow();
+        let mut bytes: usize = files.values().map(|known| known.index_bytes()).sum();
+        while bytes + wanted > self.limits.index_bytes {
+            let others = files
+                .values()
+                .filter(|known| known.file.id != own.file.id && known.index_bytes() > 0);
+            let Some(oldest) = others.min_by_key(|known| known.used.get()) else {
+                return false;
+            };
+            bytes -= oldest.index_bytes();
+            oldest
+                .indexes
+                .borrow_mut()
+                .retain(|_, index| !matches!(index, Index::Ready(_)));
+        }
+        true
     }
 
     fn drop_file(&self, files: &mut HashMap<ObjectId, Rc<KnownFile>>, object: ObjectId) {

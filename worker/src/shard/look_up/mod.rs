@@ -8,6 +8,7 @@
 //! | [`request`] | the whole look-up: objects to their homes, answers to one table |
 //! | [`object`] | one object: footer, plan, search |
 //! | `host` | bytes of the object from tier, device, under-store or another core |
+//! | `indexes` | key indexes: built, kept beside the blocks, found again |
 //! | `known` | what is kept of objects: footers, decoded pages, key indexes |
 //! | [`compute`] | threads for work that would keep reads waiting |
 //!
@@ -15,6 +16,7 @@
 
 pub mod compute;
 mod host;
+mod indexes;
 mod known;
 pub mod object;
 pub mod request;
