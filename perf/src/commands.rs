@@ -5,6 +5,7 @@ mod compare_backends;
 mod cost;
 mod gate;
 mod load;
+mod lookup;
 mod prepare;
 mod report;
 mod scale;
@@ -34,6 +35,8 @@ pub enum Command {
     Prepare(prepare::PrepareArguments),
     /// Runs ceilings and worker in interleaved rounds, and compares them with what they must reach
     Gate(gate::GateArguments),
+    /// Measures look-ups in Parquet objects, beside engines and beside reads
+    Lookup(lookup::LookupArguments),
     /// Shows runs on one HTML page, and what changed between two sets of them
     Report(report::ReportArguments),
     /// Simulates fleets of many workers from what was measured on one
@@ -72,6 +75,7 @@ impl Command {
             Command::Scale(arguments) => arguments.run(),
             Command::Prepare(arguments) => arguments.run(),
             Command::Gate(arguments) => arguments.run(),
+            Command::Lookup(arguments) => arguments.run(),
             Command::Simulate(arguments) => arguments.run(),
             Command::Report(arguments) => arguments.run(),
             Command::Cost(arguments) => arguments.run(),

@@ -17,7 +17,8 @@
 //! | `large_index` | what ten million blocks cost a hit |
 //! | `peers` | against Redis and nginx |
 //! | `s3` | the S3 face: reads, signatures, listings |
-//! | `pairs` | what these four have in common |
+//! | `lookup` | look-ups in Parquet objects: a table of its own |
+//! | `pairs` | what these five have in common |
 //! | `quiet` | memory, allocations, idle CPU |
 //! | `recovery` | recovery, in seconds and against bare reads |
 //! | `store` | hit rate, write amplification, index memory |
@@ -26,6 +27,7 @@
 pub mod bench;
 mod ideal;
 mod large_index;
+mod lookup;
 pub mod measure;
 mod open;
 mod pairs;
@@ -87,7 +89,16 @@ const IDLE: (&str, Take) = ("idle_cpu_percent", quiet::idle_cpu_percent);
 
 /// The names of all measures.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    MEASURES.iter().chain([&IDLE]).map(|(name, _)| *name)
+    all().map(|(name, _)| *name)
+}
+
+fn all() -> impl Iterator<Item = &'static (&'static str, Take)> {
+    MEASURES.iter().chain([&IDLE])
+}
+
+/// The names of the measures of look-ups.
+pub fn lookup_names() -> impl Iterator<Item = &'static str> {
+    lookup::MEASURES.iter().map(|(name, _)| *name)
 }
 
 /// Takes the measures that `options` ask for. One that cannot be taken is in the report with the
@@ -96,8 +107,21 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// When nothing can be measured at all: no such directory, no such core.
 pub fn run(options: Options) -> Result<Report, String> {
-    let mut bench = Bench::new(options)?;
-    for (name, take) in MEASURES.iter().chain([&IDLE]) {
+    take_all(options, &all().collect::<Vec<_>>())
+}
+
+/// The same for the measures of look-ups.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_lookup(options: Options) -> Result<Report, String> {
+    take_all(options, &lookup::MEASURES.iter().collect::<Vec<_>>())
+}
+
+fn take_all(options: Options, table: &[&(&'static str, Take)]) -> Result<Report, String> {
+    let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+    let mut bench = Bench::new(options, &known)?;
+    for (name, take) in table {
         if !bench.options.wants(name) {
             continue;
         }

@@ -74,6 +74,7 @@ impl CompareArguments {
                 device_set: if quick { 64 << 20 } else { self.device_set },
                 verify: self.verify,
                 spin: self.spin,
+                python: PathBuf::from("python3"),
                 quick,
                 talks: true,
             },

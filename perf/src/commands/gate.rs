@@ -79,6 +79,7 @@ impl GateArguments {
             },
             verify: self.verify,
             spin: self.spin,
+            python: PathBuf::from("python3"),
             quick: self.quick,
             talks: true,
         };
@@ -102,7 +103,7 @@ impl GateArguments {
     }
 }
 
-fn print(report: &Report) {
+pub(super) fn print(report: &Report) {
     let machine = &report.machine;
     println!(
         "{}, {} CPUs, Linux {}",

@@ -36,7 +36,7 @@ pub fn run(only: &[String], options: Options) -> Result<Report, String> {
         ));
     }
     let wants = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
-    let bench = Bench::new(options)?;
+    let bench = Bench::new(options, &[])?;
     let left_out = left_out();
     for text in &left_out {
         bench.say(text);

@@ -38,6 +38,8 @@ pub struct Options {
     pub verify: Verify,
     /// How long worker and ceiling poll at depth 1.
     pub spin: Duration,
+    /// The Python that makes the files of look-ups and runs the engines that they are compared with.
+    pub python: PathBuf,
     /// Everything small and short: the shape of the output, not its figures.
     pub quick: bool,
     /// Progress to standard error.
@@ -62,20 +64,21 @@ pub struct Bench {
     pub memory_over_budget: Vec<(String, i64)>,
     /// Results of one run that serve two measures.
     pub cached: super::store::Cached,
+    /// The files of look-ups, once they are made.
+    pub(super) tables: Option<super::lookup::Tables>,
     machine: Machine,
     directory: TempDir,
     fast_directory: TempDir,
 }
 
 impl Bench {
-    /// Makes directories for files, removed at the end.
+    /// Makes directories for files, removed at the end, for measures called `known`.
     ///
     /// # Errors
     /// When a directory cannot be made, or the names or cores are unknown.
-    pub fn new(options: Options) -> Result<Bench, String> {
+    pub fn new(options: Options, known: &[&str]) -> Result<Bench, String> {
         for name in &options.only {
-            if !super::names().any(|known| known == name) {
-                let known: Vec<&str> = super::names().collect();
+            if !known.contains(&name.as_str()) {
                 return Err(format!(
                     "there is no measure `{name}`; there are {}",
                     known.join(", ")
@@ -100,6 +103,7 @@ impl Bench {
             measures: Vec::new(),
             memory_over_budget: Vec::new(),
             cached: super::store::Cached::default(),
+            tables: None,
             options,
         })
     }

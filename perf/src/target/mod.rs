@@ -11,6 +11,7 @@
 //! | [`greeting`] | hello and open on it, before the clock runs |
 //! | [`http`] | ranged GETs, plain or signed ([`sigv4`]), of any HTTP/1.1 server |
 //! | [`http_get`] | one small GET, outside of loads |
+//! | [`look_up`] | look-ups in Parquet objects on a worker's data plane |
 //! | [`redis`] | GETs of values of a read's size |
 //! | [`local_file`] | direct reads of local files through a ring |
 //! | [`stream`] | what all that use a stream share: the loop of one generator |
@@ -20,6 +21,7 @@ pub mod greeting;
 pub mod http;
 pub mod http_get;
 pub mod local_file;
+pub mod look_up;
 pub mod pages;
 pub mod redis;
 mod responses;

@@ -1,0 +1,189 @@
+//! Footers and key indexes on one core, without a worker.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::hint::black_box;
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use corelane_client::lookup::cache::Cache;
+use corelane_client::lookup::error::Result as LookupResult;
+use corelane_client::lookup::execute::{Limits, Search};
+use corelane_client::lookup::file::{File, footer};
+use corelane_client::lookup::host::Host;
+use corelane_client::lookup::key_index::{Builder, IndexKind};
+use futures::executor::block_on;
+
+use super::tables::Tables;
+use crate::gate::bench::Bench;
+use crate::gate::measure::{Bar, Measure};
+use crate::process;
+use crate::random::Random;
+
+/// Columns and row groups of the wide table, as the script makes them.
+const WIDE_COLUMNS: usize = 1_000;
+const WIDE_GROUPS: usize = 10;
+
+/// A file in memory, read without copies.
+struct InMemory {
+    bytes: Bytes,
+    /// What was read.
+    read: RefCell<Vec<Range<u64>>>,
+}
+
+impl InMemory {
+    fn of(path: &Path) -> Result<InMemory, String> {
+        let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(InMemory {
+            bytes: bytes.into(),
+            read: RefCell::default(),
+        })
+    }
+
+    fn open(&self) -> Result<File, String> {
+        self.read.borrow_mut().clear();
+        let length = self.bytes.len() as u64;
+        block_on(footer::open(self, "the file", length)).map_err(|error| error.to_string())
+    }
+}
+
+impl Host for InMemory {
+    async fn read(&self, ranges: &[Range<u64>]) -> LookupResult<Vec<Bytes>> {
+        let slices = ranges.iter().map(|range| {
+            self.read.borrow_mut().push(range.clone());
+            self.bytes.slice(range.start as usize..range.end as usize)
+        });
+        Ok(slices.collect())
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        _: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> {
+        std::future::ready(work())
+    }
+
+    fn pause(&self) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// What `work` takes, in CPU time of this thread, a round each.
+fn rounds(bench: &Bench, mut work: impl FnMut() -> Result<(), String>) -> Result<Vec<f64>, String> {
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < bench.options.rounds.max(3)
+        || begin.elapsed().as_secs_f64() < bench.options.seconds
+    {
+        let before = process::thread_time();
+        work()?;
+        times.push((process::thread_time() - before).as_secs_f64());
+    }
+    Ok(times)
+}
+
+pub(super) fn footer_of_1000_columns_us(bench: &mut Bench) -> Result<Measure, String> {
+    let tables = Tables::of(bench)?;
+    let wide = InMemory::of(&tables.file("wide.parquet"))?;
+    let times = rounds(bench, || {
+        let file = wide.open()?;
+        if (file.columns.len(), file.groups()) != (WIDE_COLUMNS, WIDE_GROUPS) {
+            return Err("the wide table is another".to_owned());
+        }
+        for group in 0..WIDE_GROUPS {
+            for name in ["c0003", "c0500", "c0997"] {
+                let column = file.column(name).ok_or("a column is missing")?;
+                black_box(file.chunk(group, column.leaf).compressed_size());
+            }
+        }
+        Ok(())
+    })?;
+    let times: Vec<f64> = times.iter().map(|time| time * 1e6).collect();
+    let name = "footer_of_1000_columns_us";
+    Ok(
+        Measure::of_values(name, "µs", &times, Bar::AtMost(300.0)).with_note(format!(
+            "p50 of CPU for opening a file of {WIDE_COLUMNS} columns and {WIDE_GROUPS} row groups, and what the footer says of three \
+             of the columns"
+        )),
+    )
+}
+
+/// The key index of `name`: its bytes, and rows.
+fn index_of(file: &InMemory, column: &str) -> Result<(usize, u64), String> {
+    let opened = file.open()?;
+    let key = opened.column(column).ok_or("no such column")?.clone();
+    let chunks: Vec<Range<u64>> = (0..opened.groups())
+        .filter_map(|group| footer::chunk_range(&opened.chunk(group, key.leaf)))
+        .collect();
+    let cache = RefCell::new(Cache::new(1 << 20, 1));
+    let limits = Limits {
+        rows: None,
+        scan_bytes: u64::MAX,
+        answer_bytes: 0,
+    };
+    file.read.borrow_mut().clear();
+    let index = block_on(Search::new(file, &opened, &cache, limits).build_key_index(&key))
+        .map_err(|error| error.to_string())?;
+    for read in file.read.borrow().iter() {
+        if !chunks
+            .iter()
+            .any(|chunk| chunk.start <= read.start && read.end <= chunk.end)
+        {
+            return Err(format!("{read:?} was read, which is not the key's column"));
+        }
+    }
+    let rows = *opened.group_starts.last().ok_or("no rows")?;
+    Ok((index.len(), rows))
+}
+
+pub(super) fn key_index_bytes_a_row(bench: &mut Bench) -> Result<Measure, String> {
+    let tables = Tables::of(bench)?;
+    let of_file = |name: &str| -> Result<f64, String> {
+        let (bytes, rows) = index_of(&InMemory::of(&tables.file(name))?, "o_orderkey")?;
+        Ok(bytes as f64 / rows as f64)
+    };
+    let (sorted, random) = (
+        of_file("orders.parquet")?,
+        of_file("orders-random.parquet")?,
+    );
+    // The worst that there is.
+    let rows = tables.orders;
+    let mut state = Random::new(5);
+    let images: Vec<u64> = (0..rows).map(|_| state.bits()).collect();
+    let mut builder = Builder::new(IndexKind::Ordered, rows).map_err(|error| error.to_string())?;
+    builder
+        .push_run(0, &images)
+        .map_err(|error| error.to_string())?;
+    let worst = builder.finish().len() as f64 / rows as f64;
+    let name = "key_index_bytes_a_row";
+    Ok(
+        Measure::of_value(name, "bytes", worst.max(random), Bar::AtMost(8.0)).with_note(format!(
+            "{worst:.2} of 64 random bits; of order keys {sorted:.2} where rows are sorted by them, {random:.2} in random \
+             order"
+        )),
+    )
+}
+
+pub(super) fn key_index_rows_a_second(bench: &mut Bench) -> Result<Measure, String> {
+    let tables = Tables::of(bench)?;
+    let file = InMemory::of(&tables.file("orders.parquet"))?;
+    let times = rounds(bench, || index_of(&file, "o_orderkey").map(|_| ()))?;
+    let rates: Vec<f64> = times
+        .iter()
+        .map(|time| tables.orders as f64 / time)
+        .collect();
+    let name = "key_index_rows_a_second";
+    Ok(
+        Measure::of_values(name, "rows/s", &rates, Bar::AtLeast(20e6)).with_note(
+            "of the order keys of pyarrow's default file, a row of CPU time: reading, decompressing and decoding included; \
+             only the key's column was read",
+        ),
+    )
+}
