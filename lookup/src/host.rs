@@ -21,6 +21,12 @@ pub trait Host {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T>;
 
+    /// Whether what was read last came from somewhere that takes its time: then one long read is better than
+    /// many short ones that wait for each other.
+    fn is_far(&self) -> bool {
+        false
+    }
+
     /// Lets others have their turn.
     fn pause(&self) -> impl Future<Output = ()>;
 

@@ -26,7 +26,7 @@ def with_duckdb(setup, source):
 
 
 def duckdb():
-    return with_duckdb("PRAGMA disable_progress_bar", f"read_parquet('{path}')")
+    return with_duckdb("SET enable_progress_bar = false", f"read_parquet('{path}')")
 
 
 def duckdb_index():
@@ -34,6 +34,7 @@ def duckdb_index():
     import duckdb
 
     db = duckdb.connect(config={"threads": 1})
+    db.execute("SET enable_progress_bar = false")
     db.execute(setup)
     # Planned once, so that only the look-up is counted.
     db.execute(f"PREPARE l AS SELECT {', '.join(COLUMNS)} FROM orders WHERE o_orderkey = $1")

@@ -27,6 +27,8 @@ def main():
     directory, scale = sys.argv[1], float(sys.argv[2])
     made = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     made.execute(f"LOAD '{extension('tpch')}'")
+    # It would stand between the lines that are read.
+    made.execute("SET enable_progress_bar = false")
     made.execute(f"CALL dbgen(sf = {scale})")
 
     def table(query):

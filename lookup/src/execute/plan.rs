@@ -65,32 +65,24 @@ pub struct WantedKeys {
     pub ordinals: HashMap<OwnedKey, SmallVec<[u32; 1]>>,
 }
 
-/// What one file is asked for.
+/// A select list in terms of a file: the same for all look-ups with this list.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Which rows.
-    pub filter: Node,
+pub struct Selection {
     /// Which columns, and what they are called.
     pub selected: Vec<(String, Selected)>,
-    /// The answer's schema.
+    /// Their schema.
     pub schema: SchemaRef,
-    /// Names in the predicate and the select list that the file has not.
+    /// Names that the file has not.
     pub missing: Vec<String>,
-    /// Keys that the answer is to be in the order of.
-    pub keys: Option<WantedKeys>,
 }
 
-impl Plan {
-    /// For `file`. An empty `select` is all of its columns. Columns that the file has not are NULL, and
-    /// named in [`Plan::missing`].
+impl Selection {
+    /// For `file`. An empty `select` is all of its columns.
     ///
     /// # Errors
-    /// Invalid, if a literal is not of its column's type or a select list names part of a column.
-    pub fn new(file: &File, predicate: &Predicate, select: &[String]) -> Result<Self> {
+    /// Invalid, if the list names part of a column.
+    pub fn new(file: &File, select: &[String]) -> Result<Self> {
         let mut missing = Vec::new();
-        let filter = node_of(file, predicate, &mut missing)
-            .map_err(|error| error.of(&file.name))?
-            .simplified();
         let selected = if select.is_empty() {
             file.select_all()
         } else {
@@ -107,10 +99,57 @@ impl Plan {
             .iter()
             .map(|(name, selected)| file.field_of(name, selected))
             .collect();
-        Ok(Plan {
-            filter,
+        Ok(Selection {
             selected,
             schema: Arc::new(Schema::new(fields)),
+            missing,
+        })
+    }
+}
+
+/// What one file is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which rows.
+    pub filter: Node,
+    /// Which columns.
+    pub selection: Arc<Selection>,
+    /// The answer's schema.
+    pub schema: SchemaRef,
+    /// Names in the predicate and the select list that the file has not.
+    pub missing: Vec<String>,
+    /// Keys that the answer is to be in the order of.
+    pub keys: Option<WantedKeys>,
+}
+
+impl Plan {
+    /// For `file`. An empty `select` is all of its columns. Columns that the file has not are NULL, and
+    /// named in [`Plan::missing`].
+    ///
+    /// # Errors
+    /// Invalid, if a literal is not of its column's type or a select list names part of a column.
+    pub fn new(file: &File, predicate: &Predicate, select: &[String]) -> Result<Self> {
+        Plan::of_selection(file, predicate, Arc::new(Selection::new(file, select)?))
+    }
+
+    /// The same for a select list that was looked at before.
+    ///
+    /// # Errors
+    /// Invalid, if a literal is not of its column's type.
+    pub fn of_selection(
+        file: &File,
+        predicate: &Predicate,
+        selection: Arc<Selection>,
+    ) -> Result<Self> {
+        let mut missing = Vec::new();
+        let filter = node_of(file, predicate, &mut missing)
+            .map_err(|error| error.of(&file.name))?
+            .simplified();
+        missing.extend(selection.missing.iter().cloned());
+        Ok(Plan {
+            filter,
+            schema: Arc::clone(&selection.schema),
+            selection,
             missing,
             keys: None,
         })

@@ -35,6 +35,22 @@ impl<H: Host> Search<'_, H> {
         Ok(batch)
     }
 
+    /// Finds out where the pages of the selected columns are, of all columns at once: each may be a long walk.
+    async fn find_pages(&self, group: usize, plan: &Plan) -> Result<()> {
+        let unknown = plan
+            .selection
+            .selected
+            .iter()
+            .filter_map(|(_, selected)| match selected {
+                Selected::Leaf(column) if self.file.known_pages(group, column.leaf).is_none() => {
+                    Some(self.file.pages(self.host, group, column))
+                }
+                _ => None,
+            });
+        futures::future::try_join_all(unknown).await?;
+        Ok(())
+    }
+
     fn project_parts<'f>(
         &'f self,
         group: usize,
@@ -42,9 +58,10 @@ impl<H: Host> Search<'_, H> {
         rows: &'f [u32],
     ) -> Pin<Box<dyn Future<Output = Result<RecordBatch>> + 'f>> {
         Box::pin(async move {
-            let mut chunks = Vec::with_capacity(plan.selected.len());
+            self.find_pages(group, plan).await?;
+            let mut chunks = Vec::with_capacity(plan.selection.selected.len());
             let mut bytes = 0;
-            for (_, selected) in &plan.selected {
+            for (_, selected) in &plan.selection.selected {
                 let Selected::Leaf(column) = selected else {
                     chunks.push(None);
                     continue;
@@ -78,7 +95,7 @@ impl<H: Host> Search<'_, H> {
             }
             let mut loaded = self.load(group, &wants).await?.into_iter();
             let mut arrays: Vec<ArrayRef> = Vec::with_capacity(chunks.len());
-            for (chunk, (_, selected)) in chunks.iter().zip(&plan.selected) {
+            for (chunk, (_, selected)) in chunks.iter().zip(&plan.selection.selected) {
                 let array = match (chunk, selected) {
                     (Some((column, pages, touched)), _) => {
                         let parts: Vec<Part<'_>> = touched

@@ -19,6 +19,11 @@ use crate::error::{LookupError, Result};
 use crate::host::Host;
 use crate::page::header::{HEADER_BYTES_MAX, Kind, PageHeader, Parsed, parse};
 
+/// Bytes of a column that are read at once where reads take their time, in pieces side by side: most columns
+/// of a million rows, which have some fifty pages.
+const WINDOW_BYTES: u64 = 8 << 20;
+const WINDOW_PIECE_BYTES: u64 = 2 << 20;
+
 /// Bytes that are read for a header at first: more than most take.
 const HEADER_GUESS_BYTES: u64 = 4 << 10;
 
@@ -196,6 +201,7 @@ impl File {
         let mut dictionary = None;
         let (mut pages, mut bounds) = (Vec::new(), Vec::new());
         let mut at = range.start;
+        let mut window = Window::default();
         let (mut seen, mut row) = (0u64, 0u64);
         while seen < values {
             // Some writers of old do not count the last header; what is behind must be one.
@@ -205,7 +211,10 @@ impl File {
                     "its pages have {seen} values, not {values}"
                 )));
             }
-            let header = read_header(host, at..limit, use_deprecated).await?;
+            let header = match window.header(at, use_deprecated)? {
+                Some(header) => header,
+                None => read_header(host, at..range.end, limit, use_deprecated).await?,
+            };
             let end = at + header.header_bytes as u64 + u64::from(header.compressed_bytes);
             if end > limit {
                 return Err(LookupError::corrupt(format!(
@@ -247,6 +256,9 @@ impl File {
                 Kind::Other => {}
             }
             at = end;
+            if seen < values && !window.reaches(at) && host.is_far() {
+                window.fill(host, at..range.end).await?;
+            }
             if pages.len() % HEADERS_PER_TURN == HEADERS_PER_TURN - 1 {
                 host.pause().await;
             }
@@ -266,14 +278,63 @@ impl File {
     }
 }
 
-/// The header at the beginning of `range`, and at most as long.
+/// A stretch of a column that was read at once, where each header by itself would wait for the one before.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    bytes: Bytes,
+    /// Before it, headers begin whose ends are here, too, most of them.
+    usable_end: u64,
+}
+
+impl Window {
+    /// Whether the header at `at` begins in it.
+    fn reaches(&self, at: u64) -> bool {
+        (self.start..self.usable_end).contains(&at)
+    }
+
+    /// Reads the beginning of `range`.
+    async fn fill(&mut self, host: &impl Host, range: Range<u64>) -> Result<()> {
+        let end = range.end.min(range.start + WINDOW_BYTES);
+        let starts = (range.start..end).step_by(WINDOW_PIECE_BYTES as usize);
+        let pieces: Vec<Range<u64>> = starts
+            .map(|start| start..end.min(start + WINDOW_PIECE_BYTES))
+            .collect();
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        self.start = range.start;
+        self.usable_end = match end == range.end {
+            true => end,
+            false => end - HEADER_GUESS_BYTES,
+        };
+        self.bytes = host.read(&pieces).await?.concat().into();
+        Ok(())
+    }
+
+    /// The header at `at`, if all of it is here.
+    fn header(&self, at: u64, use_deprecated: bool) -> Result<Option<PageHeader>> {
+        if !self.reaches(at) {
+            return Ok(None);
+        }
+        let rest = self.bytes.slice((at - self.start) as usize..);
+        Ok(match parse(&rest, use_deprecated)? {
+            Parsed::Complete(header) => Some(*header),
+            Parsed::Incomplete => None,
+        })
+    }
+}
+
+/// The header at the beginning of `range`, the rest of the column; some end behind it, before `limit`.
 async fn read_header(
     host: &impl Host,
     range: Range<u64>,
+    limit: u64,
     use_deprecated: bool,
 ) -> Result<PageHeader> {
-    let longest = (range.end - range.start).min(HEADER_BYTES_MAX as u64);
-    let mut length = longest.min(HEADER_GUESS_BYTES);
+    let longest = (limit - range.start).min(HEADER_BYTES_MAX as u64);
+    let within = range.end.max(range.start + 1) - range.start;
+    let mut length = longest.min(HEADER_GUESS_BYTES).min(within);
     loop {
         let bytes = read_one(host, range.start..range.start + length).await?;
         match parse(&bytes, use_deprecated)? {

@@ -107,9 +107,9 @@ pub struct FileQuery {
     /// Its place in the set.
     pub file: usize,
     /// Which rows: comparisons with values of its path are decided.
-    pub predicate: Predicate,
+    pub predicate: Arc<Predicate>,
     /// Which columns; empty: all.
-    pub select: Vec<String>,
+    pub select: Arc<[String]>,
 }
 
 /// What one file answered.
@@ -145,30 +145,35 @@ impl SetPlan {
     /// Invalid, if a literal is not of its column's type.
     pub fn new(paths: Vec<PathValues>, predicate: &Predicate, select: &[String]) -> Result<Self> {
         let path_columns = PathColumns::new(&paths);
-        let own: Vec<String> = select
+        let own: Arc<[String]> = select
             .iter()
             .filter(|name| path_columns.get(name).is_none())
             .cloned()
             .collect();
+        let undecided = Arc::new(predicate.clone());
         let mut queries = Vec::with_capacity(paths.len());
         let mut pruned = 0;
         for (file, values) in paths.iter().enumerate() {
-            let predicate = decided(predicate, values, &path_columns)?;
-            if predicate == Predicate::Or(Vec::new()) {
+            let predicate = if path_columns.columns.is_empty() {
+                Arc::clone(&undecided)
+            } else {
+                Arc::new(decided(predicate, values, &path_columns)?)
+            };
+            if *predicate == Predicate::Or(Vec::new()) {
                 pruned += 1;
                 continue;
             }
             queries.push(FileQuery {
                 file,
                 predicate,
-                select: own.clone(),
+                select: Arc::clone(&own),
             });
         }
         // The columns of the answer are those of the files, even if none of them has a row for it.
         if queries.is_empty() && !paths.is_empty() {
             queries.push(FileQuery {
                 file: 0,
-                predicate: Predicate::Or(Vec::new()),
+                predicate: Arc::new(Predicate::Or(Vec::new())),
                 select: own,
             });
         }
@@ -257,6 +262,14 @@ impl SetPlan {
     }
 
     fn schema(&self, answers: &[(usize, FileAnswer)]) -> Result<SchemaRef> {
+        // Files of one table nearly always have the same columns.
+        if let Some(((_, first), rest)) = answers.split_first()
+            && self.path_columns.columns.is_empty()
+            && first.missing.is_empty()
+            && rest.iter().all(|(_, answer)| answer.schema == first.schema)
+        {
+            return Ok(Arc::clone(&first.schema));
+        }
         let mut order: Vec<String> = Vec::new();
         let mut fields: HashMap<String, FieldRef> = HashMap::new();
         for field in answers
@@ -306,6 +319,9 @@ impl SetPlan {
     /// A file's batch in the set's schema.
     fn conform(&self, file: usize, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         let rows = batch.num_rows();
+        if self.path_columns.columns.is_empty() && batch.schema_ref() == schema {
+            return Ok(batch.clone());
+        }
         let columns = schema
             .fields()
             .iter()

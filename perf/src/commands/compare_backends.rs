@@ -75,6 +75,7 @@ impl CompareArguments {
                 verify: self.verify,
                 spin: self.spin,
                 python: PathBuf::from("python3"),
+                tables: None,
                 quick,
                 talks: true,
             },

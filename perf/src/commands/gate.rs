@@ -80,6 +80,7 @@ impl GateArguments {
             verify: self.verify,
             spin: self.spin,
             python: PathBuf::from("python3"),
+            tables: None,
             quick: self.quick,
             talks: true,
         };

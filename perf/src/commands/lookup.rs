@@ -39,6 +39,9 @@ pub struct LookupArguments {
     /// engines
     #[arg(long, default_value = "python3")]
     python: PathBuf,
+    /// Keep the files that are looked up in this directory, and take those that are there
+    #[arg(long, value_name = "DIR")]
+    tables: Option<PathBuf>,
     /// Small and short: for the shape of the output, not for its figures
     #[arg(long)]
     quick: bool,
@@ -66,6 +69,7 @@ impl LookupArguments {
             verify: self.verify,
             spin: self.spin,
             python: self.python,
+            tables: self.tables,
             quick: self.quick,
             talks: true,
         })?;

@@ -40,6 +40,8 @@ pub struct Options {
     pub spin: Duration,
     /// The Python that makes the files of look-ups and runs the engines that they are compared with.
     pub python: PathBuf,
+    /// Where the files of look-ups are kept for the next run; without it, they are made anew.
+    pub tables: Option<PathBuf>,
     /// Everything small and short: the shape of the output, not its figures.
     pub quick: bool,
     /// Progress to standard error.

@@ -38,38 +38,30 @@ impl Tables {
         if let Some(tables) = &bench.tables {
             return Ok(tables.clone());
         }
-        let directory = bench.fast_directory().join("tables");
+        let kept = bench.options.tables.clone();
+        let directory = kept.unwrap_or_else(|| bench.fast_directory().join("tables"));
         std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
-        let scale = if bench.options.quick {
-            SCALE_QUICK
-        } else {
-            SCALE
-        };
-        bench.say(&format!("files of TPC-H, scale factor {scale} ..."));
-        let script = include_str!("../../../lookup/make_files.py");
-        let output = python(bench, script)
-            .arg(&directory)
-            .arg(scale.to_string())
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| format!("{}: {error}", bench.options.python.display()))?;
-        if !output.status.success() {
-            return Err(format!(
-                "the files were not made; install what makes them: {} -m pip install -r \
-                 ci/lookup-oracle/requirements.txt, or name another with --python",
-                bench.options.python.display()
-            ));
+        let directory = directory
+            .canonicalize()
+            .map_err(|error| error.to_string())?;
+        let done = directory.join("rows.json");
+        if !done.exists() {
+            let rows = make(bench, &directory)?;
+            std::fs::write(&done, rows).map_err(|error| error.to_string())?;
         }
-        let rows: Rows = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("make_files.py: {error}"))?;
+        let text = std::fs::read(&done).map_err(|error| error.to_string())?;
+        let rows: Rows = serde_json::from_slice(&text)
+            .map_err(|error| format!("{}: {error}", done.display()))?;
         let tables = Tables {
             directory,
             orders: rows.orders,
         };
         for copy in 0..COPIES {
             let copy = tables.directory.join(format!("copy-{copy}.parquet"));
-            std::fs::hard_link(tables.file("orders.parquet"), copy)
-                .map_err(|error| error.to_string())?;
+            if !copy.exists() {
+                std::fs::hard_link(tables.file("orders.parquet"), copy)
+                    .map_err(|error| error.to_string())?;
+            }
         }
         bench.tables = Some(tables.clone());
         Ok(tables)
@@ -126,8 +118,34 @@ impl Tables {
     }
 }
 
+/// Makes the files; gives their rows in JSON.
+fn make(bench: &Bench, directory: &Path) -> Result<String, String> {
+    let scale = if bench.options.quick {
+        SCALE_QUICK
+    } else {
+        SCALE
+    };
+    bench.say(&format!("files of TPC-H, scale factor {scale} ..."));
+    let script = include_str!("../../../lookup/make_files.py");
+    let output = python(bench, script)
+        .arg(directory)
+        .arg(scale.to_string())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{}: {error}", bench.options.python.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().last() {
+        Some(rows) if output.status.success() => Ok(rows.to_owned()),
+        _ => Err(format!(
+            "the files were not made; install what makes them: {} -m pip install -r ci/lookup-oracle/requirements.txt, \
+             or name another Python with --python",
+            bench.options.python.display()
+        )),
+    }
+}
+
 /// The Python of `bench` with a script.
-pub(super) fn python(bench: &Bench, script: &str) -> Command {
+fn python(bench: &Bench, script: &str) -> Command {
     let mut command = Command::new(&bench.options.python);
     command.arg("-c").arg(script).stdin(Stdio::null());
     command

@@ -51,17 +51,25 @@ pub(super) struct ShardHost<I: Io, U: UnderStore> {
     pub known: Rc<Known>,
     pub access: Arc<AccessSet>,
     pub sources: Sources,
+    /// Whether what was read last did not come from memory.
+    is_far: Cell<bool>,
 }
 
 impl<I: Io, U: UnderStore> ShardHost<I, U> {
+    /// For the version `known` of an object, with the reader's rights.
+    pub fn new(shard: Rc<Shard<I, U>>, known: Rc<Known>, access: Arc<AccessSet>) -> Self {
+        ShardHost {
+            shard,
+            known,
+            access,
+            sources: Sources::default(),
+            is_far: Cell::new(false),
+        }
+    }
+
     /// For another object, or for work in the background: with sources of its own.
     pub fn of(&self, known: Rc<Known>) -> Self {
-        ShardHost {
-            shard: Rc::clone(&self.shard),
-            known,
-            access: Arc::clone(&self.access),
-            sources: Sources::default(),
-        }
+        ShardHost::new(Rc::clone(&self.shard), known, Arc::clone(&self.access))
     }
 
     pub async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
@@ -81,6 +89,7 @@ impl<I: Io, U: UnderStore> ShardHost<I, U> {
                 "a read is as long as it was asked for"
             );
             self.sources.count(parts.source, length);
+            self.is_far.set(parts.source != ReadSource::Dram);
             offset += length;
         }
         Ok(whole.into())
@@ -162,6 +171,10 @@ impl<I: Io, U: UnderStore> Host for ShardHost<I, U> {
     ) -> impl Future<Output = T> {
         let lookups = &self.shard.lookups;
         lookups.compute.run(&self.shard.io, estimate, work)
+    }
+
+    fn is_far(&self) -> bool {
+        self.is_far.get()
     }
 
     fn pause(&self) -> impl Future<Output = ()> {

@@ -3,14 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use corelane_lookup::cache::Cache;
 use corelane_lookup::column::Column;
+use corelane_lookup::error::Result;
+use corelane_lookup::execute::plan::Selection;
 use corelane_lookup::file::File;
 use corelane_lookup::key_index::KeyIndex;
 use corelane_rpc_schema::ObjectId;
 
 use super::compute::Compute;
+use super::places::Places;
+use crate::cache::hashing::IdMap;
 use crate::shard::turns::Turns;
 
 /// Objects that a shard looks into at a time; the others wait in order. One holds 32 MiB of pages at most
@@ -70,14 +75,38 @@ enum Index {
     Ready(Rc<KeyIndex>),
 }
 
+/// A select list in terms of an object.
+struct LastSelection {
+    select: Arc<[String]>,
+    selection: Arc<Selection>,
+}
+
 /// An object, as look-ups know it.
 pub(super) struct KnownFile {
     pub file: File,
     indexes: RefCell<HashMap<usize, Index>>,
+    /// The select list of the last look-up: most have the same.
+    selection: RefCell<Option<LastSelection>>,
     used: Cell<u64>,
 }
 
 impl KnownFile {
+    /// A select list in terms of it.
+    pub fn selection(&self, select: &Arc<[String]>) -> Result<Arc<Selection>> {
+        let mut last = self.selection.borrow_mut();
+        if let Some(last) = &*last
+            && last.select == *select
+        {
+            return Ok(Arc::clone(&last.selection));
+        }
+        let selection = Arc::new(Selection::new(&self.file, select)?);
+        *last = Some(LastSelection {
+            select: Arc::clone(select),
+            selection: Arc::clone(&selection),
+        });
+        Ok(selection)
+    }
+
     /// Its key indexes.
     pub fn indexes(&self) -> Vec<(usize, Rc<KeyIndex>)> {
         let indexes = self.indexes.borrow();
@@ -131,7 +160,9 @@ pub struct Lookups {
     pub(super) decoded: RefCell<Cache>,
     /// Objects that may be looked into at a time: each may hold some pages beside what is kept.
     pub(super) turns: Turns,
-    files: RefCell<HashMap<ObjectId, Rc<KnownFile>>>,
+    files: RefCell<IdMap<ObjectId, Rc<KnownFile>>>,
+    /// Where the objects at paths are.
+    pub(super) places: RefCell<Places>,
     clock: Cell<u64>,
 }
 
@@ -144,6 +175,7 @@ impl Lookups {
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
             turns: Turns::new(SEARCHES_MAX),
             files: RefCell::default(),
+            places: RefCell::default(),
             clock: Cell::new(0),
         }
     }
@@ -172,6 +204,7 @@ impl Lookups {
         let known = Rc::new(KnownFile {
             file,
             indexes: RefCell::default(),
+            selection: RefCell::default(),
             used: Cell::new(self.tick()),
         });
         let mut files = self.files.borrow_mut();
@@ -238,7 +271,7 @@ impl Lookups {
         true
     }
 
-    fn drop_file(&self, files: &mut HashMap<ObjectId, Rc<KnownFile>>, object: ObjectId) {
+    fn drop_file(&self, files: &mut IdMap<ObjectId, Rc<KnownFile>>, object: ObjectId) {
         if let Some(gone) = files.remove(&object) {
             self.decoded.borrow_mut().forget(gone.file.id);
         }

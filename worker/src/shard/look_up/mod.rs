@@ -10,6 +10,7 @@
 //! | `host` | bytes of the object from tier, device, under-store or another core |
 //! | `indexes` | key indexes: built, kept beside the blocks, found again |
 //! | `known` | what is kept of objects: footers, decoded pages, key indexes |
+//! | `places` | mounts, path keys and homes of paths |
 //! | [`compute`] | threads for work that would keep reads waiting |
 //!
 //! The invariant: all bytes that an answer was made of are of one version of each object.
@@ -19,6 +20,7 @@ mod host;
 mod indexes;
 mod known;
 pub mod object;
+mod places;
 pub mod request;
 
 pub use known::{LookupLimits, Lookups};

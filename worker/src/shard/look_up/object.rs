@@ -12,7 +12,7 @@ use corelane_lookup::request::Batch;
 use corelane_lookup::set::{FileAnswer, FileQuery};
 use corelane_rpc_schema::messages::ErrorMessage;
 
-use super::host::{ShardHost, Sources, failure_of};
+use super::host::{ShardHost, failure_of};
 use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::under_store::UnderStore;
@@ -48,15 +48,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let _turn = self.lookups.turns.take(1).await;
         let mut changes = 0;
         loop {
-            let meta = self.open(&asked.path, access).await?;
-            let mount = self.mount_covering(&asked.path)?;
-            let known = self.know(meta, mount.id);
-            let host = ShardHost {
-                shard: Rc::clone(self),
-                known,
-                access: Arc::clone(access),
-                sources: Sources::default(),
-            };
+            let known = self.known_at(&asked.path, access).await?;
+            let host = ShardHost::new(Rc::clone(self), known, Arc::clone(access));
             match self.look_into_version(asked, host).await {
                 Err(error) if error.kind == ErrorKind::VersionChanged && changes < CHANGES_MAX => {
                     changes += 1;
@@ -82,7 +75,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
         };
         let file = &known.file;
-        let mut plan = Plan::new(file, &asked.query.predicate, &asked.query.select)?;
+        let selection = known.selection(&asked.query.select)?;
+        let mut plan = Plan::of_selection(file, &asked.query.predicate, selection)?;
         if let Some(keys) = &asked.keys {
             plan = plan.with_keys(file, &keys.column, &keys.keys)?;
         }

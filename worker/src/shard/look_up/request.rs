@@ -9,9 +9,8 @@ use corelane_io::Io;
 use corelane_lookup::execute::counts::Counts;
 use corelane_lookup::request::LookupRequest;
 use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
-use corelane_rpc_schema::ids::home_of;
+use corelane_rpc_schema::ShardId;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{ShardId, Stripe};
 use futures::StreamExt;
 
 use super::host::failure_of;
@@ -20,7 +19,7 @@ use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::shard::message::{Answer, Question};
 use crate::shard::read::error;
-use crate::under_store::{UnderStore, path_key};
+use crate::under_store::UnderStore;
 
 /// Objects of one look-up that are looked into side by side.
 const OBJECTS_AT_A_TIME: usize = 8;
@@ -78,7 +77,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 "a look-up names at least one object",
             ));
         };
-        let home = self.home_of_path(first)?;
+        let home = self.place_of(first)?.shard;
         let values = request
             .paths
             .iter()
@@ -141,20 +140,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         })
     }
 
-    fn home_of_path(&self, path: &str) -> Result<ShardId, ErrorMessage> {
-        let mount = self.mount_covering(path)?;
-        let key = path_key(&mount, path)
-            .map_err(|failure| error(ErrorCode::Invalid, failure.to_string()))?;
-        Ok(self.owner_of(home_of(&key), Stripe(0)))
-    }
-
     /// Looks into one object, on its home shard.
     async fn look_into_anywhere(
         self: &Rc<Self>,
         asked: ObjectQuery,
         access: &Arc<AccessSet>,
     ) -> Result<FileAnswer, ErrorMessage> {
-        let home = self.home_of_path(&asked.path)?;
+        let home = self.place_of(&asked.path)?.shard;
         if home == self.id {
             return self.look_into(&asked, access).await;
         }

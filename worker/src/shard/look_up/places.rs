@@ -1,0 +1,103 @@
+//! Where the objects at paths are: mount, path key and home, worked out once a path.
+//!
+//! Splitting a path, joining a path key and hashing it takes a microsecond, which a look-up in many objects pays for
+//! each.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelane_io::Io;
+use corelane_rpc_schema::ids::home_of;
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::{ShardId, Stripe};
+
+use crate::mount::{AccessSet, Mount, MountTable};
+use crate::shard::Shard;
+use crate::shard::metadata::Known;
+use crate::shard::read::error;
+use crate::under_store::{UnderStore, path_key};
+
+/// Paths that are remembered. Beyond it all are forgotten.
+const PATHS_MAX: usize = 65_536;
+
+/// Where one object is.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub mount: Arc<Mount>,
+    pub path_key: Box<str>,
+    /// Home half of its id.
+    pub home: u64,
+    /// The shard that this is.
+    pub shard: ShardId,
+}
+
+/// Places by path, under one table of mounts.
+#[derive(Default)]
+pub(super) struct Places {
+    mounts: Option<Arc<MountTable>>,
+    by_path: HashMap<Box<str>, Rc<Place>>,
+}
+
+impl Places {
+    fn get(&mut self, mounts: &Arc<MountTable>, path: &str) -> Option<Rc<Place>> {
+        let is_of = self
+            .mounts
+            .as_ref()
+            .is_some_and(|own| Arc::ptr_eq(own, mounts));
+        if !is_of || self.by_path.len() >= PATHS_MAX {
+            self.mounts = Some(Arc::clone(mounts));
+            self.by_path.clear();
+        }
+        self.by_path.get(path).cloned()
+    }
+}
+
+impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Where the object at `path` is.
+    pub(super) fn place_of(&self, path: &str) -> Result<Rc<Place>, ErrorMessage> {
+        let known = {
+            let mounts = self.mounts.borrow();
+            self.lookups.places.borrow_mut().get(&mounts, path)
+        };
+        if let Some(place) = known {
+            return Ok(place);
+        }
+        let mount = self.mount_covering(path)?;
+        let path_key = path_key(&mount, path)
+            .map_err(|failure| error(ErrorCode::Invalid, failure.to_string()))?;
+        let home = home_of(&path_key);
+        let place = Rc::new(Place {
+            mount,
+            path_key: path_key.into(),
+            home,
+            shard: self.owner_of(home, Stripe(0)),
+        });
+        let mut places = self.lookups.places.borrow_mut();
+        places.by_path.insert(path.into(), Rc::clone(&place));
+        Ok(place)
+    }
+
+    /// The object at `path`, of which this shard is the home, for a reader with these rights.
+    pub(super) async fn known_at(
+        self: &Rc<Self>,
+        path: &str,
+        access: &AccessSet,
+    ) -> Result<Rc<Known>, ErrorMessage> {
+        let place = self.place_of(path)?;
+        let mount = &place.mount;
+        if access.allows(mount.id) {
+            let now = self.io.now();
+            let metadata = self.metadata.borrow();
+            let fresh = metadata.fresh(place.home, &place.path_key, mount.freshness, now);
+            if let Some((known, _)) = fresh
+                && known.meta.block_bytes == mount.block_bytes
+                && known.mount.get() == mount.id
+            {
+                return Ok(Rc::clone(known));
+            }
+        }
+        let meta = self.open(path, access).await?;
+        Ok(self.know(meta, mount.id))
+    }
+}
