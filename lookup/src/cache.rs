@@ -140,6 +140,11 @@ impl Cache {
         Some(entry.kept.clone())
     }
 
+    /// Whether an entry of `bytes` may be kept.
+    pub fn admits(&self, bytes: usize) -> bool {
+        bytes + ENTRY_BYTES <= self.budget / SHARE_MAX
+    }
+
     /// Keeps what took `cost_ns` nanoseconds to make, if it may be worth its bytes.
     pub fn insert(&mut self, key: Key, kept: Kept, cost_ns: u64) {
         let own = match &kept {
@@ -148,7 +153,7 @@ impl Cache {
         };
         let bytes = own + ENTRY_BYTES;
         self.remove(&key);
-        if bytes > self.budget / SHARE_MAX {
+        if !self.admits(own) {
             return;
         }
         while self.bytes + bytes > self.budget {

@@ -32,13 +32,10 @@ pub(super) struct Part<'a> {
     pub rows: &'a [u32],
 }
 
-fn each<'a>(
-    parts: &'a [Part<'_>],
-    mut each: impl FnMut(Option<&'a [u8]>) -> Result<()>,
-) -> Result<()> {
+fn each(parts: &[Part<'_>], mut each: impl FnMut(Option<&[u8]>) -> Result<()>) -> Result<()> {
     for part in parts {
         for row in part.rows {
-            each(part.page.value(row - part.first_row)?)?;
+            each(part.page.value(row - part.first_row)?.as_deref())?;
         }
     }
     Ok(())

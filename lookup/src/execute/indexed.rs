@@ -194,14 +194,14 @@ fn add(
     if page.presence.is_none() {
         for row in 0..page.rows {
             let value = page.value(row)?.ok_or_else(wrong)?;
-            images.push(image_of(column.decode.key(value).ok_or_else(wrong)?));
+            images.push(image_of(column.decode.key(&value).ok_or_else(wrong)?));
         }
         builder.push_run(first_row, &images)?;
     } else {
         let mut rows = Vec::with_capacity(page.rows as usize);
         for row in 0..page.rows {
             if let Some(value) = page.value(row)? {
-                images.push(image_of(column.decode.key(value).ok_or_else(wrong)?));
+                images.push(image_of(column.decode.key(&value).ok_or_else(wrong)?));
                 rows.push(first_row + row);
             }
         }

@@ -279,10 +279,13 @@ impl<H: Host> Search<'_, H> {
         let estimate = estimate_of(codec, &raw.header);
         let size = u64::from(raw.header.uncompressed_bytes);
         let of = Arc::clone(column);
+        // One that nobody keeps is looked at once.
+        let is_kept = self.cache.borrow().admits(size as usize);
         let decoded = self
             .host
             .run(estimate, move || {
-                decode::page(&of, codec, &raw.header, &raw.body, dictionary.as_ref())
+                let page = decode::page(&of, codec, &raw.header, &raw.body, dictionary.as_ref());
+                page.map(|page| if is_kept { page.trimmed() } else { page })
             })
             .await?;
         let took_ns = nanoseconds(self.host.now().saturating_sub(began));

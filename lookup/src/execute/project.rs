@@ -144,7 +144,7 @@ impl<H: Host> Search<'_, H> {
                 let value = decoded[0]
                     .value(rows[place] - first_row)
                     .map_err(|error| self.file.blame(group, column, error))?;
-                let key = value.and_then(|value| column.decode.key(value));
+                let key = value.as_deref().and_then(|value| column.decode.key(value));
                 let wanted = key.and_then(|key| keys.ordinals.get(&OwnedKey::from(key)));
                 for ordinal in wanted.into_iter().flatten() {
                     taken.push(place as u32);

@@ -210,7 +210,7 @@ fn write_plain(values: &Values, count: u32, buffer: &mut Vec<u8>) -> Result<()> 
             for place in 0..count {
                 let value = values.get(place).expect("it is not of codes");
                 buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                buffer.extend_from_slice(value);
+                buffer.extend_from_slice(&value);
                 if buffer.len() > PAGE_BYTES_MAX as usize * 2 {
                     return Err(corrupt("values of over 512 MiB"));
                 }
@@ -222,6 +222,7 @@ fn write_plain(values: &Values, count: u32, buffer: &mut Vec<u8>) -> Result<()> 
                 buffer.push(bits.fold(0, |byte, (bit, value)| byte | value << bit));
             }
         }
+        Values::Trimmed(_) => unreachable!("only pages that are kept are trimmed"),
         Values::Codes { .. } => unreachable!("codes stay codes"),
     }
     Ok(())

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::hybrid::Hybrid;
 use super::presence::Presence;
+use super::trimmed::{Trimmed, Value};
 use crate::column::{Decode, Key, Order};
 use crate::error::{LookupError, Result};
 use crate::predicate::intervals::{Bound, Intervals};
@@ -37,6 +38,8 @@ pub enum Values {
     },
     /// Booleans: a byte each.
     Booleans(Bytes),
+    /// Of one width, without what all of them share.
+    Trimmed(Trimmed),
     /// Codes of a dictionary.
     Codes {
         /// The codes.
@@ -88,7 +91,7 @@ impl Dictionary {
         } else {
             for code in 0..self.count {
                 let value = self.values.get(code).expect("it is not of codes");
-                let key = decode.key(value).ok_or_else(wrong_length)?;
+                let key = decode.key(&value).ok_or_else(wrong_length)?;
                 if intervals.contains(key) {
                     note(code);
                 }
@@ -129,8 +132,8 @@ impl Values {
     /// # Panics
     /// If there is no such place.
     #[inline]
-    pub fn get(&self, place: u32) -> Option<&[u8]> {
-        Some(match self {
+    pub fn get(&self, place: u32) -> Option<Value<'_>> {
+        Some(Value::Kept(match self {
             Values::Fixed { width, bytes } => {
                 let start = place as usize * width;
                 &bytes[start..start + width]
@@ -144,6 +147,7 @@ impl Values {
                 &bytes[(offsets[place] + gap) as usize..offsets[place + 1] as usize]
             }
             Values::Booleans(bytes) => &bytes[place as usize..=place as usize],
+            Values::Trimmed(trimmed) => return Some(trimmed.get(place)),
             Values::Codes { codes, dictionary } => {
                 let code = codes.get(place);
                 if code >= dictionary.count {
@@ -151,7 +155,7 @@ impl Values {
                 }
                 return dictionary.values.get(code);
             }
-        })
+        }))
     }
 
     /// Bytes of memory that they take, without a dictionary.
@@ -159,6 +163,7 @@ impl Values {
         match self {
             Values::Fixed { bytes, .. } | Values::Booleans(bytes) => bytes.len(),
             Values::Variable { offsets, bytes, .. } => bytes.len() + offsets.len() * 4,
+            Values::Trimmed(trimmed) => trimmed.memory_bytes(),
             Values::Codes { codes, .. } => codes.memory_bytes(),
         }
     }
@@ -182,6 +187,22 @@ impl DecodedPage {
         size_of::<Self>() + presence + self.values.memory_bytes()
     }
 
+    /// The same in less memory, if that is much less.
+    #[must_use]
+    pub fn trimmed(self) -> Self {
+        let trimmed = match &self.values {
+            Values::Fixed { width, bytes } => Trimmed::new(*width, bytes),
+            _ => None,
+        };
+        match trimmed {
+            Some(trimmed) => DecodedPage {
+                values: Values::Trimmed(trimmed),
+                ..self
+            },
+            None => self,
+        }
+    }
+
     /// The value of a row, if it has one.
     ///
     /// # Errors
@@ -190,7 +211,7 @@ impl DecodedPage {
     /// # Panics
     /// If the page has no such row.
     #[inline]
-    pub fn value(&self, row: u32) -> Result<Option<&[u8]>> {
+    pub fn value(&self, row: u32) -> Result<Option<Value<'_>>> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let place = match &self.presence {
             None => row,
@@ -297,10 +318,16 @@ impl DecodedPage {
                 }
                 Ok(())
             }
+            (Values::Trimmed(trimmed), _, Intervals::Narrow(list))
+                if decode == Decode::Int64 && list.len() == 1 && trimmed.width() == 8 =>
+            {
+                trimmed.each_between(places, list[0], each);
+                Ok(())
+            }
             (values, _, Intervals::Narrow(_)) if decode.order() == Order::Narrow => {
                 for place in places {
                     let key = decode
-                        .narrow(values.get(place).ok_or_else(no_such_code)?)
+                        .narrow(&values.get(place).ok_or_else(no_such_code)?)
                         .ok_or_else(wrong_length)?;
                     if intervals.contains(Key::Narrow(key)) {
                         each(place);
@@ -310,9 +337,8 @@ impl DecodedPage {
             }
             (values, _, intervals) => {
                 for place in places {
-                    let key = decode
-                        .key(values.get(place).ok_or_else(no_such_code)?)
-                        .ok_or_else(wrong_length)?;
+                    let value = values.get(place).ok_or_else(no_such_code)?;
+                    let key = decode.key(&value).ok_or_else(wrong_length)?;
                     if intervals.contains(key) {
                         each(place);
                     }
