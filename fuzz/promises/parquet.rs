@@ -64,7 +64,7 @@ async fn look_around(host: &InMemory) -> Result<()> {
     let _ = Search::new(host, &file, &cache, limits)
         .run(&everything, &[])
         .await;
-    for column in file.columns.iter().take(8) {
+    for column in file.columns()?.iter().take(8) {
         let tests = [
             Test::Equal(Literal::Integer(1)),
             Test::Less(Literal::Text("b".into())),

@@ -102,7 +102,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         began.elapsed(),
         file.groups()
     );
-    let column = file.column(key).ok_or("no such column")?.clone();
+    let column = file.column(key)?.ok_or("no such column")?.clone();
     let indexes = {
         let cache = RefCell::new(Cache::new(1 << 20, 1));
         let limits = Limits {

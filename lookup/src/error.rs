@@ -65,6 +65,18 @@ impl LookupError {
         LookupError::new(ErrorKind::Unsupported, message)
     }
 
+    /// The same with the file that it is about in front, and `place` in it behind the file's name. Whoever
+    /// reads may have named the file already: it is named once.
+    pub fn of_file(mut self, name: &str, place: impl fmt::Display) -> Self {
+        let rest = self.message.strip_prefix(name);
+        if rest.is_some_and(|rest| rest.starts_with(", ")) {
+            return self;
+        }
+        let what = rest.and_then(|rest| rest.strip_prefix(": "));
+        self.message = format!("{name}{place}: {}", what.unwrap_or(&self.message));
+        self
+    }
+
     /// The same with what it is about in front.
     pub fn of(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
@@ -74,3 +86,21 @@ impl LookupError {
 
 /// What look-ups give.
 pub type Result<T> = std::result::Result<T, LookupError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_once() {
+        let cut = || LookupError::corrupt("it is cut");
+        let placed = cut().of_file("/a.parquet", ", column x, row group 0");
+        let expected = "/a.parquet, column x, row group 0: it is cut";
+        assert_eq!(placed.message, expected);
+        assert_eq!(placed.of_file("/a.parquet", "").message, expected);
+        let named = cut().of_file("/a.parquet", "");
+        assert_eq!(named.message, "/a.parquet: it is cut");
+        let again = named.of_file("/a.parquet", ", column x, row group 0");
+        assert_eq!(again.message, expected);
+    }
+}

@@ -1,7 +1,7 @@
 //! What statistics say of a test: for a chunk, for a page, for a partition.
 
 use parquet::basic::{ColumnOrder, SortOrder};
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::metadata::ColumnChunkMetaData;
 
 use crate::column::{Column, Decode, Key};
 use crate::file::pages::{PageBounds, deprecated_counts};
@@ -102,9 +102,9 @@ fn is_nan(key: Key<'_>) -> bool {
     }
 }
 
-/// What a chunk's statistics say of a test of its column.
+/// What a chunk's statistics say of a test of its column, whose values the file says to be in `order`.
 pub fn of_chunk(
-    metadata: &ParquetMetaData,
+    order: Option<ColumnOrder>,
     column: &Column,
     chunk: &ColumnChunkMetaData,
     rows: u64,
@@ -118,7 +118,7 @@ pub fn of_chunk(
     };
     if let Some(statistics) = chunk.statistics() {
         known.nulls = statistics.null_count_opt();
-        if bounds_count(metadata, column, statistics.is_min_max_deprecated()) {
+        if bounds_count(order, column, statistics.is_min_max_deprecated()) {
             known.min = statistics
                 .min_bytes_opt()
                 .and_then(|bytes| column.decode.key(bytes));
@@ -130,9 +130,9 @@ pub fn of_chunk(
     decide(column, bound, &known)
 }
 
-/// What a page's bounds say of a test of its column.
+/// What a page's bounds say of a test of its column, whose values the file says to be in `order`.
 pub fn of_page(
-    metadata: &ParquetMetaData,
+    order: Option<ColumnOrder>,
     column: &Column,
     bounds: &PageBounds,
     rows: u32,
@@ -146,7 +146,7 @@ pub fn of_page(
     };
     if bounds.is_null {
         known.nulls = Some(u64::from(rows));
-    } else if bounds_count(metadata, column, false) {
+    } else if bounds_count(order, column, false) {
         known.min = bounds
             .min
             .as_deref()
@@ -160,17 +160,17 @@ pub fn of_page(
 }
 
 /// Whether bounds are in the order that values are compared in here.
-fn bounds_count(metadata: &ParquetMetaData, column: &Column, is_deprecated: bool) -> bool {
+fn bounds_count(order: Option<ColumnOrder>, column: &Column, is_deprecated: bool) -> bool {
     if column.decode == Decode::Int96 {
         return false;
     }
     if is_deprecated {
         return deprecated_counts(column);
     }
-    match metadata.file_metadata().column_orders() {
-        Some(orders) => orders.get(column.leaf).is_some_and(|order| {
-            *order != ColumnOrder::UNDEFINED && order.sort_order() != SortOrder::UNDEFINED
-        }),
+    match order {
+        Some(order) => {
+            order != ColumnOrder::UNDEFINED && order.sort_order() != SortOrder::UNDEFINED
+        }
         None => deprecated_counts(column),
     }
 }

@@ -81,7 +81,7 @@ fn look_up(file: &Bytes, text: &str, select: &[&str], indexed: &[&str]) -> Resul
         let mut indexes = Vec::new();
         for name in indexed {
             // A damaged file may have lost it.
-            let Some(column) = opened.column(name).cloned() else {
+            let Some(column) = opened.column(name)?.cloned() else {
                 continue;
             };
             let search = Search::new(&host, &opened, &cache, LIMITS);

@@ -54,7 +54,7 @@ impl<H: Host> Search<'_, H> {
     }
 
     async fn leaf_ruled_out(&self, group: usize, leaf: &Leaf) -> Result<bool> {
-        let chunk = self.file.chunk(group, leaf.column.leaf);
+        let chunk = self.file.chunk(group, &leaf.column);
         let Some(offset) = chunk.bloom_filter_offset() else {
             return Ok(false);
         };

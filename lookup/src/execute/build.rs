@@ -237,17 +237,18 @@ fn through_parquet(
         rep_level_encoding: Encoding::RLE,
         statistics: None,
     };
+    let (decoded, leaf) = file.decoded(column);
     let chunk = Chunk {
-        leaf: column.leaf,
+        leaf,
         items: vec![Item::Here {
             page: Box::new(page),
             rows: Some(count as u32),
         }],
     };
     let root = read_root(
-        &file.metadata,
-        &file.schema,
-        &[column.leaf],
+        &decoded.metadata,
+        &decoded.schema,
+        &[leaf],
         vec![chunk],
         count,
         None,

@@ -65,9 +65,9 @@ impl<H: Host> Search<'_, H> {
                 any.or(self.verdict(group, child))
             }),
             Node::Leaf(leaf) => prune::of_chunk(
-                &self.file.metadata,
+                self.file.order(&leaf.column),
                 &leaf.column,
-                self.file.chunk(group, leaf.column.leaf),
+                self.file.chunk(group, &leaf.column),
                 u64::from(self.file.group_rows(group)),
                 &leaf.bound,
             ),
@@ -113,9 +113,9 @@ impl<H: Host> Search<'_, H> {
             let cost = match child {
                 Node::Leaf(leaf) => {
                     let verdict = prune::of_chunk(
-                        &self.file.metadata,
+                        self.file.order(&leaf.column),
                         &leaf.column,
-                        self.file.chunk(group, leaf.column.leaf),
+                        self.file.chunk(group, &leaf.column),
                         u64::from(self.file.group_rows(group)),
                         &leaf.bound,
                     );
@@ -170,7 +170,7 @@ impl<H: Host> Search<'_, H> {
             }
             asked += 1;
             let verdict = prune::of_page(
-                &self.file.metadata,
+                self.file.order(&leaf.column),
                 &leaf.column,
                 bounds,
                 page.rows,

@@ -119,7 +119,7 @@ impl<H: Host> Search<'_, H> {
     }
 
     fn codec(&self, group: usize, column: &Column) -> Compression {
-        self.file.chunk(group, column.leaf).compression()
+        self.file.chunk(group, column).compression()
     }
 
     /// Reads ranges of the file, counted against what the look-up may read.
@@ -141,7 +141,7 @@ impl<H: Host> Search<'_, H> {
             .host
             .read(&ranges)
             .await
-            .map_err(|error| error.of(&self.file.name))?;
+            .map_err(|error| error.of_file(&self.file.name, ""))?;
         let mut counts = self.counts.borrow_mut();
         counts.bytes_read += bytes;
         counts.read_rounds += 1;

@@ -82,10 +82,15 @@ impl Selection {
     /// # Errors
     /// Invalid, if the list names part of a column.
     pub fn new(file: &File, select: &[String]) -> Result<Self> {
+        Self::of(file, select).map_err(|error| error.of_file(&file.name, ""))
+    }
+
+    fn of(file: &File, select: &[String]) -> Result<Self> {
         let mut missing = Vec::new();
         let selected = if select.is_empty() {
-            file.select_all()
+            file.select_all()?
         } else {
+            file.decode_named(select)?;
             let mut selected = Vec::with_capacity(select.len());
             for name in select {
                 match file.select(name)? {
@@ -98,7 +103,7 @@ impl Selection {
         let fields: Vec<_> = selected
             .iter()
             .map(|(name, selected)| file.field_of(name, selected))
-            .collect();
+            .collect::<Result<_>>()?;
         Ok(Selection {
             selected,
             schema: Arc::new(Schema::new(fields)),
@@ -143,7 +148,7 @@ impl Plan {
     ) -> Result<Self> {
         let mut missing = Vec::new();
         let filter = node_of(file, predicate, &mut missing)
-            .map_err(|error| error.of(&file.name))?
+            .map_err(|error| error.of_file(&file.name, ""))?
             .simplified();
         missing.extend(selection.missing.iter().cloned());
         Ok(Plan {
@@ -159,8 +164,13 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid, if a key is not of the column's type.
-    pub fn with_keys(mut self, file: &File, column: &str, keys: &[Literal]) -> Result<Self> {
-        let Some(found) = file.column(column) else {
+    pub fn with_keys(self, file: &File, column: &str, keys: &[Literal]) -> Result<Self> {
+        self.of_keys(file, column, keys)
+            .map_err(|error| error.of_file(&file.name, ""))
+    }
+
+    fn of_keys(mut self, file: &File, column: &str, keys: &[Literal]) -> Result<Self> {
+        let Some(found) = file.column(column)? else {
             self.missing.push(column.to_owned());
             self.filter = Node::Constant(false);
             return Ok(self);
@@ -198,17 +208,13 @@ fn node_of(file: &File, predicate: &Predicate, missing: &mut Vec<String>) -> Res
     Ok(match predicate {
         Predicate::And(children) => Node::And(children_of(children)?),
         Predicate::Or(children) => Node::Or(children_of(children)?),
-        Predicate::Compare(Comparison { column, test }) => match file.column(column) {
+        Predicate::Compare(Comparison { column, test }) => match file.column(column)? {
             Some(found) => Node::Leaf(Leaf {
                 column: Arc::clone(found),
                 bound: bind_leaf(found, test)?,
             }),
             None => {
-                if file.columns.iter().any(|leaf| {
-                    leaf.path
-                        .strip_prefix(column.as_str())
-                        .is_some_and(|rest| rest.starts_with('.'))
-                }) {
+                if file.is_group(column)? {
                     return Err(LookupError::invalid(format!(
                         "{column} is a group: compare a leaf of it"
                     )));

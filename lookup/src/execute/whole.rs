@@ -20,7 +20,9 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use super::Search;
 use super::counts::nanoseconds;
 use super::load::{Raw, estimate_of, take_apart};
+use crate::column::Column;
 use crate::error::{LookupError, Result};
+use crate::file::columns::Root;
 use crate::file::pages::check_rows;
 use crate::host::Host;
 use crate::page::decode::{checked_page, dictionary_page, inflate, metadata_of};
@@ -40,6 +42,7 @@ pub(super) enum Item {
 
 /// The pages of one leaf.
 pub(super) struct Chunk {
+    /// Its place in the metadata that it was decoded with.
     pub leaf: usize,
     pub items: Vec<Item>,
 }
@@ -183,19 +186,17 @@ impl<H: Host> Search<'_, H> {
         root: usize,
         rows: &[u32],
     ) -> Result<ArrayRef> {
-        let leaves: Vec<usize> = self
+        let root = self
             .file
-            .columns
-            .iter()
-            .filter(|column| column.root == root)
-            .map(|column| column.leaf)
-            .collect();
+            .root(root)
+            .map_err(|error| error.of_file(&self.file.name, ""))?;
+        let leaves = root.columns();
         let mut arrays = Vec::new();
         let mut rest = rows;
         while !rest.is_empty() {
-            let near = self.near(group, &leaves, rest).await?;
+            let near = self.near(group, leaves, rest).await?;
             let (now, later) = rest.split_at(near);
-            arrays.push(self.read_near(group, root, &leaves, now).await?);
+            arrays.push(self.read_near(group, root, now).await?);
             rest = later;
         }
         let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
@@ -205,10 +206,9 @@ impl<H: Host> Search<'_, H> {
 
     /// How many of `rows`, at least one, have no page between them that holds none of them: readers look
     /// at all rows between the first and the last.
-    async fn near(&self, group: usize, leaves: &[usize], rows: &[u32]) -> Result<usize> {
+    async fn near(&self, group: usize, leaves: &[Arc<Column>], rows: &[u32]) -> Result<usize> {
         let mut near = rows.len();
-        for leaf in leaves {
-            let column = &self.file.columns[*leaf];
+        for column in leaves {
             let pages = self.file.pages(self.host, group, column).await?;
             if !pages.has_rows {
                 continue;
@@ -229,21 +229,15 @@ impl<H: Host> Search<'_, H> {
         Ok(near)
     }
 
-    async fn read_near(
-        &self,
-        group: usize,
-        root: usize,
-        leaves: &[usize],
-        rows: &[u32],
-    ) -> Result<ArrayRef> {
-        let mut chunks = Vec::with_capacity(leaves.len());
-        for leaf in leaves {
-            chunks.push(self.read_chunk(group, *leaf, rows).await?);
+    async fn read_near(&self, group: usize, root: &Root, rows: &[u32]) -> Result<ArrayRef> {
+        let mut chunks = Vec::with_capacity(root.columns().len());
+        for column in root.columns() {
+            chunks.push(self.read_chunk(group, column, rows).await?);
         }
-        let leaves = leaves.to_vec();
+        let leaves: Vec<usize> = chunks.iter().map(|chunk| chunk.leaf).collect();
         let selection = selection_of(rows, self.file.group_rows(group));
-        let metadata = Arc::clone(&self.file.metadata);
-        let schema = Arc::clone(&self.file.schema);
+        let metadata = Arc::clone(&root.decoded.metadata);
+        let schema = Arc::clone(&root.decoded.schema);
         let group_rows = self.file.group_rows(group) as usize;
         let bytes: usize = chunks
             .iter()
@@ -254,7 +248,7 @@ impl<H: Host> Search<'_, H> {
             })
             .sum();
         let estimate = std::time::Duration::from_nanos(bytes as u64);
-        let name = schema.field(root).name().clone();
+        let name = root.field().name().clone();
         self.host
             .run(estimate, move || {
                 read_root(
@@ -268,15 +262,12 @@ impl<H: Host> Search<'_, H> {
             })
             .await
             .map_err(|error| {
-                error.of(format_args!(
-                    "{}, column {name}, row group {group}",
-                    self.file.name
-                ))
+                let place = format_args!(", column {name}, row group {group}");
+                error.of_file(&self.file.name, place)
             })
     }
 
-    async fn read_chunk(&self, group: usize, leaf: usize, rows: &[u32]) -> Result<Chunk> {
-        let column = &self.file.columns[leaf];
+    async fn read_chunk(&self, group: usize, column: &Arc<Column>, rows: &[u32]) -> Result<Chunk> {
         let blame = |error| self.file.blame(group, column, error);
         let pages = self.file.pages(self.host, group, column).await?;
         let is_wanted = |page: usize| {
@@ -297,7 +288,7 @@ impl<H: Host> Search<'_, H> {
             .collect();
         ranges.extend(pages.dictionary.clone());
         let mut read = self.read(ranges).await?;
-        let codec = self.file.chunk(group, leaf).compression();
+        let codec = self.file.chunk(group, column).compression();
         let dictionary = match &pages.dictionary {
             Some(_) => read.pop(),
             None => None,
@@ -347,6 +338,7 @@ impl<H: Host> Search<'_, H> {
                 items.push(Item::Skipped { rows: span.rows });
             }
         }
+        let (_, leaf) = self.file.decoded(column);
         Ok(Chunk { leaf, items })
     }
 }

@@ -1,19 +1,34 @@
-//! One version of one file: its footer, decoded once, and where its pages are.
+//! One version of one file: what its footer says, and where its pages are.
+//!
+//! The footers of most files are decoded whole when they are opened. Of a wide one, only where its parts
+//! are is found then; a root column is decoded when it is first asked for by its name. Whoever holds a
+//! [`Column`] can rely on its chunks' being there.
 
+mod chunk_shape;
+pub mod columns;
 pub mod footer;
+pub mod outline;
 pub mod pages;
 mod shape;
+mod skip;
+#[cfg(test)]
+mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_schema::{DataType, Field, FieldRef, SchemaRef};
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use arrow_schema::{Field, FieldRef, Fields};
+use parquet::basic::ColumnOrder;
+use parquet::file::metadata::ColumnChunkMetaData;
 
 use crate::column::Column;
 use crate::error::{LookupError, Result};
+use columns::{Decoded, Root, decode_some, hint_in};
+use footer::MEMORY_PER_FOOTER_BYTE;
+use outline::Outline;
 use pages::ChunkPages;
 
 /// Names a [`File`] in caches: no two of a process have the same.
@@ -28,19 +43,29 @@ pub struct File {
     pub name: String,
     /// Bytes.
     pub length: u64,
-    /// The footer.
-    pub metadata: Arc<ParquetMetaData>,
-    /// The footer's schema as Arrow has it.
-    pub schema: SchemaRef,
-    /// Its leaf columns, in the file's order.
-    pub columns: Vec<Arc<Column>>,
-    /// Of leaf columns, by dotted path.
-    by_path: HashMap<String, usize>,
     /// First row of each row group, and behind the last the number of rows.
     pub group_starts: Vec<u64>,
-    /// Bytes of memory that the footer takes, about.
-    pub memory_bytes: usize,
+    /// Its root columns, in the file's order, those that are decoded.
+    roots: Vec<OnceCell<Root>>,
+    /// What the others are decoded from.
+    outline: Option<Box<Outline>>,
+    /// Arrow's schema that a footer with an outline has, once it was looked for.
+    hint: OnceCell<Option<Fields>>,
+    /// Leaf columns by dotted path, root and place there, where all are decoded.
+    by_path: HashMap<String, (usize, usize)>,
+    memory_bytes: Cell<usize>,
     pages: RefCell<HashMap<(usize, usize), Rc<ChunkPages>>>,
+}
+
+/// What is known of a footer when it was read.
+enum Known {
+    /// All root columns.
+    All {
+        roots: Vec<Root>,
+        memory_bytes: usize,
+    },
+    /// Where they are.
+    Parts(Box<Outline>),
 }
 
 /// What a name in a select list stands for.
@@ -53,62 +78,234 @@ pub enum Selected {
 }
 
 impl File {
+    fn new(name: String, length: u64, known: Known, group_starts: Vec<u64>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut by_path = HashMap::new();
+        let (roots, outline, memory_bytes) = match known {
+            Known::All {
+                roots,
+                memory_bytes,
+            } => {
+                for (place, root) in roots.iter().enumerate() {
+                    for (leaf, column) in root.columns().iter().enumerate() {
+                        // Where a file has two columns of one name, the first is meant, as in DuckDB.
+                        by_path.entry(column.path.clone()).or_insert((place, leaf));
+                    }
+                }
+                let roots = roots.into_iter().map(OnceCell::from).collect();
+                (roots, None, memory_bytes)
+            }
+            Known::Parts(outline) => {
+                let roots = outline.roots().iter().map(|_| OnceCell::new()).collect();
+                let memory_bytes = outline.memory_bytes();
+                (roots, Some(outline), memory_bytes)
+            }
+        };
+        File {
+            id: FileId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            name,
+            length,
+            group_starts,
+            roots,
+            outline,
+            hint: OnceCell::new(),
+            by_path,
+            memory_bytes: Cell::new(memory_bytes),
+            pages: RefCell::default(),
+        }
+    }
+
+    /// Bytes of memory that what is known of the footer takes now, about. It grows as columns are asked for.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes.get()
+    }
+
+    /// Decodes root columns, whose places rise, where that is still to be done.
+    fn decode(&self, wanted: impl Iterator<Item = usize>) -> Result<()> {
+        let Some(outline) = &self.outline else {
+            return Ok(());
+        };
+        let missing: Vec<usize> = wanted
+            .filter(|root| self.roots[*root].get().is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let hint = self.hint.get_or_init(|| {
+            let hint = hint_in(outline);
+            let fields = hint.as_ref().map_or(0, Fields::size);
+            self.memory_bytes.update(|bytes| bytes + fields);
+            hint
+        });
+        let (roots, part_bytes) = decode_some(outline, &missing, hint.as_ref(), self.length)?;
+        self.memory_bytes
+            .update(|bytes| bytes + part_bytes * MEMORY_PER_FOOTER_BYTE);
+        for (place, root) in missing.into_iter().zip(roots) {
+            // It was found missing above.
+            let _ = self.roots[place].set(root);
+        }
+        Ok(())
+    }
+
+    /// Decodes the root columns of these paths together.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of one of them is.
+    pub fn decode_named(&self, paths: &[String]) -> Result<()> {
+        let Some(outline) = &self.outline else {
+            return Ok(());
+        };
+        let names = (0..self.roots.len()).filter(|root| {
+            let name = outline.name(*root);
+            paths.iter().any(|path| name == path.as_bytes())
+        });
+        self.decode(names)
+    }
+
+    /// A root column.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of it is.
+    pub fn root(&self, root: usize) -> Result<&Root> {
+        self.decode(std::iter::once(root))?;
+        Ok(self.roots[root].get().expect("it is decoded"))
+    }
+
+    /// All leaf columns, in the file's order.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of one of them is.
+    pub fn columns(&self) -> Result<Vec<Arc<Column>>> {
+        self.decode(0..self.roots.len())?;
+        let roots = self.roots.iter().filter_map(OnceCell::get);
+        Ok(roots.flat_map(Root::columns).cloned().collect())
+    }
+
+    /// Root columns that a path may be the name of, or of a part or the whole of, among those that were not
+    /// decoded with the file.
+    fn related<'a>(&'a self, path: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let outline = self.outline.as_deref();
+        (0..self.roots.len()).filter(move |root| {
+            outline.is_none_or(|outline| is_related(outline.name(*root), path.as_bytes()))
+        })
+    }
+
     /// The leaf column at a dotted path.
-    pub fn column(&self, path: &str) -> Option<&Arc<Column>> {
-        self.by_path.get(path).map(|leaf| &self.columns[*leaf])
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of its root column is.
+    pub fn column(&self, path: &str) -> Result<Option<&Arc<Column>>> {
+        if self.outline.is_none() {
+            let Some((root, leaf)) = self.by_path.get(path) else {
+                return Ok(None);
+            };
+            return Ok(Some(&self.root(*root)?.columns()[*leaf]));
+        }
+        for root in self.related(path) {
+            let mut columns = self.root(root)?.columns().iter();
+            if let Some(column) = columns.find(|column| column.path == path) {
+                return Ok(Some(column));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The leaf column at a place among all leaves.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of its root column is.
+    pub fn column_at(&self, leaf: usize) -> Result<Option<&Arc<Column>>> {
+        let outline = self.outline.as_deref();
+        let mut roots = (0..self.roots.len()).filter(|root| {
+            outline.is_none_or(|outline| {
+                let part = &outline.roots()[*root];
+                (part.first_leaf..part.first_leaf + part.leaves).contains(&(leaf as u32))
+            })
+        });
+        let found = roots.find_map(|root| {
+            let columns = self.root(root).map(Root::columns);
+            columns
+                .map(|columns| columns.iter().find(|column| column.leaf == leaf))
+                .transpose()
+        });
+        found.transpose()
+    }
+
+    /// The root column of a name.
+    fn root_named(&self, name: &str) -> Option<usize> {
+        (0..self.roots.len()).find(|root| match (&self.outline, self.roots[*root].get()) {
+            (Some(outline), _) => outline.name(*root) == name.as_bytes(),
+            (None, own) => own.is_some_and(|own| own.field().name() == name),
+        })
+    }
+
+    /// Whether there are leaves below `path`.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of a root column is.
+    pub fn is_group(&self, path: &str) -> Result<bool> {
+        for root in self.related(path) {
+            let mut columns = self.root(root)?.columns().iter();
+            if columns.any(|column| is_within(column.path.as_bytes(), path.as_bytes())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What `path` stands for in a select list.
     ///
     /// # Errors
-    /// Invalid, if it names a part of a column that can only be had whole.
+    /// Invalid, if it names a part of a column that can only be had whole; corrupt or unsupported, if what
+    /// the footer says of a root column is.
     pub fn select(&self, path: &str) -> Result<Option<Selected>> {
-        if let Some(column) = self.column(path).filter(|column| !column.is_repeated) {
+        let column = self.column(path)?;
+        if let Some(column) = column.filter(|column| !column.is_repeated) {
             return Ok(Some(Selected::Leaf(Arc::clone(column))));
         }
-        if let Some(root) = self
-            .schema
-            .fields()
-            .iter()
-            .position(|field| field.name() == path)
-        {
+        if let Some(root) = self.root_named(path) {
             return Ok(Some(Selected::Root(root)));
         }
-        let is_part = self.column(path).is_some()
-            || self
-                .columns
-                .iter()
-                .any(|column| is_within(&column.path, path));
-        if is_part {
+        if column.is_some() || self.is_group(path)? {
             let root = path.split('.').next().unwrap_or(path);
             return Err(LookupError::invalid(format!(
-                "{}: {path} has many values a row, or is a group: select a leaf of it, or all of {root}",
-                self.name
+                "{path} has many values a row, or is a group: select a leaf of it, or all of {root}"
             )));
         }
         Ok(None)
     }
 
     /// Everything that the file has: its root columns in their order, those of one leaf as leaves.
-    pub fn select_all(&self) -> Vec<(String, Selected)> {
-        let fields = self.schema.fields().iter().enumerate();
-        fields
-            .map(|(root, field)| {
-                let leaf = self
-                    .column(field.name())
-                    .filter(|column| column.root == root && !column.is_repeated);
-                let selected = match leaf {
-                    Some(column) => Selected::Leaf(Arc::clone(column)),
-                    None => Selected::Root(root),
-                };
-                (field.name().clone(), selected)
-            })
-            .collect()
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of one of them is.
+    pub fn select_all(&self) -> Result<Vec<(String, Selected)>> {
+        self.decode(0..self.roots.len())?;
+        let mut first: HashMap<&str, &Arc<Column>> = HashMap::with_capacity(self.roots.len());
+        let roots = self.roots.iter().filter_map(OnceCell::get);
+        for column in roots.clone().flat_map(Root::columns) {
+            first.entry(&column.path).or_insert(column);
+        }
+        let selected = roots.enumerate().map(|(root, own)| {
+            let name = own.field().name();
+            let leaf = first
+                .get(name.as_str())
+                .filter(|column| column.root == root && !column.is_repeated);
+            let selected = match leaf {
+                Some(column) => Selected::Leaf(Arc::clone(column)),
+                None => Selected::Root(root),
+            };
+            (name.clone(), selected)
+        });
+        Ok(selected.collect())
     }
 
     /// The field that `selected` becomes, under the name `name`.
-    pub fn field_of(&self, name: &str, selected: &Selected) -> FieldRef {
-        match selected {
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of a root column is.
+    pub fn field_of(&self, name: &str, selected: &Selected) -> Result<FieldRef> {
+        Ok(match selected {
             Selected::Leaf(column) => Arc::new(
                 Field::new(
                     name,
@@ -117,13 +314,13 @@ impl File {
                 )
                 .with_metadata(column.field.metadata().clone()),
             ),
-            Selected::Root(root) => Arc::clone(&self.schema.fields()[*root]),
-        }
+            Selected::Root(root) => Arc::clone(self.root(*root)?.field()),
+        })
     }
 
     /// Row groups.
     pub fn groups(&self) -> usize {
-        self.metadata.num_row_groups()
+        self.group_starts.len() - 1
     }
 
     /// Rows of a row group.
@@ -131,9 +328,27 @@ impl File {
         (self.group_starts[group + 1] - self.group_starts[group]) as u32
     }
 
+    fn root_of(&self, column: &Column) -> &Root {
+        let root = self.roots[column.root].get();
+        root.expect("a column's root was decoded to give it")
+    }
+
+    /// What a column was decoded with, and its place among the leaves there.
+    pub fn decoded(&self, column: &Column) -> (&Decoded, usize) {
+        let root = self.root_of(column);
+        (&root.decoded, root.leaf_of(column))
+    }
+
     /// A column chunk.
-    pub fn chunk(&self, group: usize, leaf: usize) -> &ColumnChunkMetaData {
-        self.metadata.row_group(group).column(leaf)
+    pub fn chunk(&self, group: usize, column: &Column) -> &ColumnChunkMetaData {
+        let root = self.root_of(column);
+        root.chunk(group, root.leaf_of(column))
+    }
+
+    /// The order that bounds of a column's values are in, if the file says one.
+    pub fn order(&self, column: &Column) -> Option<ColumnOrder> {
+        let root = self.root_of(column);
+        root.order(root.leaf_of(column))
     }
 
     /// Where the pages of a chunk are, if that is known already.
@@ -152,36 +367,17 @@ impl File {
 
     /// An error about a chunk of this file, with its place in front.
     pub fn blame(&self, group: usize, column: &Column, error: LookupError) -> LookupError {
-        error.of(format_args!(
-            "{}, column {}, row group {group}",
-            self.name, column.path
-        ))
+        let place = format_args!(", column {}, row group {group}", column.path);
+        error.of_file(&self.name, place)
     }
 }
 
-fn is_within(leaf: &str, group: &str) -> bool {
+fn is_within(leaf: &[u8], group: &[u8]) -> bool {
     leaf.strip_prefix(group)
-        .is_some_and(|rest| rest.starts_with('.'))
+        .is_some_and(|rest| rest.first() == Some(&b'.'))
 }
 
-/// The Arrow field of the leaf at `path` below `fields`.
-fn leaf_field(fields: &arrow_schema::Fields, leaf: usize) -> Option<FieldRef> {
-    fn walk(field: &FieldRef, left: &mut usize) -> Option<FieldRef> {
-        match field.data_type() {
-            DataType::Struct(fields) => fields.iter().find_map(|field| walk(field, left)),
-            DataType::List(field)
-            | DataType::LargeList(field)
-            | DataType::ListView(field)
-            | DataType::LargeListView(field)
-            | DataType::FixedSizeList(field, _)
-            | DataType::Map(field, _) => walk(field, left),
-            _ if *left == 0 => Some(Arc::clone(field)),
-            _ => {
-                *left -= 1;
-                None
-            }
-        }
-    }
-    let mut left = leaf;
-    fields.iter().find_map(|field| walk(field, &mut left))
+/// Whether a root column of this name may have a leaf at `path`, or below it.
+fn is_related(name: &[u8], path: &[u8]) -> bool {
+    name == path || is_within(path, name) || is_within(name, path)
 }

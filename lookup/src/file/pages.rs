@@ -13,7 +13,8 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::index_reader::{decode_column_index, decode_offset_index};
 
 use super::File;
-use super::footer::{chunk_range, read_one};
+use super::columns::chunk_range;
+use super::footer::read_one;
 use crate::column::Column;
 use crate::error::{LookupError, Result};
 use crate::host::Host;
@@ -137,7 +138,7 @@ impl File {
         if pages.bounds.get().is_some() {
             return Ok(());
         }
-        let chunk = self.chunk(group, column.leaf);
+        let chunk = self.chunk(group, column);
         let bounds =
             match self.index_range(chunk.column_index_offset(), chunk.column_index_length()) {
                 Some(range) => {
@@ -167,7 +168,7 @@ impl File {
         group: usize,
         column: &Column,
     ) -> Result<ChunkPages> {
-        let chunk = self.chunk(group, column.leaf);
+        let chunk = self.chunk(group, column);
         if chunk.crypto_metadata().is_some() {
             return Err(LookupError::unsupported("it is encrypted"));
         }

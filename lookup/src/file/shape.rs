@@ -50,7 +50,7 @@ fn elements(reader: &mut Reader<'_>) -> Step<Vec<u32>> {
     Err(Stop::Wrong("it is missing"))
 }
 
-fn check_tree(children: &[u32]) -> Result<()> {
+pub(super) fn check_tree(children: &[u32]) -> Result<()> {
     // How many children are still to come, of each group that is open.
     let mut open: Vec<u32> = Vec::new();
     for (index, own) in children.iter().enumerate() {

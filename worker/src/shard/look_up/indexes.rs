@@ -48,14 +48,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let meta = Arc::clone(&host.known.meta);
         let mut begun = Vec::new();
         for (leaf, parts) in self.key_indexes_held(&meta) {
-            if let Some(column) = known.file.columns.get(leaf).cloned() {
+            if let Ok(Some(column)) = known.file.column_at(leaf).map(Option::<&_>::cloned) {
                 self.begin_index(known, &column, host, Origin::Held(parts));
                 begun.push(leaf);
             }
         }
         let mount = self.mounts.borrow().get(host.known.mount.get()).cloned();
         for name in mount.iter().flat_map(|mount| mount.key_indexes.iter()) {
-            let column = known.file.column(name).cloned();
+            // One that the footer lies about says so when it is looked up.
+            let column = known.file.column(name).ok().flatten().cloned();
             if let Some(column) = column.filter(|column| !begun.contains(&column.leaf)) {
                 self.begin_index(known, &column, host, Origin::Column);
             }

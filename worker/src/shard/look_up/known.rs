@@ -185,7 +185,7 @@ impl Lookups {
         let files = self.files.borrow();
         let known = files
             .values()
-            .map(|known| known.file.memory_bytes + known.index_bytes())
+            .map(|known| known.file.memory_bytes() + known.index_bytes())
             .sum();
         (self.decoded.borrow().bytes(), known)
     }
@@ -216,10 +216,10 @@ impl Lookups {
         for old in old {
             self.drop_file(&mut files, old);
         }
-        let mut bytes: usize = files.values().map(|known| known.file.memory_bytes).sum();
-        while bytes + known.file.memory_bytes > self.limits.footer_bytes {
+        let mut bytes: usize = files.values().map(|known| known.file.memory_bytes()).sum();
+        while bytes + known.file.memory_bytes() > self.limits.footer_bytes {
             let oldest = files.iter().min_by_key(|(_, known)| known.used.get());
-            let Some((oldest, size)) = oldest.map(|(id, known)| (*id, known.file.memory_bytes))
+            let Some((oldest, size)) = oldest.map(|(id, known)| (*id, known.file.memory_bytes()))
             else {
                 break;
             };
