@@ -11,6 +11,7 @@ use bytes::Bytes;
 use corelane_client::lookup::cache::Cache;
 use corelane_client::lookup::error::Result as LookupResult;
 use corelane_client::lookup::execute::{Limits, Search};
+use corelane_client::lookup::file::columns::chunk_range;
 use corelane_client::lookup::file::{File, footer};
 use corelane_client::lookup::host::Host;
 use corelane_client::lookup::key_index::{Builder, IndexKind};
@@ -122,7 +123,7 @@ fn index_of(file: &InMemory, column: &str) -> Result<(usize, u64), String> {
     let key = opened.column(column).map_err(|error| error.to_string())?;
     let key = key.ok_or("no such column")?.clone();
     let chunks: Vec<Range<u64>> = (0..opened.groups())
-        .filter_map(|group| footer::chunk_range(opened.chunk(group, &key)))
+        .filter_map(|group| chunk_range(opened.chunk(group, &key)))
         .collect();
     let cache = RefCell::new(Cache::new(1 << 20, 1));
     let limits = Limits {
