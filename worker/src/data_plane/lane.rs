@@ -30,6 +30,7 @@ use super::outbox::Outbox;
 use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
+use crate::shard::look_up::failure::{LookupFailure, Why};
 use crate::shard::look_up::request::LookupAnswer;
 use crate::shard::metadata::Known;
 use crate::shard::signal::Signal;
@@ -415,22 +416,16 @@ async fn serve_lookup<I: Io, U: UnderStore>(
                 let found = shard.look_up(request, &access).await;
                 found.and_then(|found| encoded(&found, explain))
             }
-            Err(error) => Err(invalid(error.message)),
+            Err(error) => Err(error.into()),
         };
         match answer {
             Ok(answer) => lane.answer_lookup(head.request_id, &answer),
-            Err(error) => lane.answer_error(head.request_id, LOOKUP_CREDIT_BYTES, error),
+            Err(failure) => {
+                lane.answer_error(head.request_id, LOOKUP_CREDIT_BYTES, failure.to_wire());
+            }
         }
     });
     Ok(())
-}
-
-fn invalid(message: String) -> ErrorMessage {
-    ErrorMessage {
-        code: ErrorCode::Invalid,
-        message,
-        retry_after_ms: 0,
-    }
 }
 
 /// An answer to a look-up, as its payload.
@@ -441,22 +436,21 @@ struct EncodedLookup {
     home: ShardId,
 }
 
-fn encoded(found: &LookupAnswer, explain: bool) -> Result<EncodedLookup, ErrorMessage> {
+fn encoded(found: &LookupAnswer, explain: bool) -> Result<EncodedLookup, LookupFailure> {
     let mut payload = Vec::new();
     if explain {
         let statistics = serde_json::to_writer(&mut payload, &found.counts);
         statistics.expect("numbers are written to memory");
     }
     let statistics_bytes = payload.len() as u32;
-    SchemaMessage::new(&found.schema)
-        .map_err(|error| invalid(error.message))?
-        .write_stream(&found.batches, &mut payload);
+    SchemaMessage::new(&found.schema)?.write_stream(&found.batches, &mut payload);
     if payload.len() > LOOKUP_ANSWER_BYTES_MAX as usize {
-        return Err(invalid(format!(
+        let sentence = format!(
             "the answer has {} bytes, more than {LOOKUP_ANSWER_BYTES_MAX}: select fewer columns, narrow the \
              predicate or set a limit",
             payload.len()
-        )));
+        );
+        return Err(LookupFailure::new(Why::TooMuch, sentence));
     }
     Ok(EncodedLookup {
         payload,

@@ -15,6 +15,7 @@ use corelane_s3::range::RangeSpec;
 use smallvec::SmallVec;
 
 use super::gather::ReadParts;
+use super::look_up::failure::LookupFailure;
 use super::look_up::object::ObjectQuery;
 use crate::mount::{AccessSet, MountId};
 use crate::object::ObjectMeta;
@@ -103,7 +104,7 @@ pub enum Answer {
     /// To [`Question::Known`] and [`Question::Recorded`].
     Object(Option<Arc<ObjectMeta>>),
     /// To [`Question::LookUp`].
-    LookedUp(Result<Box<FileAnswer>, ErrorMessage>),
+    LookedUp(Result<Box<FileAnswer>, LookupFailure>),
     /// To [`Question::Release`]: whether nothing there is needed any more.
     Released(bool),
     /// To [`Question::Forget`] and [`Question::Load`].

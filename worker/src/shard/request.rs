@@ -6,9 +6,9 @@ use std::sync::Arc;
 use corelane_io::Doorbell;
 use corelane_lookup::request::LookupRequest;
 use corelane_rpc_schema::ObjectId;
-use corelane_rpc_schema::messages::ErrorMessage;
 use tokio::sync::oneshot;
 
+use super::look_up::failure::LookupFailure;
 use super::look_up::request::LookupAnswer;
 use crate::mount::{Mount, MountTable};
 use crate::object::ObjectMeta;
@@ -130,7 +130,7 @@ pub enum ShardRequest {
         /// Name of the reader's token; empty without one.
         reader: String,
         /// Gets the rows.
-        answer: oneshot::Sender<Result<LookupAnswer, ErrorMessage>>,
+        answer: oneshot::Sender<Result<LookupAnswer, LookupFailure>>,
     },
     /// The devices of this shard.
     Devices {

@@ -91,7 +91,8 @@ impl World {
                     code: ErrorCode::NotFound,
                     message: "these objects have no bytes".to_owned(),
                     retry_after_ms: 0,
-                }),
+                }
+                .into()),
             ),
             ShardRequest::Stats { answer } => {
                 let values = vec![("reads_dram", 3), ("lanes_open", 1)];

@@ -127,7 +127,9 @@ impl<I: Io, U: UnderStore> ShardHost<I, U> {
     }
 }
 
-/// What a failed read means for a look-up. The code comes back by [`failure_of`].
+/// What a failed read means for a look-up. The code comes back with [`LookupFailure`].
+///
+/// [`LookupFailure`]: super::failure::LookupFailure
 fn error_of(failure: &ErrorMessage) -> LookupError {
     let kind = match failure.code {
         ErrorCode::VersionChanged | ErrorCode::ObjectUnknown => ErrorKind::VersionChanged,
@@ -136,24 +138,6 @@ fn error_of(failure: &ErrorMessage) -> LookupError {
         _ => ErrorKind::Read,
     };
     LookupError::new(kind, failure.message.clone())
-}
-
-/// What a client is told of an error.
-pub(super) fn failure_of(error: LookupError) -> ErrorMessage {
-    let code = match error.kind {
-        ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::TooMuch => {
-            ErrorCode::Invalid
-        }
-        ErrorKind::Read => ErrorCode::UnderStore,
-        ErrorKind::VersionChanged => ErrorCode::VersionChanged,
-        ErrorKind::Busy => ErrorCode::Busy,
-        ErrorKind::Denied => ErrorCode::Denied,
-    };
-    ErrorMessage {
-        code,
-        message: error.message,
-        retry_after_ms: 0,
-    }
 }
 
 impl<I: Io, U: UnderStore> Host for ShardHost<I, U> {

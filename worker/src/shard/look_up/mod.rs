@@ -11,11 +11,13 @@
 //! | `indexes` | key indexes: built, kept beside the blocks, found again |
 //! | `known` | what is kept of objects: footers, decoded pages, key indexes |
 //! | `places` | mounts, path keys and homes of paths |
+//! | [`failure`] | why there is no answer |
 //! | [`compute`] | threads for work that would keep reads waiting |
 //!
 //! The invariant: all bytes that an answer was made of are of one version of each object.
 
 pub mod compute;
+pub mod failure;
 mod host;
 mod indexes;
 mod known;

@@ -10,9 +10,9 @@ use corelane_lookup::execute::{Limits, Search};
 use corelane_lookup::file::footer;
 use corelane_lookup::request::Batch;
 use corelane_lookup::set::{FileAnswer, FileQuery};
-use corelane_rpc_schema::messages::ErrorMessage;
 
-use super::host::{ShardHost, failure_of};
+use super::failure::LookupFailure;
+use super::host::ShardHost;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::under_store::UnderStore;
@@ -44,7 +44,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self: &Rc<Self>,
         asked: &ObjectQuery,
         access: &Arc<AccessSet>,
-    ) -> std::result::Result<FileAnswer, ErrorMessage> {
+    ) -> std::result::Result<FileAnswer, LookupFailure> {
         let _turn = self.lookups.turns.take(1).await;
         let mut changes = 0;
         loop {
@@ -54,7 +54,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 Err(error) if error.kind == ErrorKind::VersionChanged && changes < CHANGES_MAX => {
                     changes += 1;
                 }
-                answer => return answer.map_err(failure_of),
+                answer => return Ok(answer?),
             }
         }
     }

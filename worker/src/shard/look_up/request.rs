@@ -10,10 +10,10 @@ use corelane_lookup::execute::counts::Counts;
 use corelane_lookup::request::LookupRequest;
 use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
 use corelane_rpc_schema::ShardId;
-use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
+use corelane_rpc_schema::messages::ErrorCode;
 use futures::StreamExt;
 
-use super::host::failure_of;
+use super::failure::{LookupFailure, Why};
 use super::object::{ANSWER_BYTES_MAX, ObjectQuery};
 use crate::mount::AccessSet;
 use crate::shard::Shard;
@@ -56,7 +56,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self: &Rc<Self>,
         request: LookupRequest,
         access: &Arc<AccessSet>,
-    ) -> Result<LookupAnswer, ErrorMessage> {
+    ) -> Result<LookupAnswer, LookupFailure> {
         self.counters.lookups.increase();
         let answer = self.look_up_now(request, access).await;
         match &answer {
@@ -70,12 +70,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self: &Rc<Self>,
         request: LookupRequest,
         access: &Arc<AccessSet>,
-    ) -> Result<LookupAnswer, ErrorMessage> {
+    ) -> Result<LookupAnswer, LookupFailure> {
         let Some(first) = request.paths.first() else {
-            return Err(error(
-                ErrorCode::Invalid,
-                "a look-up names at least one object",
-            ));
+            let sentence = "a look-up names at least one object";
+            return Err(error(ErrorCode::Invalid, sentence).into());
         };
         let home = self.place_of(first)?.shard;
         let values = request
@@ -83,7 +81,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .iter()
             .map(|path| path_values("", path))
             .collect();
-        let plan = SetPlan::new(values, &request.predicate, &request.select).map_err(failure_of)?;
+        let plan = SetPlan::new(values, &request.predicate, &request.select)?;
         let keys = request.keys.map(Arc::new);
         let wanted = request.limit.filter(|_| keys.is_none());
         let asked = plan.queries.iter().map(|query| {
@@ -97,7 +95,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             let file = query.file;
             async move {
                 let answer = self.look_into_anywhere(object, access).await?;
-                Ok::<(usize, FileAnswer), ErrorMessage>((file, answer))
+                Ok::<(usize, FileAnswer), LookupFailure>((file, answer))
             }
         });
         let mut answers = Vec::with_capacity(plan.queries.len());
@@ -116,8 +114,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 .map(RecordBatch::get_array_memory_size)
                 .sum::<usize>();
             if bytes > ANSWER_BYTES_MAX {
-                return Err(error(
-                    ErrorCode::Invalid,
+                return Err(LookupFailure::new(
+                    Why::TooMuch,
                     format!(
                         "the answer takes more than {ANSWER_BYTES_MAX} bytes: select fewer columns, narrow the \
                          predicate or set a limit"
@@ -131,7 +129,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
         }
         drop(answered);
-        let (schema, batches, counts) = plan.merge(&answers, request.limit).map_err(failure_of)?;
+        let (schema, batches, counts) = plan.merge(&answers, request.limit)?;
         Ok(LookupAnswer {
             schema,
             batches,
@@ -145,7 +143,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self: &Rc<Self>,
         asked: ObjectQuery,
         access: &Arc<AccessSet>,
-    ) -> Result<FileAnswer, ErrorMessage> {
+    ) -> Result<FileAnswer, LookupFailure> {
         let home = self.place_of(&asked.path)?.shard;
         if home == self.id {
             return self.look_into(&asked, access).await;
