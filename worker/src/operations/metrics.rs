@@ -58,6 +58,14 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     ("objects_known", "Objects whose metadata is cached."),
     (
+        "lookup_decoded_bytes",
+        "Memory of decoded pages and dictionaries that look-ups keep.",
+    ),
+    (
+        "lookup_known_bytes",
+        "Memory of footers and key indexes that look-ups keep.",
+    ),
+    (
         "loop_poll_ns_longest",
         "Longest single poll of a task, in nanoseconds.",
     ),

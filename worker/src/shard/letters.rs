@@ -213,6 +213,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         values.extend(self.store.counters().values());
         let counters = self.io.counters();
         let tier = self.tier.borrow();
+        let (lookup_decoded_bytes, lookup_known_bytes) = self.lookups.memory_bytes();
         values.extend([
             ("lanes_open", self.lanes.len() as u64),
             (
@@ -225,6 +226,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             ("fills_under_way", self.fills.len() as u64),
             ("questions_under_way", self.asking.len() as u64),
             ("objects_known", self.metadata.borrow().len() as u64),
+            ("lookup_decoded_bytes", lookup_decoded_bytes as u64),
+            ("lookup_known_bytes", lookup_known_bytes as u64),
             ("loop_turns", counters.turns),
             ("loop_enters", counters.enters),
             ("loop_sleeps", counters.sleeps),
