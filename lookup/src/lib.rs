@@ -9,6 +9,7 @@
 //!
 //! | step | in | what it leaves |
 //! |---|---|---|
+//! | the paths that it names | [`paths`] | objects, and directories to list |
 //! | the predicate's text or JSON | [`predicate`] | a tree of comparisons of columns with literals |
 //! | footer of the file, decoded once a version | [`mod@file`] | columns, row groups, statistics |
 //! | literals to the columns' types | [`predicate`] | intervals in the column's order |
@@ -31,6 +32,7 @@ pub mod host;
 mod json_fields;
 pub mod key_index;
 pub mod page;
+pub mod paths;
 pub mod predicate;
 pub mod prune;
 pub mod request;

@@ -8,10 +8,12 @@ mod csv;
 mod in_utc;
 mod json_lines;
 
+use std::io;
+
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 
-use crate::error::{LookupError, Result};
+use crate::error::{ErrorKind, LookupError, Result};
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +83,44 @@ impl Format {
         batches: &[RecordBatch],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        match self {
-            Format::ArrowIpc => {
-                arrow_ipc::SchemaMessage::new(schema)?.write_stream(batches, out);
-                Ok(())
-            }
-            Format::JsonLines => json_lines::write(batches, out),
-            Format::Csv => csv::write(schema, batches, out),
+        self.write_within(usize::MAX, schema, batches, out)
+    }
+
+    /// As [`Format::write`], until `out` has `bytes_max` bytes: a name that is repeated in every line makes
+    /// much text of small arrays.
+    ///
+    /// # Errors
+    /// As [`Format::write`], and [`TooMuch`](crate::error::ErrorKind::TooMuch), when it gets longer. What
+    /// is in `out` then is a part of the answer.
+    pub fn write_within(
+        self,
+        bytes_max: usize,
+        schema: &SchemaRef,
+        batches: &[RecordBatch],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut within = Within {
+            out,
+            bytes_max,
+            is_full: false,
+        };
+        let written = match self {
+            Format::ArrowIpc => arrow_ipc::SchemaMessage::new(schema).map(|schema| {
+                schema.write_stream(batches, within.out);
+                within.is_full = within.out.len() > bytes_max;
+            }),
+            Format::JsonLines => json_lines::write(batches, &mut within),
+            Format::Csv => csv::write(schema, batches, &mut within),
+        };
+        match within.is_full {
+            true => Err(LookupError::new(
+                ErrorKind::TooMuch,
+                format!(
+                    "the answer has more than {bytes_max} bytes: select fewer columns, narrow the predicate or set a \
+                     limit"
+                ),
+            )),
+            false => written,
         }
     }
 
@@ -131,6 +164,28 @@ impl Format {
             (_, _, true) => Some(0),
             _ => None,
         }
+    }
+}
+
+/// Takes bytes up to a limit, then fails.
+struct Within<'o> {
+    out: &'o mut Vec<u8>,
+    bytes_max: usize,
+    is_full: bool,
+}
+
+impl io::Write for Within<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.is_full |= self.out.len() + bytes.len() > self.bytes_max;
+        if self.is_full {
+            return Err(io::Error::other("the answer is too long"));
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -305,6 +360,27 @@ mod tests {
         assert_eq!(written(Format::Csv, &[batch()]), expected);
         assert_eq!(written(Format::Csv, &[batch(), batch()]).lines().count(), 5);
         assert_eq!(written(Format::Csv, &[]), "i,d,s,b,f,day,t,z\n");
+    }
+
+    #[test]
+    fn an_answer_that_gets_too_long_is_refused() {
+        for format in FORMATS {
+            let mut whole = Vec::new();
+            let batches = vec![batch(); 100];
+            format
+                .write(&batch().schema(), &batches, &mut whole)
+                .expect("valid");
+            let within = |bytes_max: usize| {
+                let mut out = Vec::new();
+                let written = format.write_within(bytes_max, &batch().schema(), &batches, &mut out);
+                written.map(|()| out)
+            };
+            assert_eq!(within(whole.len()).expect("it fits"), whole);
+            for bytes_max in [0, 1, 10_000, whole.len() - 1] {
+                let error = within(bytes_max).expect_err("it does not fit");
+                assert_eq!(error.kind, ErrorKind::TooMuch, "{format:?} {error}");
+            }
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct LookupRequest {
     pub limit: Option<u64>,
     /// Most bytes of pages that may be read for it, beyond which it is refused.
     pub scan_bytes_max: Option<u64>,
-    /// Whether the answer says, beside the rows, what was pruned, read and decoded for them.
+    /// Whether the answer says what it took, beside the rows.
     pub explain: bool,
     /// Keys that are looked up one by one, of which the predicate must hold too.
     pub keys: Option<Batch>,

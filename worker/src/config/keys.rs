@@ -223,9 +223,10 @@ pub const TOP: &Section = &Section {
             kind: Kind::Address,
             default: "127.0.0.1:7401",
             is_reloadable: false,
-            doc: "HTTP port for `/metrics`, `/healthz`, `/readyz`, `/slow`. Beyond loopback, all but \
-                  health and readiness want `Authorization: Bearer SECRET` of a token, unless \
-                  `insecure` is set.",
+            doc: "HTTP port for `/metrics`, `/healthz`, `/readyz`, `/slow` and look-ups (`POST \
+                  /v1/lookup`). Beyond loopback, all but health and readiness want \
+                  `Authorization: Bearer SECRET` of a token, unless `insecure` is set; look-ups \
+                  want it wherever there are tokens.",
         },
         Key {
             name: "insecure",

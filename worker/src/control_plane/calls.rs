@@ -187,6 +187,7 @@ impl worker::Server for Calls {
             cached_only: params.get_cached_only(),
             limit: params.get_limit() as usize,
             after: params.get_after()?.to_str()?.to_owned(),
+            names_only: false,
         };
         let (entries, more) = listing::list(&self.control, &self.rights(), &query).await?;
         let bytes = entries

@@ -417,6 +417,7 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
         limit: LIST_ENTRIES,
         after: job.done_to.borrow().clone(),
         cached_only: false,
+        names_only: false,
     };
     let mut watermark = Watermark::default();
     let mut under_way: FuturesUnordered<_> = FuturesUnordered::new();

@@ -38,6 +38,9 @@ pub struct Query {
     pub limit: usize,
     /// Only what comes after this path.
     pub after: String,
+    /// The names as the under-stores have them, without what is cached of them, which takes a walk over
+    /// what the shards hold.
+    pub names_only: bool,
 }
 
 /// A name with what is cached of it.
@@ -221,7 +224,9 @@ async fn store_entries(
         match last {
             Some(last) if entries.is_empty() && page.more => after = last,
             _ => {
-                count_cached(control, mount, &path, &mut entries).await?;
+                if !query.names_only {
+                    count_cached(control, mount, &path, &mut entries).await?;
+                }
                 return Ok((entries, page.more));
             }
         }

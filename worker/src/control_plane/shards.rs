@@ -79,6 +79,11 @@ impl Shards {
         ShardId(shard_of(partition, self.partitions, self.count()))
     }
 
+    /// The home shard of the objects with a home id.
+    pub fn home(&self, home: u64) -> ShardId {
+        self.owner(ObjectId { home, version: 0 }, Stripe(0))
+    }
+
     /// Asks one shard and waits for its answer, at most `deadline`.
     ///
     /// # Errors

@@ -60,7 +60,7 @@ pub async fn page(status: &Status, path: &str) -> Page {
         },
         _ => Page::text(
             StatusCode::NOT_FOUND,
-            "pages: / /metrics /healthz /readyz /slow\n",
+            "pages: / /metrics /healthz /readyz /slow; look-ups: POST /v1/lookup\n",
         ),
     }
 }

@@ -3,6 +3,8 @@
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
+use tokio::sync::watch;
+
 use crate::control_plane::Control;
 
 /// Phase of a worker's life.
@@ -30,6 +32,7 @@ impl Phase {
 /// What the operations port can tell. Shared on the control thread.
 pub struct Status {
     phase: Cell<Phase>,
+    is_stopping: watch::Sender<bool>,
     control: OnceCell<Rc<Control>>,
 }
 
@@ -37,6 +40,7 @@ impl Default for Status {
     fn default() -> Self {
         Status {
             phase: Cell::new(Phase::Starting),
+            is_stopping: watch::Sender::new(false),
             control: OnceCell::new(),
         }
     }
@@ -63,6 +67,18 @@ impl Status {
     /// From now on the worker is ending.
     pub fn stop(&self) {
         self.phase.set(Phase::Stopping);
+        self.is_stopping.send_replace(true);
+    }
+
+    /// Waits until the worker begins to end; without end if it does already.
+    pub fn stopping(&self) -> impl Future<Output = ()> + use<> {
+        let mut is_stopping = self.is_stopping.subscribe();
+        let was_stopping = self.phase() == Phase::Stopping;
+        async move {
+            if was_stopping || is_stopping.wait_for(|is| *is).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// What knows the shards; `None` while they recover.

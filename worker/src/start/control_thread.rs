@@ -95,7 +95,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
     let status = Rc::new(Status::default());
     let operations_address = address_of(&setup.operations)?;
     let control_address = address_of(&setup.control)?;
-    operations::serve(
+    let operations = operations::serve(
         setup.operations,
         Rc::clone(&status),
         &config,
@@ -145,7 +145,7 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
     }
     .await;
     status.stop();
-    let ended = stop_shards(&shards, threads).await;
+    let ended = stop_shards(&shards, threads, operations.finish()).await;
     served.and(ended)
 }
 
@@ -272,11 +272,17 @@ async fn tell_all(
     late
 }
 
-/// Tells every shard to finish and flush, and waits for their threads.
-async fn stop_shards(shards: &Shards, threads: Vec<JoinHandle<()>>) -> Result<(), WorkerError> {
+/// Tells every shard to finish and flush, and waits for their threads. What asks shards from outside of
+/// their lanes is over with `askers`.
+async fn stop_shards(
+    shards: &Shards,
+    threads: Vec<JoinHandle<()>>,
+    askers: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
     let end = Instant::now() + STOP_DEADLINE;
     // In two steps, because a lane of one shard may wait for an answer of another.
-    let drained = tell_all(shards, end, |answer| ShardRequest::Drain { answer }).await;
+    let drained = tell_all(shards, end, |answer| ShardRequest::Drain { answer });
+    let (drained, ()) = tokio::join!(drained, askers);
     let stopped = tell_all(shards, end, |answer| ShardRequest::Stop { answer }).await;
     let mut late: Vec<u16> = drained.into_iter().chain(stopped).collect();
     late.sort_unstable();

@@ -113,7 +113,7 @@ fn requests_that_were_sent_before_sigterm_are_answered() {
                 answered.push(head.request_id);
             }
             Answer::Closed => break,
-            Answer::Message(..) => {}
+            Answer::Message(..) | Answer::LookedUp(..) => {}
         }
         if stopping.is_none() {
             process.signal(libc::SIGTERM);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use corelane_client::lookup::answer;
+use corelane_client::lookup::paths::Named;
 use corelane_client::lookup::predicate::Predicate;
 use corelane_client::lookup::predicate::parse::parse;
 use corelane_client::lookup::request::LookupRequest;
@@ -105,10 +106,10 @@ impl Lookup {
                  --format table",
             ));
         }
-        let names: Vec<paths::Named> = self
+        let names: Vec<Named> = self
             .paths
             .iter()
-            .map(|path| paths::Named::parse(path))
+            .map(|path| paths::parse(path))
             .collect::<Result<_, _>>()?;
         let request = self.request()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -150,7 +151,7 @@ impl Lookup {
     /// The rows, and how long the worker was waited for.
     async fn ask(
         &self,
-        names: &[paths::Named],
+        names: &[Named],
         mut request: LookupRequest,
     ) -> Result<(Found, Duration), Failure> {
         request.paths = paths::objects(names, &self.connection).await?;

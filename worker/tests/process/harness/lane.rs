@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use corelane_rpc_schema::frame::{
-    self, Decoded, Frame, ReadAnswerHead, ReadFlags, ReadRequest, encode_read_request,
+    self, Decoded, Frame, LookupAnswerHead, ReadAnswerHead, ReadFlags, ReadRequest,
+    encode_read_request, lookup_checksum,
 };
 use corelane_rpc_schema::messages::{ErrorMessage, Hello, HelloAnswer, Message, Open, OpenAnswer};
 use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
@@ -18,6 +19,8 @@ pub enum Answer {
     Message(u64, Message),
     /// A read's head and bytes, whose checksums were compared.
     Read(ReadAnswerHead, Vec<u8>),
+    /// A look-up's head and payload.
+    LookedUp(LookupAnswerHead, Vec<u8>),
     /// The worker closed the connection.
     Closed,
 }
@@ -95,7 +98,11 @@ impl Lane {
                             .expect("checksums are right");
                         Answer::Read(answer.head, payload.to_vec())
                     }
-                    Frame::Read(_) | Frame::Lookup(..) | Frame::LookupAnswer(..) => {
+                    Frame::LookupAnswer(head, payload) => {
+                        assert_eq!(lookup_checksum([payload]), head.checksum, "a checksum");
+                        Answer::LookedUp(head, payload.to_vec())
+                    }
+                    Frame::Read(_) | Frame::Lookup(..) => {
                         panic!("neither asked for nor an answer: {frame:?}")
                     }
                 };

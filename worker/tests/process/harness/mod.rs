@@ -2,10 +2,12 @@
 
 pub mod bed;
 pub mod content;
+pub mod http;
 pub mod lane;
 pub mod process;
 
 pub use bed::{BLOCK, Bed};
 pub use content::{Random, assert_same, content};
+pub use http::{Http, HttpAnswer};
 pub use lane::{Answer, Lane, owner};
 pub use process::{HANG, Process, counter, eventually};
