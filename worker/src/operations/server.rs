@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -40,6 +41,9 @@ const FAREWELL_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Largest head, which is hyper's least buffer.
 const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// A peer that takes nothing of what is sent to it for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -155,6 +159,7 @@ impl Drop for Counted {
 async fn converse(desk: Rc<Desk>, stream: TcpStream, _place: OwnedSemaphorePermit) {
     // The end of an answer does not wait for word of its beginning. A peer that is gone is found out below.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE_MAX));
     // Dropped with the connection, when all that was answered has been sent.
     let counted: Rc<OnceCell<Counted>> = Rc::default();
     let stopping = desk.status.stopping();

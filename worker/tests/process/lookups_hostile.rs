@@ -1,13 +1,18 @@
 //! Look-ups of clients that mean harm, and in files that do: an error that says what is wrong, and the worker
 //! goes on.
 
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array};
 use corelane_client::lookup::request::LookupRequest;
 use corelane_rpc_schema::frame::encode_lookup;
 use corelane_rpc_schema::messages::{ErrorCode, Message};
 use serde_json::json;
 
-use crate::harness::{Answer, Bed, Http, Lane, Process, Random};
-use crate::lookup_table::{files, json_request, post, request, rows_where, write_table};
+use crate::harness::{Answer, Bed, Http, Lane, Process, Random, eventually};
+use crate::lookup_table::{
+    files, json_request, post, request, rows_where, write_file, write_table,
+};
 
 fn lookup_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -176,5 +181,53 @@ fn files_that_are_no_parquet_cost_an_error_that_names_them_and_never_the_worker(
         }
     }
     assert_serves(&process, "after hostile files");
+    process.terminate();
+}
+
+#[test]
+fn clients_that_send_slowly_or_take_nothing_keep_nobody_waiting_for_long() {
+    let bed = Bed::in_memory();
+    write_table(&bed);
+    let wide: ArrayRef = Arc::new((0..400_000).map(|row| row << 20).collect::<Int64Array>());
+    let columns: Vec<(&str, ArrayRef)> = ["a", "b", "c", "d"]
+        .into_iter()
+        .map(|name| (name, Arc::clone(&wide)))
+        .collect();
+    write_file(&bed.path("source").join("wide.parquet"), &columns, 100_000);
+    let process = bed.start();
+
+    // More of each than there are look-ups at a time.
+    let unfinished: Vec<Http> = (0..10)
+        .map(|_| {
+            let mut http = Http::connect(process.operations).expect("it listens");
+            http.send_head("POST", "/v1/lookup", &[], 100)
+                .expect("it reads");
+            http
+        })
+        .collect();
+    assert_serves(&process, "beside unfinished requests");
+    for mut http in unfinished {
+        http.send(&[b' '; 100]).expect("it still reads");
+        let answer = http.receive(true).expect("an answer");
+        assert_eq!(answer.status, 400, "it was not too late: {}", answer.text());
+    }
+
+    let all = json!({ "path": "/data/wide.parquet" }).to_string();
+    let silent: Vec<Http> = (0..10)
+        .map(|_| {
+            let mut http = Http::connect(process.operations).expect("it listens");
+            http.send_head("POST", "/v1/lookup", &[], all.len())
+                .and_then(|()| http.send(all.as_bytes()))
+                .expect("it reads");
+            http
+        })
+        .collect();
+    // Answers of some 30 MB, of which the sockets take a part.
+    eventually("somebody else is answered", || {
+        let answer = post(&process, &[], &json_request("key = 4711"));
+        answer.status == 200
+    });
+    drop(silent);
+    assert_serves(&process, "after silent clients");
     process.terminate();
 }

@@ -8,8 +8,8 @@
 //! Rows are data, so the bearer's token has to be a reader of each mount, on loopback as well, just as on a
 //! lane.
 //!
-//! The invariant: requests and answers of [`RUNNING_MAX`] look-ups are held at most, each until its answer
-//! was sent and no shard works for it any more; and the control thread neither parses nor encodes anything
+//! The invariant: answers of [`RUNNING_MAX`] look-ups are held at most, each until it was sent, or its peer took
+//! nothing for long, and no shard works for it any more; beside them, a request a connection; and the control thread neither parses nor encodes anything
 //! long itself.
 
 mod paths;
@@ -127,8 +127,9 @@ impl Lookups {
             reader,
             format: format_of(headers)?,
         };
-        let place = self.place().await?;
+        // Before a place is taken: a client that sends slowly keeps nobody waiting.
         let body = body_of(request).await?;
+        let place = self.place().await?;
         // It goes on when the client has gone, because the shards do; and holds its place until they end.
         let look_up = tokio::task::spawn_local(caller.look_up(body, place));
         match timeout(LOOKUP_DEADLINE, look_up).await {
