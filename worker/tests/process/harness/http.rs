@@ -84,6 +84,22 @@ impl Http {
         self.receive(method != "HEAD")
     }
 
+    /// Whether something of an answer is there.
+    pub fn has_answer(&self) -> bool {
+        let stream = self.0.get_ref();
+        let peek = || {
+            stream.set_nonblocking(true)?;
+            let found = stream.peek(&mut [0]);
+            stream.set_nonblocking(false)?;
+            found
+        };
+        match peek() {
+            Ok(_) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// The next answer. The error is [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) where nothing came
     /// of it.
     ///
