@@ -77,6 +77,36 @@ impl Asking {
     }
 }
 
+/// A question that is on its way into a queue. Who gives up before it is in there gets no answer, which would
+/// give the ticket back.
+struct Unsent<'a> {
+    asking: &'a Asking,
+    ticket: Option<u64>,
+}
+
+impl<'a> Unsent<'a> {
+    fn new(asking: &'a Asking, waiting: Waiting) -> (Self, u64) {
+        let ticket = asking.wait(waiting);
+        let unsent = Unsent {
+            asking,
+            ticket: Some(ticket),
+        };
+        (unsent, ticket)
+    }
+
+    fn keep(mut self) {
+        self.ticket = None;
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.asking.waiting.borrow_mut().remove(ticket as usize);
+        }
+    }
+}
+
 impl Default for Asking {
     fn default() -> Self {
         Asking::new()
@@ -140,8 +170,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             ));
         }
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.asking.wait(Waiting::Task(sender));
+        let (unsent, ticket) = Unsent::new(&self.asking, Waiting::Task(sender));
         self.post(to, Message::Ask { ticket, question }).await;
+        unsent.keep();
         receiver
             .await
             .map_err(|_| error(ErrorCode::Draining, "the worker is stopping"))
@@ -300,5 +331,23 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 Answer::Released(self.store.release_region(release).await)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_is_given_up_before_it_was_sent_leaves_nothing() {
+        let asking = Asking::new();
+        let begin = || Unsent::new(&asking, Waiting::Task(oneshot::channel().0));
+        let (given_up, _) = begin();
+        let (sent, ticket) = begin();
+        assert_eq!(asking.len(), 2);
+        drop(given_up);
+        sent.keep();
+        assert_eq!(asking.len(), 1);
+        assert!(asking.waiting.borrow().contains(ticket as usize));
     }
 }
