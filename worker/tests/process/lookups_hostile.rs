@@ -222,7 +222,24 @@ fn clients_that_send_slowly_or_take_nothing_keep_nobody_waiting_for_long() {
             http
         })
         .collect();
-    // Answers of some 30 MB, of which the sockets take a part.
+    // Answers of some 30 MB, of which the sockets take a part: eight are held, and sixteen look-ups may wait for
+    // one of them to go. Who watches the worker gets in beside them.
+    let body = json_request("key = 4711").to_string();
+    let mut waiting: Vec<Http> = Vec::new();
+    eventually("one more is refused", || {
+        let mut http = Http::connect(process.operations).expect("it listens");
+        http.send_head("POST", "/v1/lookup", &[], body.len())
+            .and_then(|()| http.send(body.as_bytes()))
+            .expect("it reads");
+        waiting.push(http);
+        waiting.iter_mut().any(|http| http.has_answer())
+    });
+    assert!(process.metrics().starts_with("HTTP/1.1 200"));
+    let refused = waiting.iter_mut().find(|http| http.has_answer());
+    let answer = refused.expect("it was seen").receive(true).expect("whole");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+    assert_eq!(answer.error().0, "busy");
+    drop(waiting);
     eventually("somebody else is answered", || {
         let answer = post(&process, &[], &json_request("key = 4711"));
         answer.status == 200

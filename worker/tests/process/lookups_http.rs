@@ -3,7 +3,7 @@
 use corelane_client::{ErrorCode, Options};
 use serde_json::{Value, json};
 
-use crate::harness::{Bed, Http, HttpAnswer, Process, eventually};
+use crate::harness::{Bed, Http, HttpAnswer, Process};
 use crate::lookup_table::{
     TABLE, files, json_request, post, request, rows_of_arrow, rows_of_csv, rows_of_json,
     rows_where, write_table,
@@ -221,49 +221,4 @@ fn rows_are_for_readers_of_their_mount_on_either_face() {
     assert_eq!(error.code(), Some(ErrorCode::Denied), "{error}");
     let log = process.terminate();
     assert!(!log.contains("secret-of"), "a secret in the log:\n{log}");
-}
-
-#[test]
-fn look_ups_beyond_those_that_run_and_wait_are_told_to_come_again() {
-    let bed = Bed::in_memory();
-    write_table(&bed);
-    let process = bed.start();
-    let body = json_request("key = 17").to_string();
-    let begin = || {
-        let mut http = Http::connect(process.operations).expect("it listens");
-        let headers = ["Expect: 100-continue"];
-        http.send_head("POST", "/v1/lookup", &headers, body.len())
-            .expect("it reads");
-        http
-    };
-    let finish = |http: &mut Http| {
-        http.send(body.as_bytes()).expect("it reads");
-        let answer = http.receive(true).expect("an answer");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    };
-    // Eight run, and wait for their bodies.
-    let mut running: Vec<Http> = (0..8).map(|_| begin()).collect();
-    for http in &mut running {
-        assert_eq!(http.receive(true).expect("an answer").status, 100);
-    }
-    // Sixteen more have room to wait; who watches the worker gets in beside them.
-    let mut waiting: Vec<Http> = (0..17).map(|_| begin()).collect();
-    eventually("one more is refused", || {
-        waiting.iter().any(Http::has_answer)
-    });
-    assert!(process.metrics().starts_with("HTTP/1.1 200"));
-    running.iter_mut().for_each(finish);
-    let mut refused = 0;
-    for http in &mut waiting {
-        let answer = http.receive(true).expect("an answer");
-        if answer.status == 100 {
-            finish(http);
-        } else {
-            assert_refused(&answer, 503, "busy", "retry");
-            assert_eq!(answer.header("retry-after"), "1");
-            refused += 1;
-        }
-    }
-    assert_eq!(refused, 1);
-    process.terminate();
 }
