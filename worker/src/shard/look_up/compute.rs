@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corelane_io::{Io, IoError, cores};
 use futures::channel::oneshot;
@@ -28,6 +28,8 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Default)]
 pub struct Compute {
     jobs: Option<SyncSender<Job>>,
+    /// When they were started.
+    started: Option<Instant>,
 }
 
 impl Compute {
@@ -62,7 +64,16 @@ impl Compute {
                     )
                 })?;
         }
-        Ok(Compute { jobs: Some(jobs) })
+        Ok(Compute {
+            jobs: Some(jobs),
+            started: Some(Instant::now()),
+        })
+    }
+
+    /// Time since the threads were started, also while a core is at work and its own clock stands; none
+    /// where there are no threads and time is not real.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.started.map(|started| started.elapsed())
     }
 
     /// Runs `work`, which takes about `estimate`.

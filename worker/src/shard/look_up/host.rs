@@ -167,6 +167,7 @@ impl<I: Io, U: UnderStore> Host for ShardHost<I, U> {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_nanos(self.shard.io.now().0)
+        let elapsed = self.shard.lookups.compute.elapsed();
+        elapsed.unwrap_or_else(|| Duration::from_nanos(self.shard.io.now().0))
     }
 }
