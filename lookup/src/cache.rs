@@ -145,6 +145,11 @@ impl Cache {
         bytes + ENTRY_BYTES <= self.budget / SHARE_MAX
     }
 
+    /// Whether something is kept under `key`; that it was asked counts for nothing.
+    pub fn contains(&self, key: Key) -> bool {
+        self.places.contains_key(&key)
+    }
+
     /// Keeps what took `cost_ns` nanoseconds to make, if it may be worth its bytes.
     pub fn insert(&mut self, key: Key, kept: Kept, cost_ns: u64) {
         let own = match &kept {

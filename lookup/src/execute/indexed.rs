@@ -174,6 +174,7 @@ impl<H: Host> Search<'_, H> {
                         .run(estimate, move || add(builder, &of, first, &page))
                         .await
                         .map_err(|error| self.file.blame(group, column, error))?;
+                    self.host.pause().await;
                 }
             }
         }

@@ -24,6 +24,9 @@ use crate::page::values::{DecodedPage, Dictionary};
 /// Decompression and decoding take about so long a byte of what comes out: 1 GB/s.
 const DECODE_NS_PER_BYTE: u64 = 1;
 
+/// Pages that are decoded until others have their turn: most look-ups decode fewer.
+const PAGES_PER_TURN: usize = 8;
+
 /// Finding, reading and copying a page takes about so long beside its decoding.
 const READ_NS: u64 = 10_000;
 
@@ -216,7 +219,7 @@ impl<H: Host> Search<'_, H> {
             let dictionary = self.decode_dictionary(group, column, bytes).await?;
             note(&mut dictionaries, column.leaf, dictionary);
         }
-        for (want, bytes) in missing.iter().zip(read) {
+        for (place, (want, bytes)) in missing.iter().zip(read).enumerate() {
             let Want {
                 column,
                 pages,
@@ -257,12 +260,19 @@ impl<H: Host> Search<'_, H> {
             };
             let decoded = self.decode_page(group, column, raw, dictionary).await;
             let (decoded, cost_ns) = decoded.map_err(blame)?;
-            self.cache.borrow_mut().insert(
-                self.key(group, column, page as u32),
-                Kept::Page(Arc::clone(&decoded)),
-                cost_ns,
-            );
+            // Codes hold on to their dictionary, which counts for nothing where it is not kept itself.
+            let dictionary_key = self.key(group, column, DICTIONARY);
+            {
+                let mut cache = self.cache.borrow_mut();
+                if !has_codes || cache.contains(dictionary_key) {
+                    let key = self.key(group, column, page as u32);
+                    cache.insert(key, Kept::Page(Arc::clone(&decoded)), cost_ns);
+                }
+            }
             found[*want] = Some(decoded);
+            if place % PAGES_PER_TURN == PAGES_PER_TURN - 1 {
+                self.host.pause().await;
+            }
         }
         Ok(())
     }

@@ -13,6 +13,8 @@ use super::build::{Part, build};
 use super::counts::nanoseconds;
 use super::load::Want;
 use super::plan::{OwnedKey, Plan, WantedKeys};
+use futures::{StreamExt, TryStreamExt};
+
 use crate::error::{LookupError, Result};
 use crate::file::Selected;
 use crate::file::pages::ChunkPages;
@@ -20,6 +22,9 @@ use crate::host::Host;
 
 /// Compressed bytes of pages that are held for one batch beside the cache: rows of more are built in parts.
 const STEP_BYTES: u64 = 32 << 20;
+
+/// Columns whose pages are found at a time.
+const PAGES_AT_A_TIME: usize = 4;
 
 impl<H: Host> Search<'_, H> {
     /// The selected columns of `rows`, which rise, of a row group.
@@ -47,8 +52,11 @@ impl<H: Host> Search<'_, H> {
                 }
                 _ => None,
             });
-        futures::future::try_join_all(unknown).await?;
-        Ok(())
+        // A few at a time: each may hold a window of its column.
+        futures::stream::iter(unknown)
+            .buffer_unordered(PAGES_AT_A_TIME)
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
     }
 
     fn project_parts<'f>(

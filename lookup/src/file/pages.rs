@@ -20,10 +20,10 @@ use crate::error::{LookupError, Result};
 use crate::host::Host;
 use crate::page::header::{HEADER_BYTES_MAX, Kind, PageHeader, Parsed, parse};
 
-/// Bytes of a column that are read at once where reads take their time, in pieces side by side: most columns
-/// of a million rows, which have some fifty pages.
-const WINDOW_BYTES: u64 = 8 << 20;
-const WINDOW_PIECE_BYTES: u64 = 2 << 20;
+/// Bytes of a column that are read at once where reads take their time, in pieces side by side: a dozen pages and
+/// more.
+const WINDOW_BYTES: u64 = 2 << 20;
+const WINDOW_PIECE_BYTES: u64 = 512 << 10;
 
 /// Bytes that are read for a header at first: more than most take.
 const HEADER_GUESS_BYTES: u64 = 4 << 10;
@@ -204,6 +204,7 @@ impl File {
         let mut at = range.start;
         let mut window = Window::default();
         let (mut seen, mut row) = (0u64, 0u64);
+        let mut headers = 0;
         while seen < values {
             // Some writers of old do not count the last header; what is behind must be one.
             let limit = self.length.min(range.end + 100);
@@ -260,7 +261,13 @@ impl File {
             if seen < values && !window.reaches(at) && host.is_far() {
                 window.fill(host, at..range.end).await?;
             }
-            if pages.len() % HEADERS_PER_TURN == HEADERS_PER_TURN - 1 {
+            headers += 1;
+            if headers > PAGES_MAX {
+                return Err(LookupError::unsupported(format!(
+                    "it has more than {PAGES_MAX} pages"
+                )));
+            }
+            if headers % HEADERS_PER_TURN == 0 {
                 host.pause().await;
             }
         }

@@ -409,13 +409,16 @@ async fn lone_object(
             .into_iter()
             .collect()
     };
+    // Of several versions, the one that was modified last.
     let entries: Vec<Entry> = found
         .into_iter()
+        .filter(|object| !is_derived(&object.meta))
+        .max_by_key(|object| object.meta.last_modified_ms)
         .map(|object| Entry {
             listed: described(&query.path, &object.meta),
             bytes_cached: object.cached.bytes,
         })
-        .take(1)
+        .into_iter()
         .collect();
     if entries.is_empty() {
         let what = if query.cached_only {

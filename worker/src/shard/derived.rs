@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corelane_io::{Io, PAGE_SIZE, RemoteLease};
-use corelane_rpc_schema::{ObjectId, STRIPE_BYTES};
+use corelane_rpc_schema::{ObjectId, STRIPE_BYTES, Stripe};
 
 use super::Shard;
 use super::fill::{Fill, FillFailure};
@@ -118,7 +118,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         index: &Bytes,
     ) {
         let parts = index.len().div_ceil(PART_BYTES);
-        if parts > PARTS_MAX {
+        // Mounts may have changed since: another core may be the home.
+        let is_home = self.owner_of(source.id.home, Stripe(0)) == self.id;
+        if parts > PARTS_MAX || !is_home {
             return;
         }
         for part in 0..parts {
@@ -147,7 +149,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             let fill = self.fill(known, index);
             fill.want_on_device();
-            fill.until_done().await?;
+            if !fill.until_done().await? {
+                return Err(FillFailure::Busy("the device has no time for a key index"));
+            }
         }
         Ok(())
     }
@@ -171,6 +175,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     pub(super) async fn fill_derived(&self, run: Vec<Rc<Fill>>, leases: Vec<RemoteLease>) {
         let meta = Arc::clone(&run[0].known.meta);
         let made = self.derived.borrow().get(&meta.id).cloned();
+        let made = made.filter(|made| made.len() as u64 == meta.length);
         let Some(made) = made else {
             self.take_back_all(leases);
             self.fail(&run, &FillFailure::NotHeld(meta.uri.clone()));

@@ -152,6 +152,12 @@ fn a_key_index_goes_with_its_object_and_is_not_listed() {
         .map(|entry| (entry.path.as_str(), entry.length, entry.bytes_cached))
         .collect();
     assert_eq!(listed, [(PATH, length, length)]);
+    let options = ListOptions {
+        cached_only: true,
+        ..Default::default()
+    };
+    let (entries, _) = process.control().list(PATH, options).expect("a list");
+    assert_eq!((entries.len(), entries[0].length), (1, length));
     process.terminate();
 
     let process = bed.start();

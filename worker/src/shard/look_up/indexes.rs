@@ -24,6 +24,12 @@ use crate::under_store::UnderStore;
 /// Decoded pages that are kept while a key index is built: it reads each page once.
 const BUILD_CACHE_BYTES: usize = 1 << 20;
 
+/// Most rows of a key index that is built: some 30 bytes each while it is.
+const BUILD_ROWS_MAX: u64 = 32 << 20;
+
+/// Bytes of a held key index that are read until others have their turn.
+const RECALL_BYTES: u64 = 256 << 10;
+
 /// Values of a test for which a key index would be used: more is a scan.
 const POINTS_MAX: usize = 4096;
 
@@ -59,6 +65,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             let column = known.file.column(name).ok().flatten().cloned();
             if let Some(column) = column.filter(|column| !begun.contains(&column.leaf)) {
                 self.begin_index(known, &column, host, Origin::Column);
+                begun.push(column.leaf);
             }
         }
         let shard = Rc::clone(self);
@@ -109,6 +116,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let (shard, known, column) = (Rc::clone(self), Rc::clone(known), Arc::clone(column));
         let host = host.of(Rc::clone(&host.known));
         self.io.spawn(Priority::Background, async move {
+            let _turn = shard.lookups.index_turns.take(1).await;
             match origin {
                 Origin::Held(parts) => shard.recall_index(&known, &column, &host, &parts).await,
                 Origin::Column => shard.make_index(&known, &column, &host).await,
@@ -118,9 +126,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Brings a key index in that is held.
     async fn recall_index(
-        &self,
+        self: &Rc<Self>,
         known: &KnownFile,
-        column: &Column,
+        column: &Arc<Column>,
         host: &ShardHost<I, U>,
         parts: &[Arc<ObjectMeta>],
     ) {
@@ -132,7 +140,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             Err(error) => {
                 tracing::debug!(%error, file = known.file.name, column = column.path, "a key index is made anew");
-                known.lost_index(column.leaf);
+                if error.kind != ErrorKind::Corrupt {
+                    known.lost_index(column.leaf);
+                    return;
+                }
+                for part in parts {
+                    // One that comes back is found out again.
+                    let _ = self.free(part).await;
+                }
+                self.make_index(known, column, host).await;
             }
         }
     }
@@ -148,8 +164,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut bytes = Vec::with_capacity(length as usize);
         for part in parts {
             let part_known = self.know(Arc::clone(part), host.known.mount.get());
-            let part_bytes = host.of(part_known).read_range(0..part.length).await?;
-            bytes.extend_from_slice(&part_bytes);
+            let host = host.of(part_known);
+            for start in (0..part.length).step_by(RECALL_BYTES as usize) {
+                let end = part.length.min(start + RECALL_BYTES);
+                bytes.extend_from_slice(&host.read_range(start..end).await?);
+                self.io.yield_now().await;
+            }
         }
         let index = self.open_index(bytes.into()).await?;
         let rows = known.file.group_starts.last().copied();
@@ -170,9 +190,23 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         if let Err(error) = &built {
             tracing::warn!(%error, file = known.file.name, column = column.path, "no key index");
         }
-        let Ok((bytes, index)) = built else {
-            self.lookups.keep_index(known, column.leaf, None);
-            return;
+        let (bytes, index) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                match error.kind {
+                    ErrorKind::Invalid
+                    | ErrorKind::Corrupt
+                    | ErrorKind::Unsupported
+                    | ErrorKind::TooMuch => {
+                        self.lookups.keep_index(known, column.leaf, None);
+                    }
+                    ErrorKind::Read
+                    | ErrorKind::VersionChanged
+                    | ErrorKind::Busy
+                    | ErrorKind::Denied => known.lost_index(column.leaf),
+                }
+                return;
+            }
         };
         if self.lookups.keep_index(known, column.leaf, Some(index)) {
             self.counters.key_indexes_built.increase();
@@ -194,6 +228,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         column: &Arc<Column>,
         host: &ShardHost<I, U>,
     ) -> Result<(Bytes, KeyIndex)> {
+        let rows = known.file.group_starts.last().copied().unwrap_or(0);
+        if rows > BUILD_ROWS_MAX {
+            return Err(LookupError::new(
+                ErrorKind::TooMuch,
+                format!("{rows} rows; key indexes are built of up to {BUILD_ROWS_MAX}"),
+            ));
+        }
         let cache = RefCell::new(Cache::new(BUILD_CACHE_BYTES, 1));
         let limits = Limits {
             rows: None,

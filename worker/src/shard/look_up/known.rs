@@ -161,6 +161,8 @@ pub struct Lookups {
     /// Objects that may be looked into at a time: each may hold some pages beside what is kept.
     pub(super) turns: Turns,
     files: RefCell<IdMap<ObjectId, Rc<KnownFile>>>,
+    /// Key indexes that are made or brought in at a time.
+    pub(super) index_turns: Turns,
     /// Where the objects at paths are.
     pub(super) places: RefCell<Places>,
     clock: Cell<u64>,
@@ -174,6 +176,7 @@ impl Lookups {
             compute,
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
             turns: Turns::new(SEARCHES_MAX),
+            index_turns: Turns::new(1),
             files: RefCell::default(),
             places: RefCell::default(),
             clock: Cell::new(0),
@@ -240,7 +243,13 @@ impl Lookups {
     ) -> bool {
         let kept = match built {
             Some(index) => {
-                let room = self.make_index_room(known, index.size_bytes());
+                // One whose footer has gone meanwhile pushes nothing out.
+                let is_known = self
+                    .files
+                    .borrow()
+                    .values()
+                    .any(|other| other.file.id == known.file.id);
+                let room = is_known && self.make_index_room(known, index.size_bytes());
                 room.then(|| Index::Ready(Rc::new(index)))
             }
             None => None,

@@ -10,11 +10,13 @@ use corelane_lookup::execute::{Limits, Search};
 use corelane_lookup::file::footer;
 use corelane_lookup::request::Batch;
 use corelane_lookup::set::{FileAnswer, FileQuery};
+use corelane_rpc_schema::messages::ErrorCode;
 
 use super::failure::LookupFailure;
 use super::host::ShardHost;
 use crate::mount::AccessSet;
 use crate::shard::Shard;
+use crate::shard::read::error;
 use crate::under_store::UnderStore;
 
 /// Most bytes that the arrays of an answer may take, of one object or of all.
@@ -48,6 +50,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let _turn = self.lookups.turns.take(1).await;
         let mut changes = 0;
         loop {
+            if self.place_of(&asked.path)?.shard != self.id {
+                let sentence = "the mounts changed meanwhile; ask again";
+                return Err(error(ErrorCode::Busy, sentence).into());
+            }
             let known = self.known_at(&asked.path, access).await?;
             let host = ShardHost::new(Rc::clone(self), known, Arc::clone(access));
             match self.look_into_version(asked, host).await {
@@ -69,8 +75,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             Some(known) => (known, 0),
             None => {
                 let file = footer::open(&host, &asked.path, length).await?;
-                let known = self.lookups.keep(object, file);
-                self.begin_indexes(&known, &host);
+                // Whoever came at the same time may have been faster.
+                let known = self.lookups.file(object).unwrap_or_else(|| {
+                    let known = self.lookups.keep(object, file);
+                    self.begin_indexes(&known, &host);
+                    known
+                });
                 (known, 1)
             }
         };

@@ -93,6 +93,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             if let Some((known, _)) = fresh
                 && known.meta.block_bytes == mount.block_bytes
                 && known.mount.get() == mount.id
+                && known.is_remembered.get()
             {
                 return Ok(Rc::clone(known));
             }
