@@ -1,7 +1,6 @@
 //! A fleet's client against servers that do what the test says.
 
-// Its faults serve the tests of single lanes too.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "its faults serve the tests of single lanes too")]
 mod lane_server;
 
 use std::time::Duration;

@@ -2,9 +2,6 @@
 //! there.
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use corelane_lookup::cache::Cache;
@@ -12,35 +9,8 @@ use corelane_lookup::error::Result;
 use corelane_lookup::execute::plan::Plan;
 use corelane_lookup::execute::{Limits, Search};
 use corelane_lookup::file::footer;
-use corelane_lookup::host::Host;
+use corelane_lookup::host::InMemory;
 use corelane_lookup::predicate::{Comparison, Literal, Predicate, Test};
-
-struct InMemory(Bytes);
-
-impl Host for InMemory {
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        Ok(ranges
-            .iter()
-            .map(|range| self.0.slice(range.start as usize..range.end as usize))
-            .collect())
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        _estimate: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
-
-    fn pause(&self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 /// Opens `input` as a file, reads its first rows, looks into each column, and indexes one.
 ///
@@ -48,12 +18,12 @@ impl Host for InMemory {
 /// If a promise does not hold.
 pub fn hold(input: &[u8]) {
     // What comes from a slice is copied once: ranges of it then cost nothing.
-    let host = InMemory(Bytes::copy_from_slice(input));
+    let host = InMemory::new(Bytes::copy_from_slice(input));
     let _ = futures::executor::block_on(look_around(&host));
 }
 
 async fn look_around(host: &InMemory) -> Result<()> {
-    let file = footer::open(host, "fuzzed", host.0.len() as u64).await?;
+    let file = footer::open(host, "fuzzed", host.length()).await?;
     let cache = RefCell::new(Cache::new(1 << 20, 1));
     let limits = Limits {
         rows: Some(100),

@@ -1,12 +1,11 @@
-//! What a wide footer costs: `footer_speed [COLUMNS [GROUPS]]`, 1,000 and 10 if not said.
+//! What a wide footer costs: `footer_speed [FILE | COLUMNS [GROUPS]]`, 1,000 and 10 if nothing is said.
 //!
-//! Writes a file of so many columns and row groups in memory, with and without Arrow's schema in its
-//! footer, and prints the best and the median time of: the outline of the footer, opening the file and
-//! looking at three columns, and `parquet`'s decoder on all of it.
+//! Of FILE, or of files of so many columns and row groups that are written in memory, with and without
+//! Arrow's schema in their footers, prints the best and the median time of: the outline of the footer,
+//! opening the file and looking at three columns, and `parquet`'s decoder on all of it.
 
 use std::error::Error;
-use std::future::Future;
-use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,47 +14,22 @@ use bytes::Bytes;
 use corelane_lookup::error::Result as LookupResult;
 use corelane_lookup::file::outline::Outline;
 use corelane_lookup::file::{File, footer};
-use corelane_lookup::host::Host;
+use corelane_lookup::host::InMemory;
 use futures::executor::block_on;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::metadata::ParquetMetaDataReader;
 
-struct InMemory(Bytes);
-
-impl Host for InMemory {
-    async fn read(&self, ranges: &[Range<u64>]) -> LookupResult<Vec<Bytes>> {
-        Ok(ranges
-            .iter()
-            .map(|range| self.0.slice(range.start as usize..range.end as usize))
-            .collect())
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        _estimate: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
-
-    fn pause(&self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// Opens a file and looks at three of its columns, spread over all.
-fn three_columns(host: &InMemory, columns: usize) -> LookupResult<File> {
-    let file = block_on(footer::open(host, "wide", host.0.len() as u64))?;
-    let names = [1, columns / 2, columns - 1].map(|column| format!("feature_{column}"));
-    file.decode_named(&names)?;
-    for name in &names {
+/// Opens a file and looks at three of its columns.
+fn three_columns(host: &InMemory, names: &[String; 3]) -> LookupResult<File> {
+    let file = block_on(footer::open(host, "wide", host.length()))?;
+    file.decode_named(names)?;
+    for name in names {
         let column = file.column(name)?.expect("it was written");
-        assert_eq!(file.chunk(0, column).num_values(), ROWS as i64);
+        assert_eq!(
+            file.chunk(0, column).num_values(),
+            i64::from(file.group_rows(0))
+        );
     }
     Ok(file)
 }
@@ -119,40 +93,52 @@ fn timed<T>(name: &str, mut work: impl FnMut() -> T) -> T {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let columns = arguments.next().map_or(Ok(1_000), |text| text.parse())?;
+    let first = arguments.next();
+    if let Some(path) = first.as_ref().filter(|first| Path::new(first).is_file()) {
+        println!("{path}");
+        return show(std::fs::read(path)?.into());
+    }
+    let columns = first.map_or(Ok(1_000), |text| text.parse())?;
     let groups = arguments.next().map_or(Ok(10), |text| text.parse())?;
     for with_arrow in [false, true] {
-        let file = written(columns, groups, with_arrow)?;
-        let (_, end) = file.split_at(file.len() - 8);
-        let footer_bytes = u32::from_le_bytes(end[..4].try_into()?) as usize;
-        let footer = file.slice(file.len() - 8 - footer_bytes..file.len() - 8);
-        println!(
-            "{columns} columns, {groups} row groups, Arrow's schema {with_arrow}: {footer_bytes} bytes"
-        );
-        timed("outline", || Outline::new(&footer)).ok_or("no outline")?;
-        let host = InMemory(file);
-        let opened = timed("three columns", || three_columns(&host, columns))?;
-        let kept = opened.memory_bytes();
-        let all = timed("all columns at once", || {
-            let file = block_on(footer::open(&host, "wide", host.0.len() as u64))?;
-            file.columns().map(|_| file)
-        })?;
-        let stock = timed("all, by parquet alone", || {
-            ParquetMetaDataReader::decode_metadata(&footer)
-        })?;
-        println!(
-            "  memory: {kept} bytes with three columns, {} with all",
-            all.memory_bytes()
-        );
-        for (place, column) in all.columns()?.iter().enumerate() {
-            for group in 0..all.groups() {
-                let (own, expected) = (
-                    all.chunk(group, column),
-                    stock.row_group(group).column(place),
-                );
-                assert_eq!(own.byte_range(), expected.byte_range());
-                assert_eq!(own.statistics(), expected.statistics());
-            }
+        println!("{columns} columns, {groups} row groups, Arrow's schema {with_arrow}");
+        show(written(columns, groups, with_arrow)?)?;
+    }
+    Ok(())
+}
+
+fn show(file: Bytes) -> Result<(), Box<dyn Error>> {
+    let (_, end) = file.split_at(file.len() - 8);
+    let footer_bytes = u32::from_le_bytes(end[..4].try_into()?) as usize;
+    let footer = file.slice(file.len() - 8 - footer_bytes..file.len() - 8);
+    println!("  footer: {footer_bytes} bytes");
+    let outline = timed("outline", || Outline::new(&footer)).ok_or("no outline")?;
+    let roots = outline.roots().len();
+    // Spread over all.
+    let names = [1, roots / 2, roots - 1]
+        .map(|root| String::from_utf8_lossy(outline.name(root)).into_owned());
+    let host = InMemory::new(file);
+    let opened = timed("three columns", || three_columns(&host, &names))?;
+    let kept = opened.memory_bytes();
+    let all = timed("all columns at once", || {
+        let file = block_on(footer::open(&host, "wide", host.length()))?;
+        file.columns().map(|_| file)
+    })?;
+    let stock = timed("all, by parquet alone", || {
+        ParquetMetaDataReader::decode_metadata(&footer)
+    })?;
+    println!(
+        "  memory: {kept} bytes with three columns, {} with all",
+        all.memory_bytes()
+    );
+    for (place, column) in all.columns()?.iter().enumerate() {
+        for group in 0..all.groups() {
+            let (own, expected) = (
+                all.chunk(group, column),
+                stock.row_group(group).column(place),
+            );
+            assert_eq!(own.byte_range(), expected.byte_range());
+            assert_eq!(own.statistics(), expected.statistics());
         }
     }
     Ok(())

@@ -7,50 +7,19 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::fs;
-use std::future::Future;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use corelane_lookup::answer::arrow_ipc::SchemaMessage;
 use corelane_lookup::cache::Cache;
 use corelane_lookup::error::Result;
 use corelane_lookup::execute::plan::Plan;
 use corelane_lookup::execute::{Limits, Search};
 use corelane_lookup::file::{File, footer};
-use corelane_lookup::host::Host;
+use corelane_lookup::host::InMemory;
 use corelane_lookup::key_index::KeyIndex;
 use corelane_lookup::predicate::{Comparison, Literal, Predicate, Test};
 use futures::executor::block_on;
-
-struct InMemory(Bytes);
-
-impl Host for InMemory {
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        // Copied, as the worker copies from its frames.
-        Ok(ranges
-            .iter()
-            .map(|range| Bytes::copy_from_slice(&self.0[range.start as usize..range.end as usize]))
-            .collect())
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        _estimate: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
-
-    fn pause(&self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 /// Marsaglia's xorshift.
 fn next(state: &mut u64) -> u64 {
@@ -94,9 +63,9 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let cache_mib: usize = rest.first().map_or(Ok(64), |mib| mib.parse())?;
     let most: u64 = most.parse()?;
     let select: Vec<String> = select.split(',').map(str::to_owned).collect();
-    let host = InMemory(fs::read(path)?.into());
+    let host = InMemory::new(fs::read(path)?);
     let began = Instant::now();
-    let file = block_on(footer::open(&host, path, host.0.len() as u64))?;
+    let file = block_on(footer::open(&host, path, host.length()))?;
     println!(
         "footer: {:?}, {} row groups",
         began.elapsed(),

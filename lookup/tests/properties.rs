@@ -2,11 +2,8 @@
 //! of a scan, whatever is pruned, cached or indexed; and no bytes make it panic.
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
@@ -16,11 +13,12 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use corelane_lookup::cache::Cache;
-use corelane_lookup::error::{ErrorKind, LookupError, Result};
+use corelane_lookup::error::{ErrorKind, Result};
 use corelane_lookup::execute::plan::Plan;
 use corelane_lookup::execute::{Found, Limits, Search};
+use corelane_lookup::file::columns::chunk_range;
 use corelane_lookup::file::footer;
-use corelane_lookup::host::Host;
+use corelane_lookup::host::InMemory;
 use corelane_lookup::key_index::KeyIndex;
 use corelane_lookup::predicate::Literal;
 use corelane_lookup::predicate::parse::parse;
@@ -31,40 +29,6 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::schema::types::ColumnPath;
 use proptest::prelude::*;
 
-/// A file in memory.
-struct InMemory(Bytes);
-
-impl Host for InMemory {
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        ranges
-            .iter()
-            .map(|range| {
-                let range = range.start as usize..range.end as usize;
-                assert!(!range.is_empty(), "nothing is read for nothing");
-                let here = range.end <= self.0.len();
-                here.then(|| self.0.slice(range))
-                    .ok_or_else(|| LookupError::new(ErrorKind::Read, "beyond the file"))
-            })
-            .collect()
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        _estimate: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
-
-    fn pause(&self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
 const LIMITS: Limits = Limits {
     rows: None,
     scan_bytes: u64::MAX,
@@ -72,7 +36,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn look_up(file: &Bytes, text: &str, select: &[&str], indexed: &[&str]) -> Result<Found> {
-    let host = InMemory(file.clone());
+    let host = InMemory::new(file.clone());
     let cache = RefCell::new(Cache::new(64 << 10, 1));
     block_on(async {
         let opened = footer::open(&host, "test.parquet", file.len() as u64).await?;
@@ -329,7 +293,7 @@ fn keys_are_answered_in_the_order_asked_and_twice_where_asked_twice() {
         })
         .collect();
     let file = written(&rows, WriterProperties::default());
-    let host = InMemory(file.clone());
+    let host = InMemory::new(file.clone());
     let cache = RefCell::new(Cache::new(1 << 20, 1));
     let keys = [7, 3, 7, 999, 49].map(Literal::Integer);
     let found = block_on(async {
@@ -358,7 +322,7 @@ fn what_would_read_too_much_is_refused_with_the_way_out() {
         .map(|number| (Some(number), None, None, Vec::new()))
         .collect();
     let file = written(&rows, WriterProperties::default());
-    let host = InMemory(file.clone());
+    let host = InMemory::new(file.clone());
     let cache = RefCell::new(Cache::new(1 << 20, 1));
     let limits = Limits {
         scan_bytes: 100,
@@ -377,4 +341,45 @@ fn what_would_read_too_much_is_refused_with_the_way_out() {
         error.message.contains("big.parquet") && error.message.contains("scan_bytes_max"),
         "{error}"
     );
+}
+
+#[test]
+fn a_key_index_is_made_of_the_keys_column_alone() {
+    let rows: Vec<Row> = (0..5_000i64)
+        .map(|number| (Some(number * 7), Some(number.to_string()), None, vec![1]))
+        .collect();
+    let file = written(&rows, WriterProperties::default());
+    let index_of = |bytes: Bytes| {
+        let host = InMemory::new(bytes);
+        let cache = RefCell::new(Cache::new(1 << 20, 1));
+        let opened = block_on(footer::open(&host, "keys", host.length())).expect("a footer");
+        let columns = opened.columns().expect("columns");
+        let (key, others) = columns.split_first().expect("columns");
+        let own = opened.chunk(0, key);
+        let chunk = chunk_range(own).expect("a chunk");
+        let places = own.offset_index_length().unwrap_or(0) as u64;
+        let read_before = host.bytes_read();
+        let search = Search::new(&host, &opened, &cache, LIMITS);
+        let index = block_on(search.build_key_index(key)).expect("an index");
+        let read = host.bytes_read() - read_before;
+        assert!(
+            read <= chunk.end - chunk.start + places,
+            "{read} bytes were read for {chunk:?}"
+        );
+        let others = others
+            .iter()
+            .map(|column| chunk_range(opened.chunk(0, column)));
+        (
+            index,
+            others
+                .map(|range| range.expect("a chunk"))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (index, others) = index_of(file.clone());
+    let mut damaged = file.to_vec();
+    for range in others {
+        damaged[range.start as usize..range.end as usize].fill(0xff);
+    }
+    assert_eq!(index_of(damaged.into()).0, index);
 }

@@ -3,17 +3,14 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::hint::black_box;
-use std::ops::Range;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use corelane_client::lookup::cache::Cache;
-use corelane_client::lookup::error::Result as LookupResult;
 use corelane_client::lookup::execute::{Limits, Search};
 use corelane_client::lookup::file::columns::chunk_range;
 use corelane_client::lookup::file::{File, footer};
-use corelane_client::lookup::host::Host;
+use corelane_client::lookup::host::InMemory;
 use corelane_client::lookup::key_index::{Builder, IndexKind};
 use futures::FutureExt;
 
@@ -27,53 +24,13 @@ use crate::random::Random;
 const WIDE_COLUMNS: usize = 1_000;
 const WIDE_GROUPS: usize = 10;
 
-/// A file in memory, read without copies.
-struct InMemory {
-    bytes: Bytes,
-    /// What was read.
-    read: RefCell<Vec<Range<u64>>>,
+fn in_memory(path: &Path) -> Result<InMemory, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(InMemory::new(bytes))
 }
 
-impl InMemory {
-    fn of(path: &Path) -> Result<InMemory, String> {
-        let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(InMemory {
-            bytes: bytes.into(),
-            read: RefCell::default(),
-        })
-    }
-
-    fn open(&self) -> Result<File, String> {
-        self.read.borrow_mut().clear();
-        let length = self.bytes.len() as u64;
-        block_on(footer::open(self, "the file", length)).map_err(|error| error.to_string())
-    }
-}
-
-impl Host for InMemory {
-    async fn read(&self, ranges: &[Range<u64>]) -> LookupResult<Vec<Bytes>> {
-        let slices = ranges.iter().map(|range| {
-            self.read.borrow_mut().push(range.clone());
-            self.bytes.slice(range.start as usize..range.end as usize)
-        });
-        Ok(slices.collect())
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        _: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
-
-    fn pause(&self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
+fn open(host: &InMemory) -> Result<File, String> {
+    block_on(footer::open(host, "the file", host.length())).map_err(|error| error.to_string())
 }
 
 /// The end of what never waits: a file in memory answers at once.
@@ -98,9 +55,9 @@ fn rounds(bench: &Bench, mut work: impl FnMut() -> Result<(), String>) -> Result
 
 pub(super) fn footer_of_1000_columns_us(bench: &mut Bench) -> Result<Measure, String> {
     let tables = Tables::of(bench)?;
-    let wide = InMemory::of(&tables.file("wide.parquet"))?;
+    let wide = in_memory(&tables.file("wide.parquet"))?;
     let times = rounds(bench, || {
-        let file = wide.open()?;
+        let file = open(&wide)?;
         if file.groups() != WIDE_GROUPS {
             return Err("the wide table is another".to_owned());
         }
@@ -125,28 +82,27 @@ pub(super) fn footer_of_1000_columns_us(bench: &mut Bench) -> Result<Measure, St
 
 /// The key index of `name`: its bytes, and rows.
 fn index_of(file: &InMemory, column: &str) -> Result<(usize, u64), String> {
-    let opened = file.open()?;
+    let opened = open(file)?;
     let key = opened.column(column).map_err(|error| error.to_string())?;
     let key = key.ok_or("no such column")?.clone();
-    let chunks: Vec<Range<u64>> = (0..opened.groups())
+    let of_key: u64 = (0..opened.groups())
         .filter_map(|group| chunk_range(opened.chunk(group, &key)))
-        .collect();
+        .map(|chunk| chunk.end - chunk.start)
+        .sum();
     let cache = RefCell::new(Cache::new(1 << 20, 1));
     let limits = Limits {
         rows: None,
         scan_bytes: u64::MAX,
         answer_bytes: 0,
     };
-    file.read.borrow_mut().clear();
+    let read_before = file.bytes_read();
     let index = block_on(Search::new(file, &opened, &cache, limits).build_key_index(&key))
         .map_err(|error| error.to_string())?;
-    for read in file.read.borrow().iter() {
-        if !chunks
-            .iter()
-            .any(|chunk| chunk.start <= read.start && read.end <= chunk.end)
-        {
-            return Err(format!("{read:?} was read, which is not the key's column"));
-        }
+    let read = file.bytes_read() - read_before;
+    if read > of_key {
+        return Err(format!(
+            "{read} bytes were read, and the key's column has {of_key}"
+        ));
     }
     let rows = *opened.group_starts.last().ok_or("no rows")?;
     Ok((index.len(), rows))
@@ -155,7 +111,7 @@ fn index_of(file: &InMemory, column: &str) -> Result<(usize, u64), String> {
 pub(super) fn key_index_bytes_a_row(bench: &mut Bench) -> Result<Measure, String> {
     let tables = Tables::of(bench)?;
     let of_file = |name: &str| -> Result<f64, String> {
-        let (bytes, rows) = index_of(&InMemory::of(&tables.file(name))?, "o_orderkey")?;
+        let (bytes, rows) = index_of(&in_memory(&tables.file(name))?, "o_orderkey")?;
         Ok(bytes as f64 / rows as f64)
     };
     let (sorted, random) = (
@@ -182,7 +138,7 @@ pub(super) fn key_index_bytes_a_row(bench: &mut Bench) -> Result<Measure, String
 
 pub(super) fn key_index_rows_a_second(bench: &mut Bench) -> Result<Measure, String> {
     let tables = Tables::of(bench)?;
-    let file = InMemory::of(&tables.file("orders.parquet"))?;
+    let file = in_memory(&tables.file("orders.parquet"))?;
     let times = rounds(bench, || index_of(&file, "o_orderkey").map(|_| ()))?;
     let rates: Vec<f64> = times
         .iter()
