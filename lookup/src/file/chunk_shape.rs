@@ -26,7 +26,11 @@ const NUMBER: u8 = 0x80;
 const ANY: u8 = 0;
 
 /// Bytes that are looked at at a time.
-const STEP: usize = 8;
+const STEP: usize = 32;
+
+/// Chunks with numbers or texts of other lengths that a shape stands, before it is made anew of the last of
+/// them: offsets grow with the file, so what comes is like what came last.
+const MISFITS_MAX: u32 = 16;
 
 /// A chunk that others are laid beside.
 struct Shape {
@@ -35,6 +39,8 @@ struct Shape {
     /// For each of them, which bits have to be equal.
     masks: Vec<u8>,
     length: usize,
+    /// Chunks so far that had to be passed in parts.
+    misfits: u32,
 }
 
 /// The shapes of chunks seen so far.
@@ -60,7 +66,7 @@ impl Shapes {
     #[inline(always)]
     pub fn skip(&mut self, bytes: &[u8], at: usize, leaf: usize) -> Option<usize> {
         // Chunks of a leaf are alike in all row groups.
-        let likely = self.kept.get(usize::from(self.of_leaves[leaf]));
+        let likely = self.kept.get_mut(usize::from(self.of_leaves[leaf]));
         match likely.and_then(|shape| shape.follow(bytes, at)) {
             Some(end) => Some(end),
             None => self.skip_other(bytes, at, leaf),
@@ -69,7 +75,7 @@ impl Shapes {
 
     #[inline(never)]
     fn skip_other(&mut self, bytes: &[u8], at: usize, leaf: usize) -> Option<usize> {
-        for (place, shape) in self.kept.iter().enumerate() {
+        for (place, shape) in self.kept.iter_mut().enumerate() {
             if let Some(end) = shape.follow(bytes, at) {
                 self.of_leaves[leaf] = place as u8;
                 return Some(end);
@@ -105,25 +111,42 @@ impl Shape {
             bytes,
             masks,
             length: chunk.len(),
+            misfits: 0,
         })
     }
 
     /// The end of the structure at `at`, if it is of this shape.
-    fn follow(&self, bytes: &[u8], mut at: usize) -> Option<usize> {
-        let mut own = 0;
+    #[inline(always)]
+    fn follow(&mut self, bytes: &[u8], start: usize) -> Option<usize> {
+        let (mut own, mut at) = (0, start);
+        let mut fits = true;
         while own < self.length {
-            let mask = word(&self.masks, own)?;
-            let differ = (word(&self.bytes, own)? ^ word(bytes, at)?) & mask;
-            if differ == 0 {
-                own += STEP;
-                at += STEP;
-                continue;
+            let (shape, masks) = (&self.bytes[own..], &self.masks[own..]);
+            let alike = alike(shape, masks, bytes.get(at..at + shape.len())?);
+            (own, at) = (own + alike, at + alike);
+            if own >= self.length {
+                break;
             }
-            let place = differ.trailing_zeros() as usize / 8;
-            (own, at) = self.pass(bytes, own + place, at + place)?;
+            (own, at) = self.pass(bytes, own, at)?;
+            fits = false;
         }
         // What is behind the shape's end was not compared.
-        Some(at - (own - self.length))
+        let end = at - (own - self.length);
+        if !fits {
+            self.misfits += 1;
+            if self.misfits > MISFITS_MAX {
+                self.remake(&bytes[start..end]);
+            }
+        }
+        Some(end)
+    }
+
+    #[inline(never)]
+    fn remake(&mut self, chunk: &[u8]) {
+        match Shape::new(chunk) {
+            Some(shape) if chunk.len() <= SHAPE_BYTES_MAX => *self = shape,
+            _ => self.misfits = 0,
+        }
     }
 
     /// Passes a number or a text that has not the length of the shape's.
@@ -150,10 +173,27 @@ impl Shape {
     }
 }
 
+/// How many bytes of `theirs` are as in `shape`, where `masks` say that they have to be. All three have the
+/// same length.
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    let word = bytes.get(at..)?.first_chunk()?;
-    Some(u64::from_le_bytes(*word))
+fn alike(shape: &[u8], masks: &[u8], theirs: &[u8]) -> usize {
+    let (shape, own_end) = shape.as_chunks::<STEP>();
+    let (masks, _) = masks.as_chunks::<STEP>();
+    let (theirs, _) = theirs.as_chunks::<STEP>();
+    let mut alike = 0;
+    for ((shape, mask), theirs) in shape.iter().zip(masks).zip(theirs) {
+        let mut differ = 0;
+        for byte in 0..STEP {
+            differ |= (shape[byte] ^ theirs[byte]) & mask[byte];
+        }
+        if differ != 0 {
+            let mut bytes = 0..STEP;
+            let place = bytes.find(|byte| (shape[*byte] ^ theirs[*byte]) & mask[*byte] != 0);
+            return alike + place.unwrap_or(STEP);
+        }
+        alike += STEP;
+    }
+    alike + own_end.len()
 }
 
 fn mark(masks: &mut [u8], range: std::ops::Range<usize>, mask: u8) -> Option<()> {
@@ -162,7 +202,7 @@ fn mark(masks: &mut [u8], range: std::ops::Range<usize>, mask: u8) -> Option<()>
 }
 
 /// Marks the bytes of a structure. `None` where it has what would make [`Shape::pass`] ambiguous: numbers of
-/// fields that are written out, lists that are empty or long.
+/// fields that are written out, long lists, empty ones of texts.
 fn mark_struct(bytes: &[u8], masks: &mut [u8], at: &mut usize, depth: u32) -> Option<()> {
     let mut last = 0;
     loop {
@@ -198,7 +238,9 @@ fn mark_value(bytes: &[u8], masks: &mut [u8], at: &mut usize, kind: u8, depth: u
         LIST => {
             let kind = *bytes.get(start)? & 0x0f;
             let count = list_of(bytes, at, kind)?;
-            if count == 0 || *at != start + 1 || matches!(kind, TRUE | FALSE) {
+            // The head of a list without texts would be taken for what stands before a text's length.
+            let is_ambiguous = count == 0 && kind == BINARY;
+            if is_ambiguous || *at != start + 1 || matches!(kind, TRUE | FALSE) {
                 return None;
             }
             mark(masks, start..*at, EQUAL)?;
@@ -209,4 +251,44 @@ fn mark_value(bytes: &[u8], masks: &mut [u8], at: &mut usize, kind: u8, depth: u
         _ => return None,
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chunk with an offset, a name, an empty list of numbers, and its end.
+    fn chunk(offset: u32, name: &str) -> Vec<u8> {
+        let mut bytes = vec![0x16];
+        let mut left = offset;
+        while left >= 0x80 {
+            bytes.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        bytes.extend([left as u8, 0x18, name.len() as u8]);
+        bytes.extend(name.as_bytes());
+        bytes.extend([0x19, 0x06, 0x00]);
+        bytes
+    }
+
+    #[test]
+    fn chunks_end_where_a_walk_ends_whatever_their_lengths() {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::new();
+        for place in 0..200 {
+            // Offsets of one byte up to five, and names that are longer now and then.
+            let name = "x".repeat(1 + place % 3 * usize::from(place > 100));
+            bytes.extend(chunk(1 << (place % 30), &name));
+            ends.push(bytes.len());
+        }
+        bytes.extend([0; STEP]);
+        let mut shapes = Shapes::new(1);
+        let mut at = 0;
+        for end in ends {
+            assert_eq!(skip_struct(&bytes, at, DEPTH_MAX), Some(end));
+            at = shapes.skip(&bytes, at, 0).expect("it ends");
+            assert_eq!(at, end);
+        }
+        assert_eq!(shapes.kept.len(), 1, "all of them are of one shape");
+    }
 }

@@ -7,8 +7,6 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, FieldRef, Fields, Schema, SchemaRef};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema, parquet_to_arrow_schema};
 use parquet::basic::ColumnOrder;
 use parquet::file::metadata::{
@@ -16,6 +14,7 @@ use parquet::file::metadata::{
     ParquetStatisticsPolicy,
 };
 
+use super::arrow_hint::ArrowHint;
 use super::outline::Outline;
 use crate::column::Column;
 use crate::error::{LookupError, Result};
@@ -94,12 +93,15 @@ pub(super) fn decode_all(footer: &[u8], length: u64) -> Result<(Vec<Root>, Vec<u
 pub(super) fn decode_some(
     outline: &Outline,
     roots: &[usize],
-    hint: Option<&Fields>,
+    hint: Option<&ArrowHint>,
     length: u64,
 ) -> Result<(Vec<Root>, usize)> {
     let part = outline.part(roots, true);
     let metadata = metadata_of(&part)?;
-    let schema = schema_of(&metadata, hint.map(|hint| hint_of(hint, roots)))?;
+    let schema = schema_of(
+        &metadata,
+        hint.and_then(|hint| hint.of(roots)).map(key_values_of),
+    )?;
     let leaves: Vec<usize> = roots
         .iter()
         .map(|root| &outline.roots()[*root])
@@ -110,26 +112,11 @@ pub(super) fn decode_some(
     Ok((roots, part.len()))
 }
 
-/// The fields of Arrow's schema that a footer may have, if they fit: all of them count, or none.
-pub(super) fn hint_in(outline: &Outline) -> Option<Fields> {
+/// Arrow's schema that a footer may have, if it fits: all its fields count, or none.
+pub(super) fn hint_in(outline: &Outline) -> Option<ArrowHint> {
     let encoded = outline.value_of(ARROW_SCHEMA_META_KEY.as_bytes())?;
-    let decoded = STANDARD.decode(encoded).ok()?;
-    let message = match decoded.strip_prefix(&[0xff; 4]) {
-        Some(rest) if decoded.len() > 8 => &rest[4..],
-        _ => &decoded,
-    };
-    let message = arrow_ipc::root_as_message(message).ok()?;
-    let schema = arrow_ipc::convert::try_fb_to_schema(message.header_as_schema()?).ok()?;
     let roots = outline.roots();
-    let names_fit = schema.fields().len() == roots.len()
-        && schema
-            .fields()
-            .iter()
-            .enumerate()
-            .all(|(root, field)| field.name().as_bytes() == outline.name(root));
-    if !names_fit {
-        return None;
-    }
+    let hint = ArrowHint::new(encoded, (0..roots.len()).map(|root| outline.name(root)))?;
     // Any field goes with a column of plain values; groups and lists have to be of the same shape.
     let nested: Vec<usize> = (0..roots.len())
         .filter(|root| !roots[*root].is_plain)
@@ -137,13 +124,13 @@ pub(super) fn hint_in(outline: &Outline) -> Option<Fields> {
     if !nested.is_empty() {
         let metadata = metadata_of(&outline.part(&nested, false)).ok()?;
         let description = metadata.file_metadata().schema_descr();
-        parquet_to_arrow_schema(description, Some(&hint_of(schema.fields(), &nested))).ok()?;
+        parquet_to_arrow_schema(description, Some(&key_values_of(hint.of(&nested)?))).ok()?;
     }
-    Some(schema.fields)
+    Some(hint)
 }
 
-fn hint_of(hint: &Fields, roots: &[usize]) -> Vec<KeyValue> {
-    let fields: Fields = roots.iter().map(|root| Arc::clone(&hint[*root])).collect();
+/// A footer's texts that have Arrow's schema of these fields.
+fn key_values_of(fields: Fields) -> Vec<KeyValue> {
     let encoded = encode_arrow_schema(&Schema::new(fields));
     vec![KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded)]
 }

@@ -4,6 +4,7 @@
 //! are is found then; a root column is decoded when it is first asked for by its name. Whoever holds a
 //! [`Column`] can rely on its chunks' being there.
 
+mod arrow_hint;
 mod chunk_shape;
 pub mod columns;
 pub mod footer;
@@ -20,12 +21,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_schema::{Field, FieldRef, Fields};
+use arrow_schema::{Field, FieldRef};
 use parquet::basic::ColumnOrder;
 use parquet::file::metadata::ColumnChunkMetaData;
 
 use crate::column::Column;
 use crate::error::{LookupError, Result};
+use arrow_hint::ArrowHint;
 use columns::{Decoded, Root, decode_some, hint_in};
 use footer::MEMORY_PER_FOOTER_BYTE;
 use outline::Outline;
@@ -50,7 +52,7 @@ pub struct File {
     /// What the others are decoded from.
     outline: Option<Box<Outline>>,
     /// Arrow's schema that a footer with an outline has, once it was looked for.
-    hint: OnceCell<Option<Fields>>,
+    hint: OnceCell<Option<ArrowHint>>,
     /// Leaf columns by dotted path, root and place there, where all are decoded.
     by_path: HashMap<String, (usize, usize)>,
     memory_bytes: Cell<usize>,
@@ -133,8 +135,8 @@ impl File {
         }
         let hint = self.hint.get_or_init(|| {
             let hint = hint_in(outline);
-            let fields = hint.as_ref().map_or(0, Fields::size);
-            self.memory_bytes.update(|bytes| bytes + fields);
+            let own = hint.as_ref().map_or(0, ArrowHint::memory_bytes);
+            self.memory_bytes.update(|bytes| bytes + own);
             hint
         });
         let (roots, part_bytes) = decode_some(outline, &missing, hint.as_ref(), self.length)?;

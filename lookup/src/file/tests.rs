@@ -8,12 +8,16 @@ use arrow_array::{
     RecordBatch, StringArray, StructArray, TimestampMillisecondArray,
 };
 use arrow_schema::{DataType, Field};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use proptest::prelude::*;
 
+use super::arrow_hint::ArrowHint;
+use super::outline::Outline;
 use super::{File, footer};
 use crate::error::Result;
 
@@ -241,6 +245,35 @@ proptest! {
         }
         look(footer[..cut.index(footer.len())].to_vec());
     }
+
+    #[test]
+    fn damaged_schemas_of_arrow_give_fields_or_none_and_never_a_panic(
+        made in made(),
+        damages in proptest::collection::vec(
+            proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            64,
+        ),
+    ) {
+        let made = Made { with_arrow: true, ..made };
+        let (footer, _) = footer_of(&made);
+        let outline = Outline::new(&footer).expect("an outline");
+        let encoded = outline.value_of(b"ARROW:schema").expect("it has one");
+        let sound = STANDARD.decode(encoded).expect("it is base64");
+        let names = || (0..outline.roots().len()).map(|root| outline.name(root));
+        let all: Vec<usize> = (0..names().len()).collect();
+        let hint = ArrowHint::new(encoded, names()).expect("it fits");
+        prop_assert_eq!(hint.of(&all).expect("it is sound").len(), all.len());
+        for damage in damages {
+            let mut damaged = sound.clone();
+            for (place, byte) in damage {
+                let place = place.index(damaged.len());
+                damaged[place] = byte;
+            }
+            if let Some(hint) = ArrowHint::new(STANDARD.encode(damaged).as_bytes(), names()) {
+                let _ = (hint.of(&all), hint.of(&all[all.len() - 1..]));
+            }
+        }
+    }
 }
 
 #[test]
@@ -256,7 +289,7 @@ fn a_schema_of_arrow_that_fits_one_column_only_counts_for_none() {
     let (sound, length) = footer_of(&made(&[2, 6, 2]));
     let (other, _) = footer_of(&made(&[2, 0, 2]));
     let schema_in = |footer: &Bytes| {
-        let outline = super::outline::Outline::new(footer).expect("an outline");
+        let outline = Outline::new(footer).expect("an outline");
         outline
             .value_of(b"ARROW:schema")
             .expect("it has one")
