@@ -8,6 +8,7 @@ mod load;
 mod lookup;
 mod prepare;
 mod report;
+mod rounds;
 mod scale;
 mod simulate;
 

@@ -5,82 +5,35 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::rounds::RoundsArguments;
 use crate::compare::{self, Report};
-use crate::gate::Options;
-use crate::load::Verify;
-use crate::quantities::{Cores, cores, duration, read_size, size};
+use crate::quantities::{duration, read_size, size};
 use crate::run::{BackendsAnswer, Run, RunKind};
 use crate::runtimes::{self, EchoOptions, ReadOptions, Runtime};
 use crate::server_process::{Ready, answer, end_with_parent};
 
 #[derive(Debug, Args)]
 pub struct CompareArguments {
-    /// Only these rows
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
-    only: Vec<String>,
-    /// Interleaved rounds of each row
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Length of each measured part
-    #[arg(long, default_value_t = 4.0)]
-    seconds: f64,
-    /// The server's core and the generator's
-    #[arg(long, default_value = "0,1", value_parser = cores)]
-    cores: Cores,
-    /// Directory for device files, on the drive that is to be measured (ext4 or xfs)
-    #[arg(long, default_value = ".")]
-    dir: PathBuf,
-    /// Directory for files of a device faster than the CPU (tmpfs)
-    #[arg(long, default_value = "/dev/shm")]
-    fast_dir: PathBuf,
+    #[command(flatten)]
+    rounds: RoundsArguments,
     /// Bytes that the DRAM rows read from; each of two workers takes as much
     #[arg(long, default_value = "512M", value_parser = size)]
     working_set: u64,
     /// Bytes that the device rows read from; each of two workers takes five times as much of a disk
     #[arg(long, default_value = "1G", value_parser = size)]
     device_set: u64,
-    /// Which answers' payloads are compared with their checksums
-    #[arg(long, value_enum, default_value_t)]
-    verify: Verify,
-    /// How long the workers poll in the rows of depth 1 and idle; the others do not poll
-    #[arg(long, default_value = "50us", value_parser = duration)]
-    spin: Duration,
-    /// Small and short: for the shape of the output, not for its figures
-    #[arg(long)]
-    quick: bool,
     /// Write the run to this file, for `corelane-perf report`
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print one JSON object on standard output (progress goes to standard error)
-    #[arg(long)]
-    json: bool,
 }
 
 impl CompareArguments {
     pub(super) fn run(self) -> Result<(), String> {
-        let quick = self.quick;
+        let json = self.rounds.json;
         let mut run = Run::begin(RunKind::CompareBackends, "backends");
-        let report = compare::run(
-            &self.only,
-            Options {
-                only: Vec::new(),
-                rounds: if quick { 1 } else { self.rounds.max(1) },
-                seconds: if quick { 0.2 } else { self.seconds.max(0.05) },
-                server_core: self.cores.server,
-                load_core: self.cores.load,
-                directory: self.dir,
-                fast_directory: self.fast_dir,
-                working_set: if quick { 16 << 20 } else { self.working_set },
-                device_set: if quick { 64 << 20 } else { self.device_set },
-                verify: self.verify,
-                spin: self.spin,
-                python: PathBuf::from("python3"),
-                tables: None,
-                quick,
-                talks: true,
-            },
-        )?;
-        if self.json {
+        let options = self.rounds.options(4.0, self.working_set, self.device_set);
+        let report = compare::run(options)?;
+        if json {
             super::print_json(&report)?;
         } else {
             print(&report);

@@ -107,8 +107,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     echoes.chain(READS.iter().map(|reads| reads.name))
 }
 
-/// The rows that `wants` says.
-pub(super) fn run(bench: &Bench, wants: &dyn Fn(&str) -> bool) -> Vec<Row> {
+/// The rows that are wanted.
+pub(super) fn run(bench: &Bench) -> Vec<Row> {
     let runtimes: Vec<Runtime> = Runtime::ALL
         .into_iter()
         .filter(|runtime| runtime.is_built())
@@ -124,7 +124,7 @@ pub(super) fn run(bench: &Bench, wants: &dyn Fn(&str) -> bool) -> Vec<Row> {
         bench.say(row.to_string().trim_end());
         rows.push(row);
     };
-    for echo in ECHOES.iter().filter(|echo| wants(echo.name)) {
+    for echo in ECHOES.iter().filter(|echo| bench.options.wants(echo.name)) {
         add(
             echo.name,
             echo.what,
@@ -132,7 +132,7 @@ pub(super) fn run(bench: &Bench, wants: &dyn Fn(&str) -> bool) -> Vec<Row> {
             echo_rounds(bench, echo, &runtimes),
         );
     }
-    for reads in READS.iter().filter(|reads| wants(reads.name)) {
+    for reads in READS.iter().filter(|reads| bench.options.wants(reads.name)) {
         add(
             reads.name,
             reads.what,

@@ -22,27 +22,20 @@ use crate::gate::{Bench, Options};
 use crate::runtimes::Runtime;
 pub use report::{Report, Row};
 
-/// Runs the rows in `only`, or all when it is empty. One that cannot be measured is in the report
-/// with the reason; the others go on.
+/// Runs the rows that `options` ask for. One that cannot be measured is in the report with the
+/// reason; the others go on.
 ///
 /// # Errors
 /// When nothing can be measured at all: no such directory, no such row.
-pub fn run(only: &[String], options: Options) -> Result<Report, String> {
+pub fn run(options: Options) -> Result<Report, String> {
     let names: Vec<&str> = workers::names().chain(loops::names()).collect();
-    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
-        return Err(format!(
-            "there is no row `{unknown}`; there are {}",
-            names.join(", ")
-        ));
-    }
-    let wants = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
-    let bench = Bench::new(options, &[])?;
+    let bench = Bench::new(options, &names)?;
     let left_out = left_out();
     for text in &left_out {
         bench.say(text);
     }
-    let mut rows = workers::run(&bench, &wants);
-    rows.extend(loops::run(&bench, &wants));
+    let mut rows = workers::run(&bench);
+    rows.extend(loops::run(&bench));
     Ok(Report {
         machine: bench.into_report().machine,
         rows,

@@ -110,8 +110,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     READS.iter().map(|reads| reads.name).chain([IDLE])
 }
 
-/// The rows that `wants` says.
-pub(super) fn run(bench: &Bench, wants: &dyn Fn(&str) -> bool) -> Vec<Row> {
+/// The rows that are wanted.
+pub(super) fn run(bench: &Bench) -> Vec<Row> {
     let mut rows = Vec::new();
     for (from, spins) in [
         (From::Dram, true),
@@ -122,9 +122,11 @@ pub(super) fn run(bench: &Bench, wants: &dyn Fn(&str) -> bool) -> Vec<Row> {
     ] {
         let reads: Vec<&Reads> = READS
             .iter()
-            .filter(|reads| reads.from == from && reads.spins == spins && wants(reads.name))
+            .filter(|reads| {
+                reads.from == from && reads.spins == spins && bench.options.wants(reads.name)
+            })
             .collect();
-        let is_idle_wanted = from == From::Dram && spins && wants(IDLE);
+        let is_idle_wanted = from == From::Dram && spins && bench.options.wants(IDLE);
         if reads.is_empty() && !is_idle_wanted {
             continue;
         }

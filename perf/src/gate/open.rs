@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelane_io::cores;
-
 use super::bench::Bench;
 use super::measure::{Bar, Measure, median};
-use super::pairs::{Side, fresh_place, interleave, judge, rate_at_load};
+use super::pairs::{Side, beside, fresh_place, interleave, judge, latencies, rate_at_load};
 use super::rounds::Pair;
 use super::served::dram_worker;
 use super::worker::{GateWorker, WorkerSpec};
 use crate::ceiling::{Protocol, Source};
 use crate::commands::start_server;
-use crate::load::{Arrivals, LoadSpec, Verify, crew};
+use crate::load::{Arrivals, LoadSpec, Verify};
 use crate::quantities::ByteSize;
 use crate::sample::{Sample, Watched};
 use crate::target::data_plane::DataPlane;
@@ -68,21 +66,12 @@ pub(super) fn open_loop_tail(bench: &mut Bench) -> Result<Measure, String> {
         watched: Watched::one(ceiling.pid(), bench.options.server_core),
     };
     let pairs = interleave(bench, &of_worker, &of_ceiling)?;
-    let quantile = |quantile: f64| -> Vec<(f64, f64)> {
-        let figures = pairs.iter().map(|pair| {
-            (
-                pair.worker.load.latency_us(quantile),
-                pair.ceiling.load.latency_us(quantile),
-            )
-        });
-        figures.collect()
-    };
     let bar = Bar::RatioAtMost(1.3);
-    let mut measure = Measure::of_pairs("open_loop_tail", "µs", &quantile(0.999), bar).with_note(format!(
+    let mut measure = Measure::of_pairs("open_loop_tail", "µs", &latencies(&pairs, 0.999), bar).with_note(format!(
         "p99.9 from the intended arrival at {offered:.0} reads/s (Poisson), 70 % of the highest rate kept in an open loop, {highest:.0}; spin {spin:?} on both sides"
     ));
     for (name, at) in [("p50", 0.5), ("p99", 0.99)] {
-        let figures = quantile(at);
+        let figures = latencies(&pairs, at);
         let side =
             |pick: fn(&(f64, f64)) -> f64| median(&figures.iter().map(pick).collect::<Vec<f64>>());
         measure = measure.with_note(format!(
@@ -161,40 +150,9 @@ pub(super) fn reads_beside_fill(bench: &mut Bench) -> Result<Measure, String> {
         verify: Verify::None,
         ..reads.spec.clone()
     };
-    let mut fills = Vec::new();
-    let pairs = super::rounds::interleave(
-        bench.options.rounds,
-        |number| {
-            std::thread::scope(|scope| {
-                let filler = scope.spawn(|| {
-                    cores::give_way(FILLER_NICE).map_err(|error| error.to_string())?;
-                    let of_round = LoadSpec {
-                        seed: fill.seed + number,
-                        ..fill.clone()
-                    };
-                    crew::run(&of_round, |_| {}).map_err(|error| error.to_string())
-                });
-                let sample = reads.take(number);
-                let filled = filler
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                fills.push(filled?);
-                sample
-            })
-        },
-        |number| reads.take(number),
-    )?;
+    let (pairs, fills) = beside(bench, &reads, &fill, Some(FILLER_NICE))?;
     std::fs::remove_file(bench.directory().join("beside-fill-device"))
         .map_err(|error| error.to_string())?;
-    let tails: Vec<(f64, f64)> = pairs
-        .iter()
-        .map(|pair| {
-            (
-                pair.worker.load.latency_us(0.99),
-                pair.ceiling.load.latency_us(0.99),
-            )
-        })
-        .collect();
     // What the worker fetched, not what the filler read: that may have been cached.
     let rates: Vec<f64> = pairs
         .iter()
@@ -207,7 +165,7 @@ pub(super) fn reads_beside_fill(bench: &mut Bench) -> Result<Measure, String> {
         })
         .collect();
     let bar = Bar::RatioAtMost(3.0);
-    let mut measure = Measure::of_pairs("reads_beside_fill", "µs", &tails, bar).with_note(format!(
+    let mut measure = Measure::of_pairs("reads_beside_fill", "µs", &latencies(&pairs, 0.99), bar).with_note(format!(
         "p99 from the intended arrival of {offered:.0} reads/s (Poisson, 16 connections x depth 8, {:.0} % of the core's time when it was sought) beside a fill of {:.0} MB/s \
          (median of what the worker fetched)",
         100.0 * busy,

@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use corelane_io::cores;
+
 use super::bench::Bench;
 use super::measure::{Bar, Measure};
 use super::rounds::{self, BUSY_PERCENT_MIN, Pair, STEAL_PERCENT_MAX};
-use crate::load::{Arrivals, LoadSpec, crew};
+use crate::load::{Arrivals, LoadResult, LoadSpec, crew};
 use crate::run::Point;
 use crate::run::answers::LatencyBound;
 use crate::sample::{self, Sample, Watched};
@@ -113,6 +115,52 @@ pub(super) fn rate_at_load(closed: &Side, share: f64) -> Result<(f64, f64), Stri
         100.0 * share,
         100.0 * BUSY_PRECISION
     ))
+}
+
+/// `reads` with `other` running meanwhile, with the niceness `nice` if any, and `reads` alone, in
+/// turns; and what `other` gave each time.
+pub(super) fn beside(
+    bench: &Bench,
+    reads: &Side,
+    other: &LoadSpec,
+    nice: Option<i32>,
+) -> Result<(Vec<Pair>, Vec<LoadResult>), String> {
+    let run_other = |number: u64| {
+        if let Some(nice) = nice {
+            cores::give_way(nice).map_err(|error| error.to_string())?;
+        }
+        let of_round = LoadSpec {
+            seed: other.seed + number,
+            ..other.clone()
+        };
+        crew::run(&of_round, |_| {}).map_err(|error| error.to_string())
+    };
+    let mut others = Vec::new();
+    let pairs = rounds::interleave(
+        bench.options.rounds,
+        |number| {
+            std::thread::scope(|scope| {
+                let running = scope.spawn(move || run_other(number));
+                let sample = reads.take(number);
+                let other = running
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                others.push(other?);
+                sample
+            })
+        },
+        |number| reads.take(number),
+    )?;
+    Ok((pairs, others))
+}
+
+/// The quantile of the latencies of both, in microseconds.
+pub(super) fn latencies(pairs: &[Pair], quantile: f64) -> Vec<(f64, f64)> {
+    let of = |sample: &Sample| sample.load.latency_us(quantile);
+    let both = pairs
+        .iter()
+        .map(|pair| (of(&pair.worker), of(&pair.ceiling)));
+    both.collect()
 }
 
 /// Pairs of both sides, in turns.

@@ -5,9 +5,8 @@ use super::tables::Tables;
 use super::worker::{LookupSpec, LookupWorker};
 use crate::gate::bench::Bench;
 use crate::gate::measure::{Bar, Measure};
-use crate::gate::pairs::{Side, judge, rate_at_load};
-use crate::gate::rounds::interleave;
-use crate::load::{Arrivals, LoadSpec, crew};
+use crate::gate::pairs::{self, Side, judge, latencies, rate_at_load};
+use crate::load::{Arrivals, LoadSpec};
 
 /// Share of the core's time that look-ups take.
 const LOAD: f64 = 0.5;
@@ -40,37 +39,8 @@ pub(super) fn reads_beside_lookups(bench: &mut Bench) -> Result<Measure, String>
         },
         watched: closed.watched,
     };
-    let mut beside = Vec::new();
-    let pairs = interleave(
-        bench.options.rounds,
-        |number| {
-            std::thread::scope(|scope| {
-                let other = scope.spawn(|| {
-                    let of_round = LoadSpec {
-                        seed: look_ups.seed + number,
-                        ..look_ups.clone()
-                    };
-                    crew::run(&of_round, |_| {}).map_err(|error| error.to_string())
-                });
-                let sample = reads.take(number);
-                let looked_up = other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                beside.push(looked_up?);
-                sample
-            })
-        },
-        |number| reads.take(number),
-    )?;
-    let tails: Vec<(f64, f64)> = pairs
-        .iter()
-        .map(|pair| {
-            (
-                pair.worker.load.latency_us(0.99),
-                pair.ceiling.load.latency_us(0.99),
-            )
-        })
-        .collect();
+    let (pairs, looked_up) = pairs::beside(bench, &reads, &look_ups, None)?;
+    let tails = latencies(&pairs, 0.99);
     let bar = Bar::RatioAtMost(2.0);
     let mut measure = Measure::of_pairs("reads_beside_lookups", "µs", &tails, bar).with_note(format!(
         "p99 of {READS_PER_SECOND:.0} 4 KiB reads a second from DRAM beside {offered:.0} look-ups a second of uniform keys, \
@@ -78,9 +48,15 @@ pub(super) fn reads_beside_lookups(bench: &mut Bench) -> Result<Measure, String>
          share a core",
         100.0 * busy
     ));
-    if beside.iter().any(|look_ups| look_ups.wrong > 0) {
+    if looked_up.iter().any(|look_ups| look_ups.wrong > 0) {
         measure.holds = Some(false);
         measure = measure.with_note("WRONG ANSWERS were received");
+    }
+    if let Some(error) = looked_up
+        .iter()
+        .find_map(|look_ups| look_ups.first_error.as_ref())
+    {
+        measure = measure.without_verdict(format!("look-ups failed: {error}"));
     }
     Ok(judge(measure, &pairs, ["beside look-ups", "alone"], None))
 }
