@@ -59,81 +59,54 @@ pub struct Counts {
     pub project_ns: u64,
 }
 
-impl Counts {
-    /// Adds those of another file.
-    pub fn add(&mut self, other: &Counts) {
-        let pairs = self.fields_mut().into_iter().zip(other.fields());
-        for (own, (_, more)) in pairs {
-            *own += more;
+/// What is done with each count.
+macro_rules! for_each_count {
+    ($($name:ident,)*) => {
+        impl Counts {
+            /// Adds those of another file.
+            pub fn add(&mut self, other: &Counts) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// All of them, by name.
+            pub fn fields(&self) -> [(&'static str, u64); 25] {
+                [$((stringify!($name), self.$name)),*]
+            }
+
+            #[cfg(test)]
+            fn fields_mut(&mut self) -> [&mut u64; 25] {
+                [$(&mut self.$name),*]
+            }
         }
-    }
+    };
+}
 
-    /// All of them, by name.
-    pub fn fields(&self) -> [(&'static str, u64); 25] {
-        [
-            ("files", self.files),
-            ("files_pruned_by_partition", self.files_pruned_by_partition),
-            ("footers_read", self.footers_read),
-            ("groups", self.groups),
-            (
-                "groups_pruned_by_statistics",
-                self.groups_pruned_by_statistics,
-            ),
-            ("groups_pruned_by_bloom", self.groups_pruned_by_bloom),
-            (
-                "groups_pruned_by_dictionary",
-                self.groups_pruned_by_dictionary,
-            ),
-            ("key_index_used", self.key_index_used),
-            ("pages", self.pages),
-            ("pages_pruned", self.pages_pruned),
-            ("pages_decoded", self.pages_decoded),
-            ("pages_cached", self.pages_cached),
-            ("dictionaries_decoded", self.dictionaries_decoded),
-            ("dictionaries_cached", self.dictionaries_cached),
-            ("bytes_read", self.bytes_read),
-            ("bytes_from_dram", self.bytes_from_dram),
-            ("bytes_from_device", self.bytes_from_device),
-            ("bytes_from_under_store", self.bytes_from_under_store),
-            ("bytes_decoded", self.bytes_decoded),
-            ("read_rounds", self.read_rounds),
-            ("rows_matched", self.rows_matched),
-            ("read_ns", self.read_ns),
-            ("decode_ns", self.decode_ns),
-            ("filter_ns", self.filter_ns),
-            ("project_ns", self.project_ns),
-        ]
-    }
-
-    fn fields_mut(&mut self) -> [&mut u64; 25] {
-        [
-            &mut self.files,
-            &mut self.files_pruned_by_partition,
-            &mut self.footers_read,
-            &mut self.groups,
-            &mut self.groups_pruned_by_statistics,
-            &mut self.groups_pruned_by_bloom,
-            &mut self.groups_pruned_by_dictionary,
-            &mut self.key_index_used,
-            &mut self.pages,
-            &mut self.pages_pruned,
-            &mut self.pages_decoded,
-            &mut self.pages_cached,
-            &mut self.dictionaries_decoded,
-            &mut self.dictionaries_cached,
-            &mut self.bytes_read,
-            &mut self.bytes_from_dram,
-            &mut self.bytes_from_device,
-            &mut self.bytes_from_under_store,
-            &mut self.bytes_decoded,
-            &mut self.read_rounds,
-            &mut self.rows_matched,
-            &mut self.read_ns,
-            &mut self.decode_ns,
-            &mut self.filter_ns,
-            &mut self.project_ns,
-        ]
-    }
+for_each_count! {
+    files,
+    files_pruned_by_partition,
+    footers_read,
+    groups,
+    groups_pruned_by_statistics,
+    groups_pruned_by_bloom,
+    groups_pruned_by_dictionary,
+    key_index_used,
+    pages,
+    pages_pruned,
+    pages_decoded,
+    pages_cached,
+    dictionaries_decoded,
+    dictionaries_cached,
+    bytes_read,
+    bytes_from_dram,
+    bytes_from_device,
+    bytes_from_under_store,
+    bytes_decoded,
+    read_rounds,
+    rows_matched,
+    read_ns,
+    decode_ns,
+    filter_ns,
+    project_ns,
 }
 
 /// Nanoseconds of a duration.

@@ -33,7 +33,7 @@ impl<H: Host> Search<'_, H> {
     ) -> Result<Rows> {
         let began = self.host.now();
         self.counts.borrow_mut().groups += 1;
-        let found = match self.verdict(group, filter) {
+        let found = match filter.verdict(self.file, group) {
             Verdict::Never => {
                 self.counts.borrow_mut().groups_pruned_by_statistics += 1;
                 Rows::none()
@@ -51,27 +51,6 @@ impl<H: Host> Search<'_, H> {
         };
         self.counts.borrow_mut().filter_ns += nanoseconds(self.host.now().saturating_sub(began));
         Ok(found)
-    }
-
-    /// What the statistics of a row group say.
-    fn verdict(&self, group: usize, node: &Node) -> Verdict {
-        match node {
-            Node::Constant(true) => Verdict::Always,
-            Node::Constant(false) => Verdict::Never,
-            Node::And(children) => children.iter().fold(Verdict::Always, |all, child| {
-                all.and(self.verdict(group, child))
-            }),
-            Node::Or(children) => children.iter().fold(Verdict::Never, |any, child| {
-                any.or(self.verdict(group, child))
-            }),
-            Node::Leaf(leaf) => prune::of_chunk(
-                self.file.order(&leaf.column),
-                &leaf.column,
-                self.file.chunk(group, &leaf.column),
-                u64::from(self.file.group_rows(group)),
-                &leaf.bound,
-            ),
-        }
     }
 
     fn filter<'f>(
@@ -112,13 +91,7 @@ impl<H: Host> Search<'_, H> {
             }
             let cost = match child {
                 Node::Leaf(leaf) => {
-                    let verdict = prune::of_chunk(
-                        self.file.order(&leaf.column),
-                        &leaf.column,
-                        self.file.chunk(group, &leaf.column),
-                        u64::from(self.file.group_rows(group)),
-                        &leaf.bound,
-                    );
+                    let verdict = leaf.verdict(self.file, group);
                     if verdict == Verdict::Always {
                         continue;
                     }

@@ -264,7 +264,7 @@ impl<H: Host> Search<'_, H> {
             let dictionary_key = self.key(group, column, DICTIONARY);
             {
                 let mut cache = self.cache.borrow_mut();
-                if !has_codes || cache.contains(dictionary_key) {
+                if self.keeps_pages && (!has_codes || cache.contains(dictionary_key)) {
                     let key = self.key(group, column, page as u32);
                     cache.insert(key, Kept::Page(Arc::clone(&decoded)), cost_ns);
                 }
@@ -290,7 +290,7 @@ impl<H: Host> Search<'_, H> {
         let size = u64::from(raw.header.uncompressed_bytes);
         let of = Arc::clone(column);
         // One that nobody keeps is looked at once.
-        let is_kept = self.cache.borrow().admits(size as usize);
+        let is_kept = self.keeps_pages && self.cache.borrow().admits(size as usize);
         let decoded = self
             .host
             .run(estimate, move || {

@@ -71,6 +71,8 @@ pub struct Search<'a, H> {
     pub(crate) cache: &'a RefCell<Cache>,
     pub(crate) limits: Limits,
     pub(crate) counts: RefCell<Counts>,
+    /// Whether pages that it decodes are worth keeping: not those of a scan, which others need more.
+    pub(crate) keeps_pages: bool,
 }
 
 impl<'a, H: Host> Search<'a, H> {
@@ -82,6 +84,7 @@ impl<'a, H: Host> Search<'a, H> {
             cache,
             limits,
             counts: RefCell::default(),
+            keeps_pages: true,
         }
     }
 

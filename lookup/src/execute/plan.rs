@@ -12,6 +12,7 @@ use crate::file::{File, Selected};
 use crate::predicate::bind::bind;
 use crate::predicate::intervals::Bound;
 use crate::predicate::{Comparison, Literal, Predicate, Test};
+use crate::prune::{self, Verdict};
 
 /// A test of a column of the file.
 #[derive(Clone, Debug)]
@@ -169,6 +170,11 @@ impl Plan {
             .map_err(|error| error.of_file(&file.name, ""))
     }
 
+    /// Whether the statistics of all row groups of `file`, which the plan is for, say that no row matches.
+    pub fn is_ruled_out(&self, file: &File) -> bool {
+        (0..file.groups()).all(|group| self.filter.verdict(file, group) == Verdict::Never)
+    }
+
     fn of_keys(mut self, file: &File, column: &str, keys: &[Literal]) -> Result<Self> {
         let Some(found) = file.column(column)? else {
             self.missing.push(column.to_owned());
@@ -236,7 +242,35 @@ fn bind_leaf(column: &Column, test: &Test) -> Result<Bound> {
     bind(column, test)
 }
 
+impl Leaf {
+    /// What the statistics of a row group say.
+    pub(super) fn verdict(&self, file: &File, group: usize) -> Verdict {
+        prune::of_chunk(
+            file.order(&self.column),
+            &self.column,
+            file.chunk(group, &self.column),
+            u64::from(file.group_rows(group)),
+            &self.bound,
+        )
+    }
+}
+
 impl Node {
+    /// What the statistics of a row group say.
+    pub(super) fn verdict(&self, file: &File, group: usize) -> Verdict {
+        match self {
+            Node::Constant(true) => Verdict::Always,
+            Node::Constant(false) => Verdict::Never,
+            Node::And(children) => children.iter().fold(Verdict::Always, |all, child| {
+                all.and(child.verdict(file, group))
+            }),
+            Node::Or(children) => children.iter().fold(Verdict::Never, |any, child| {
+                any.or(child.verdict(file, group))
+            }),
+            Node::Leaf(leaf) => leaf.verdict(file, group),
+        }
+    }
+
     /// The columns that are compared, each once.
     pub fn columns(&self) -> Vec<Arc<Column>> {
         fn walk(node: &Node, columns: &mut Vec<Arc<Column>>) {

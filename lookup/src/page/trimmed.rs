@@ -62,12 +62,7 @@ impl Trimmed {
         if kept.len() * 4 > width * 3 {
             return None;
         }
-        let count = bytes.len() / width;
-        let mut rest = Vec::with_capacity(count * kept.len() + 8);
-        for value in bytes.chunks_exact(width) {
-            rest.extend_from_slice(&value[kept.clone()]);
-        }
-        rest.extend_from_slice(&[0; 8]);
+        let rest = without_shared(width, bytes, &kept);
         let mut shared = [0; WIDTH_MAX];
         shared[..width].copy_from_slice(&bytes[..width]);
         shared[kept.clone()].fill(0);
@@ -139,28 +134,58 @@ impl Trimmed {
 
 /// Which bytes of the values differ, from the first to the last of them.
 fn differing(width: usize, bytes: &[u8]) -> Range<usize> {
-    let mut differ = [0u8; WIDTH_MAX];
     let first = &bytes[..width];
-    if width == 8 {
-        let first = u64::from_le_bytes(first.try_into().expect("eight bytes"));
-        let (words, _) = bytes.as_chunks::<8>();
-        let all = words
-            .iter()
-            .fold(0, |all, word| all | (u64::from_le_bytes(*word) ^ first));
-        differ[..8].copy_from_slice(&all.to_le_bytes());
-    } else {
-        for value in bytes.chunks_exact(width) {
-            for (all, (own, first)) in differ.iter_mut().zip(value.iter().zip(first)) {
-                *all |= own ^ first;
-            }
+    // Eight values are as many words as a value has bytes: these are laid over eight of the first, one after
+    // the other.
+    let mut pattern = [0u8; 8 * WIDTH_MAX];
+    for place in pattern[..8 * width].chunks_exact_mut(width) {
+        place.copy_from_slice(first);
+    }
+    let (pattern, _) = pattern.as_chunks::<8>();
+    let mut words = [0u64; WIDTH_MAX];
+    let eights = bytes.chunks_exact(8 * width);
+    let rest = eights.remainder();
+    for eight in eights {
+        let (eight, _) = eight.as_chunks::<8>();
+        for ((differ, own), first) in words.iter_mut().zip(eight).zip(pattern) {
+            *differ |= u64::from_le_bytes(*own) ^ u64::from_le_bytes(*first);
         }
     }
-    let start = differ[..width].iter().position(|byte| *byte != 0);
-    let last = differ[..width].iter().rposition(|byte| *byte != 0);
-    match (start, last) {
-        (Some(start), Some(last)) => start..last + 1,
-        _ => 0..0,
+    let mut differ = [0u8; WIDTH_MAX];
+    let of_words = words[..width].iter().flat_map(|word| word.to_le_bytes());
+    for (place, byte) in of_words.enumerate() {
+        differ[place % width] |= byte;
     }
+    for (place, byte) in rest.iter().enumerate() {
+        differ[place % width] |= byte ^ first[place % width];
+    }
+    let from = differ.iter().position(|byte| *byte != 0).unwrap_or(0);
+    let end = differ
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(from, |last| last + 1);
+    from..end
+}
+
+/// The bytes `kept` of each value, and eight bytes more.
+fn without_shared(width: usize, bytes: &[u8], kept: &Range<usize>) -> Vec<u8> {
+    let length = kept.len();
+    let count = bytes.len() / width;
+    let mut rest = vec![0; count * length + WIDTH_MAX];
+    // More than is kept is copied of each value, and overwritten by the next.
+    let wide = count.saturating_sub(WIDTH_MAX.div_ceil(width));
+    for value in 0..wide {
+        let from: &[u8; WIDTH_MAX] = bytes[value * width + kept.start..]
+            .first_chunk()
+            .expect("values enough follow");
+        rest[value * length..][..WIDTH_MAX].copy_from_slice(from);
+    }
+    for (value, own) in bytes.chunks_exact(width).enumerate().skip(wide) {
+        rest[value * length..][..length].copy_from_slice(&own[kept.clone()]);
+    }
+    rest.truncate(count * length + 8);
+    rest[count * length..].fill(0);
+    rest
 }
 
 #[cfg(test)]

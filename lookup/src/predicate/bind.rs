@@ -6,6 +6,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use half::f16;
+use smallvec::{SmallVec, smallvec};
 
 use super::intervals::{Bound, ByteInterval, Intervals, end_of_prefix, next_of};
 use super::position::{Position, position};
@@ -251,7 +252,7 @@ fn everything(order: Order) -> Intervals {
 fn integers(column: &Column, place: Position, comparison: Comparison) -> Intervals {
     const LEAST: i128 = i128::MIN;
     const GREATEST: i128 = i128::MAX;
-    let list: Vec<(i128, i128)> = match (place, comparison) {
+    let list: SmallVec<[(i128, i128); 2]> = match (place, comparison) {
         (Position::Above, Comparison::Less | Comparison::LessOrEqual | Comparison::NotEqual)
         | (
             Position::Below,
@@ -262,18 +263,18 @@ fn integers(column: &Column, place: Position, comparison: Comparison) -> Interva
                 is_exact: false, ..
             },
             Comparison::NotEqual,
-        ) => vec![(LEAST, GREATEST)],
-        (Position::Above | Position::Below, _) => Vec::new(),
+        ) => smallvec![(LEAST, GREATEST)],
+        (Position::Above | Position::Below, _) => SmallVec::new(),
         (Position::At { floor, is_exact }, comparison) => {
-            let up_to = |last: i128| vec![(LEAST, last)];
+            let up_to = |last: i128| -> SmallVec<_> { smallvec![(LEAST, last)] };
             let from = |first: Option<i128>| {
                 first
-                    .map(|first| vec![(first, GREATEST)])
+                    .map(|first| smallvec![(first, GREATEST)])
                     .unwrap_or_default()
             };
             match comparison {
-                Comparison::Equal if is_exact => vec![(floor, floor)],
-                Comparison::Equal => Vec::new(),
+                Comparison::Equal if is_exact => smallvec![(floor, floor)],
+                Comparison::Equal => SmallVec::new(),
                 Comparison::NotEqual => {
                     let mut list = from(floor.checked_add(1));
                     if let Some(last) = floor.checked_sub(1) {
@@ -289,7 +290,7 @@ fn integers(column: &Column, place: Position, comparison: Comparison) -> Interva
         }
     };
     if column.decode.order() == Order::Wide {
-        return Intervals::Wide(list);
+        return Intervals::Wide(list.into_vec());
     }
     let shift = match column.decode {
         Decode::Unsigned64 => 1 << 63,

@@ -183,6 +183,9 @@ fn joined<T: Ord + Copy + From<u8>>(
     add: impl Fn(T, T) -> Option<T>,
 ) -> Vec<(T, T)> {
     list.retain(|(from, to)| from <= to);
+    if list.len() < 2 {
+        return list;
+    }
     list.sort_unstable();
     let mut whole: Vec<(T, T)> = Vec::with_capacity(list.len());
     for (from, to) in list {
