@@ -4,7 +4,7 @@
 //! (GreedyDual-Size with frequency, Cherkasova 1998). When room is needed, a few entries are looked at by
 //! chance, and the one of least worth goes. The invariant: what is kept takes at most the budget.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::file::FileId;
@@ -12,6 +12,9 @@ use crate::page::values::{DecodedPage, Dictionary};
 
 /// Entries that are looked at when room is needed: more bring little (as in Redis' sampled LRU).
 const SAMPLES: usize = 8;
+
+/// Entries that are looked at, each time that one comes, for those of files that are forgotten.
+const SWEPT_AT_A_TIME: usize = 64;
 
 /// Largest part of the budget that one entry may take: a larger one would push out all the others.
 const SHARE_MAX: usize = 4;
@@ -75,6 +78,9 @@ pub struct Cache {
     floor: f64,
     random: u64,
     counts: Counts,
+    /// Files whose entries are to go: those before `unswept` have not been looked at for it.
+    gone: HashSet<FileId>,
+    unswept: usize,
 }
 
 impl Cache {
@@ -88,6 +94,8 @@ impl Cache {
             floor: 0.0,
             random: seed | 1,
             counts: Counts::default(),
+            gone: HashSet::new(),
+            unswept: 0,
         }
     }
 
@@ -157,6 +165,7 @@ impl Cache {
             Kept::Dictionary(dictionary) => dictionary.memory_bytes(),
         };
         let bytes = own + ENTRY_BYTES;
+        self.sweep();
         self.remove(&key);
         if !self.admits(own) {
             return;
@@ -177,16 +186,28 @@ impl Cache {
         self.bytes += bytes;
     }
 
-    /// Forgets everything of a file.
+    /// Forgets everything of a file, which is not asked for any more: little by little, as other things are kept,
+    /// since there may be a great many entries.
     pub fn forget(&mut self, file: FileId) {
-        let keys: Vec<Key> = self
-            .places
-            .keys()
-            .filter(|key| key.file == file)
-            .copied()
-            .collect();
-        for key in keys {
-            self.remove(&key);
+        self.gone.insert(file);
+        self.unswept = self.entries.len();
+        self.sweep();
+    }
+
+    /// Looks at some entries from the back to the front. What takes the place of one that goes comes from behind,
+    /// where all were looked at.
+    fn sweep(&mut self) {
+        for _ in 0..SWEPT_AT_A_TIME {
+            self.unswept = self.unswept.min(self.entries.len());
+            let Some(place) = self.unswept.checked_sub(1) else {
+                self.gone.clear();
+                return;
+            };
+            self.unswept = place;
+            let key = self.entries[place].key;
+            if self.gone.contains(&key.file) {
+                self.remove(&key);
+            }
         }
     }
 
@@ -290,5 +311,45 @@ mod tests {
         assert_eq!(cache.len(), 1);
         cache.forget(FileId(1));
         assert_eq!((cache.len(), cache.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_file_of_many_entries_goes_as_others_come() {
+        let mut cache = Cache::new(1 << 30, 7);
+        let many = 10 * SWEPT_AT_A_TIME as u32;
+        for number in 0..many {
+            let file = FileId(u64::from(number % 2));
+            let key = Key {
+                file,
+                ..key(number)
+            };
+            cache.insert(key, page(100), 10);
+        }
+        cache.forget(FileId(1));
+        let other = Key {
+            file: FileId(2),
+            ..key(0)
+        };
+        for number in 0..20 {
+            cache.insert(
+                Key {
+                    page: number,
+                    ..other
+                },
+                page(100),
+                10,
+            );
+        }
+        assert_eq!(cache.len() as u32, many / 2 + 20);
+        assert!(
+            cache
+                .entries
+                .iter()
+                .all(|entry| entry.key.file != FileId(1))
+        );
+        assert!(cache.gone.is_empty(), "the work is done");
+        for (place, entry) in cache.entries.iter().enumerate() {
+            assert_eq!(cache.places[&entry.key], place);
+        }
     }
 }

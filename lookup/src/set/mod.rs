@@ -32,6 +32,9 @@ pub type PathValues = Vec<(String, Option<String>)>;
 
 /// The values that the directories of `path` below `base` give.
 pub fn path_values(base: &str, path: &str) -> PathValues {
+    if !path.as_bytes().contains(&b'=') {
+        return Vec::new();
+    }
     let below = path.strip_prefix(base).unwrap_or(path);
     let directories = below
         .rsplit_once('/')
@@ -46,6 +49,10 @@ pub fn path_values(base: &str, path: &str) -> PathValues {
             (name.to_owned(), value)
         })
         .collect()
+}
+
+fn is_same(one: &SchemaRef, other: &SchemaRef) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// The columns that paths give, and their types.
@@ -211,10 +218,7 @@ impl SetPlan {
             ..Counts::default()
         };
         for (_, answer) in answers {
-            counts.add(&Counts {
-                files: 0,
-                ..answer.counts
-            });
+            counts.add(&answer.counts);
         }
         self.check_missing(answers)?;
         let schema = self.schema(answers)?;
@@ -266,7 +270,9 @@ impl SetPlan {
         if let Some(((_, first), rest)) = answers.split_first()
             && self.path_columns.columns.is_empty()
             && first.missing.is_empty()
-            && rest.iter().all(|(_, answer)| answer.schema == first.schema)
+            && rest
+                .iter()
+                .all(|(_, answer)| is_same(&answer.schema, &first.schema))
         {
             return Ok(Arc::clone(&first.schema));
         }

@@ -21,7 +21,7 @@ use crate::object::ObjectMeta;
 use crate::shard::Shard;
 use crate::under_store::UnderStore;
 
-/// Decoded pages that are kept while a key index is built: it reads each page once.
+/// Decoded dictionaries that are kept while a key index is built; pages are read once.
 const BUILD_CACHE_BYTES: usize = 1 << 20;
 
 /// Most rows of a key index that is built: some 30 bytes each while it is.

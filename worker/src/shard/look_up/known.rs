@@ -1,10 +1,11 @@
 //! What a shard keeps of the objects that it looks things up in.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
 use corelane_lookup::cache::Cache;
 use corelane_lookup::column::Column;
 use corelane_lookup::error::Result;
@@ -14,8 +15,8 @@ use corelane_lookup::key_index::KeyIndex;
 use corelane_rpc_schema::ObjectId;
 
 use super::compute::Compute;
+use super::files::KnownFiles;
 use super::places::Places;
-use crate::cache::hashing::IdMap;
 use crate::shard::turns::Turns;
 
 /// Objects that a shard looks into at a time; the others wait in order. One holds 32 MiB of pages at most
@@ -83,30 +84,14 @@ struct LastSelection {
 
 /// An object, as look-ups know it.
 pub(super) struct KnownFile {
+    pub object: ObjectId,
     pub file: File,
     indexes: RefCell<HashMap<usize, Index>>,
     /// The select list of the last look-up: most have the same.
     selection: RefCell<Option<LastSelection>>,
-    used: Cell<u64>,
 }
 
 impl KnownFile {
-    /// A select list in terms of it.
-    pub fn selection(&self, select: &Arc<[String]>) -> Result<Arc<Selection>> {
-        let mut last = self.selection.borrow_mut();
-        if let Some(last) = &*last
-            && last.select == *select
-        {
-            return Ok(Arc::clone(&last.selection));
-        }
-        let selection = Arc::new(Selection::new(&self.file, select)?);
-        *last = Some(LastSelection {
-            select: Arc::clone(select),
-            selection: Arc::clone(&selection),
-        });
-        Ok(selection)
-    }
-
     /// Its key indexes.
     pub fn indexes(&self) -> Vec<(usize, Rc<KeyIndex>)> {
         let indexes = self.indexes.borrow();
@@ -145,11 +130,10 @@ impl KnownFile {
         self.indexes.borrow_mut().insert(leaf, Index::Wanted(0));
     }
 
-    fn index_bytes(&self) -> usize {
-        self.indexes()
-            .iter()
-            .map(|(_, index)| index.size_bytes())
-            .sum()
+    /// Forgets those that are there.
+    pub fn drop_indexes(&self) {
+        let mut indexes = self.indexes.borrow_mut();
+        indexes.retain(|_, index| !matches!(index, Index::Ready(_)));
     }
 }
 
@@ -160,12 +144,13 @@ pub struct Lookups {
     pub(super) decoded: RefCell<Cache>,
     /// Objects that may be looked into at a time: each may hold some pages beside what is kept.
     pub(super) turns: Turns,
-    files: RefCell<IdMap<ObjectId, Rc<KnownFile>>>,
+    files: RefCell<KnownFiles>,
     /// Key indexes that are made or brought in at a time.
     pub(super) index_turns: Turns,
     /// Where the objects at paths are.
     pub(super) places: RefCell<Places>,
-    clock: Cell<u64>,
+    /// The schema of the last selection that was made.
+    last_schema: RefCell<Option<SchemaRef>>,
 }
 
 impl Lookups {
@@ -177,59 +162,66 @@ impl Lookups {
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
             turns: Turns::new(SEARCHES_MAX),
             index_turns: Turns::new(1),
-            files: RefCell::default(),
+            files: RefCell::new(KnownFiles::new(seed)),
             places: RefCell::default(),
-            clock: Cell::new(0),
+            last_schema: RefCell::default(),
         }
     }
 
     /// Bytes of decoded pages, and of footers and key indexes.
     pub fn memory_bytes(&self) -> (usize, usize) {
-        let files = self.files.borrow();
-        let known = files
-            .values()
-            .map(|known| known.file.memory_bytes() + known.index_bytes())
-            .sum();
+        let known = self.files.borrow().memory_bytes();
         (self.decoded.borrow().bytes(), known)
     }
 
     /// The object's footer, if it is known.
     pub(super) fn file(&self, object: ObjectId) -> Option<Rc<KnownFile>> {
-        let files = self.files.borrow();
-        let known = files.get(&object)?;
-        known.used.set(self.tick());
-        Some(Rc::clone(known))
+        self.files.borrow_mut().get(object)
+    }
+
+    /// A select list in terms of an object.
+    pub(super) fn selection(
+        &self,
+        known: &KnownFile,
+        select: &Arc<[String]>,
+    ) -> Result<Arc<Selection>> {
+        let mut last = known.selection.borrow_mut();
+        if let Some(last) = &*last
+            && last.select == *select
+        {
+            return Ok(Arc::clone(&last.selection));
+        }
+        let mut selection = Selection::new(&known.file, select)?;
+        // Objects of one table share it: comparing their schemas is then nothing.
+        let mut last_schema = self.last_schema.borrow_mut();
+        match &*last_schema {
+            Some(schema) if **schema == *selection.schema => {
+                selection.schema = Arc::clone(schema);
+            }
+            _ => *last_schema = Some(Arc::clone(&selection.schema)),
+        }
+        let selection = Arc::new(selection);
+        *last = Some(LastSelection {
+            select: Arc::clone(select),
+            selection: Arc::clone(&selection),
+        });
+        Ok(selection)
     }
 
     /// Keeps an object's footer. What is known of other versions of it goes, and what was not used for
     /// longest beyond the limit.
     pub(super) fn keep(&self, object: ObjectId, file: File) -> Rc<KnownFile> {
         let known = Rc::new(KnownFile {
+            object,
             file,
             indexes: RefCell::default(),
             selection: RefCell::default(),
-            used: Cell::new(self.tick()),
         });
         let mut files = self.files.borrow_mut();
-        let old: Vec<ObjectId> = files
-            .keys()
-            .filter(|other| other.home == object.home)
-            .copied()
-            .collect();
-        for old in old {
-            self.drop_file(&mut files, old);
+        let gone = files.insert(object, Rc::clone(&known), self.limits.footer_bytes);
+        for gone in gone {
+            self.decoded.borrow_mut().forget(gone.file.id);
         }
-        let mut bytes: usize = files.values().map(|known| known.file.memory_bytes()).sum();
-        while bytes + known.file.memory_bytes() > self.limits.footer_bytes {
-            let oldest = files.iter().min_by_key(|(_, known)| known.used.get());
-            let Some((oldest, size)) = oldest.map(|(id, known)| (*id, known.file.memory_bytes()))
-            else {
-                break;
-            };
-            bytes -= size;
-            self.drop_file(&mut files, oldest);
-        }
-        files.insert(object, Rc::clone(&known));
         known
     }
 
@@ -244,12 +236,9 @@ impl Lookups {
         let kept = match built {
             Some(index) => {
                 // One whose footer has gone meanwhile pushes nothing out.
-                let is_known = self
-                    .files
-                    .borrow()
-                    .values()
-                    .any(|other| other.file.id == known.file.id);
-                let room = is_known && self.make_index_room(known, index.size_bytes());
+                let mut files = self.files.borrow_mut();
+                let room =
+                    files.make_index_room(known, index.size_bytes(), self.limits.index_bytes);
                 room.then(|| Index::Ready(Rc::new(index)))
             }
             None => None,
@@ -258,36 +247,5 @@ impl Lookups {
         let mut indexes = known.indexes.borrow_mut();
         indexes.insert(leaf, kept.unwrap_or(Index::Refused));
         found_room
-    }
-
-    /// Whether key indexes of `wanted` bytes fit beside those of `own`, once others have gone.
-    fn make_index_room(&self, own: &KnownFile, wanted: usize) -> bool {
-        let files = self.files.borrow();
-        let mut bytes: usize = files.values().map(|known| known.index_bytes()).sum();
-        while bytes + wanted > self.limits.index_bytes {
-            let others = files
-                .values()
-                .filter(|known| known.file.id != own.file.id && known.index_bytes() > 0);
-            let Some(oldest) = others.min_by_key(|known| known.used.get()) else {
-                return false;
-            };
-            bytes -= oldest.index_bytes();
-            oldest
-                .indexes
-                .borrow_mut()
-                .retain(|_, index| !matches!(index, Index::Ready(_)));
-        }
-        true
-    }
-
-    fn drop_file(&self, files: &mut IdMap<ObjectId, Rc<KnownFile>>, object: ObjectId) {
-        if let Some(gone) = files.remove(&object) {
-            self.decoded.borrow_mut().forget(gone.file.id);
-        }
-    }
-
-    fn tick(&self) -> u64 {
-        self.clock.set(self.clock.get() + 1);
-        self.clock.get()
     }
 }

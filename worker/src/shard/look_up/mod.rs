@@ -10,6 +10,7 @@
 //! | `host` | bytes of the object from tier, device, under-store or another core |
 //! | `indexes` | key indexes: built, kept beside the blocks, found again |
 //! | `known` | what is kept of objects: footers, decoded pages, key indexes |
+//! | `files` | which objects are known, within limits |
 //! | `places` | mounts, path keys and homes of paths |
 //! | [`failure`] | why there is no answer |
 //! | [`compute`] | threads for work that would keep reads waiting |
@@ -18,6 +19,7 @@
 
 pub mod compute;
 pub mod failure;
+mod files;
 mod host;
 mod indexes;
 mod known;

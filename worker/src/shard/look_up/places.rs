@@ -18,8 +18,9 @@ use crate::shard::metadata::Known;
 use crate::shard::read::error;
 use crate::under_store::{UnderStore, path_key};
 
-/// Paths that are remembered. Beyond it all are forgotten.
-const PATHS_MAX: usize = 65_536;
+/// Paths that are remembered at most. Beyond half of it, those that were not asked for since as many others
+/// were are forgotten.
+const PATHS_MAX: usize = 8_192;
 
 /// Where one object is.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Place {
 pub(super) struct Places {
     mounts: Option<Arc<MountTable>>,
     by_path: HashMap<Box<str>, Rc<Place>>,
+    /// Of before.
+    older: HashMap<Box<str>, Rc<Place>>,
 }
 
 impl Places {
@@ -45,11 +48,25 @@ impl Places {
             .mounts
             .as_ref()
             .is_some_and(|own| Arc::ptr_eq(own, mounts));
-        if !is_of || self.by_path.len() >= PATHS_MAX {
-            self.mounts = Some(Arc::clone(mounts));
-            self.by_path.clear();
+        if !is_of {
+            *self = Places {
+                mounts: Some(Arc::clone(mounts)),
+                ..Places::default()
+            };
         }
-        self.by_path.get(path).cloned()
+        if let Some(place) = self.by_path.get(path) {
+            return Some(Rc::clone(place));
+        }
+        let (path, place) = self.older.remove_entry(path)?;
+        self.remember(path, Rc::clone(&place));
+        Some(place)
+    }
+
+    fn remember(&mut self, path: Box<str>, place: Rc<Place>) {
+        if self.by_path.len() >= PATHS_MAX / 2 {
+            self.older = std::mem::take(&mut self.by_path);
+        }
+        self.by_path.insert(path, place);
     }
 }
 
@@ -74,7 +91,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             shard: self.owner_of(home, Stripe(0)),
         });
         let mut places = self.lookups.places.borrow_mut();
-        places.by_path.insert(path.into(), Rc::clone(&place));
+        places.remember(path.into(), Rc::clone(&place));
         Ok(place)
     }
 
@@ -85,20 +102,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         access: &AccessSet,
     ) -> Result<Rc<Known>, ErrorMessage> {
         let place = self.place_of(path)?;
-        let mount = &place.mount;
-        if access.allows(mount.id) {
-            let now = self.io.now();
-            let metadata = self.metadata.borrow();
-            let fresh = metadata.fresh(place.home, &place.path_key, mount.freshness, now);
-            if let Some((known, _)) = fresh
-                && known.meta.block_bytes == mount.block_bytes
-                && known.mount.get() == mount.id
-                && known.is_remembered.get()
-            {
-                return Ok(Rc::clone(known));
-            }
+        if let Some(known) = self.fresh_at(&place, access) {
+            return Ok(known);
         }
         let meta = self.open(path, access).await?;
-        Ok(self.know(meta, mount.id))
+        Ok(self.know(meta, place.mount.id))
+    }
+
+    /// The object at `place`, of which this shard is the home, if nothing has to be asked for it.
+    pub(super) fn fresh_at(&self, place: &Place, access: &AccessSet) -> Option<Rc<Known>> {
+        let mount = &place.mount;
+        if !access.allows(mount.id) {
+            return None;
+        }
+        let now = self.io.now();
+        let metadata = self.metadata.borrow();
+        let (known, _) = metadata.fresh(place.home, &place.path_key, mount.freshness, now)?;
+        let is_current = known.meta.block_bytes == mount.block_bytes
+            && known.mount.get() == mount.id
+            && known.is_remembered.get();
+        is_current.then(|| Rc::clone(known))
     }
 }
