@@ -20,7 +20,7 @@ use crate::under_store::{UnderStore, path_key};
 
 /// Paths that are remembered at most. Beyond half of it, those that were not asked for since as many others
 /// were are forgotten.
-const PATHS_MAX: usize = 8_192;
+const PATHS_MAX: usize = 2_048;
 
 /// Where one object is.
 #[derive(Debug)]
