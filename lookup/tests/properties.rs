@@ -8,12 +8,13 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+    Array, ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray,
 };
 use arrow_schema::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use corelane_lookup::cache::Cache;
-use corelane_lookup::error::{ErrorKind, Result};
+use corelane_lookup::error::{ErrorKind, LookupError, Result};
 use corelane_lookup::execute::plan::Plan;
 use corelane_lookup::execute::{Found, Limits, Search};
 use corelane_lookup::file::columns::chunk_range;
@@ -24,6 +25,7 @@ use corelane_lookup::predicate::Literal;
 use corelane_lookup::predicate::parse::parse;
 use futures::executor::block_on;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
@@ -382,4 +384,63 @@ fn a_key_index_is_made_of_the_keys_column_alone() {
         damaged[range.start as usize..range.end as usize].fill(0xff);
     }
     assert_eq!(index_of(damaged.into()).0, index);
+}
+
+/// A column that has one text in all rows; with or without the word that it was one of a dictionary.
+fn with_one_text(text: &str, rows: usize, with_arrow: bool) -> Bytes {
+    let codes = Int32Array::from(vec![0; rows]);
+    let one: ArrayRef = Arc::new(StringArray::from(vec![text]));
+    let texts: ArrayRef = Arc::new(DictionaryArray::new(codes, one));
+    let batch = RecordBatch::try_from_iter([("text", texts)]).expect("a column");
+    let mut file = Vec::new();
+    let options = ArrowWriterOptions::new().with_skip_arrow_metadata(!with_arrow);
+    let mut writer =
+        ArrowWriter::try_new_with_options(&mut file, batch.schema(), options).expect("a writer");
+    writer.write(&batch).expect("it is written");
+    writer.close().expect("it is closed");
+    file.into()
+}
+
+fn limited_error(file: &Bytes, keys: Option<&[Literal]>) -> LookupError {
+    let host = InMemory::new(file.clone());
+    let cache = RefCell::new(Cache::new(1 << 20, 1));
+    let limits = Limits {
+        answer_bytes: 4 << 20,
+        ..LIMITS
+    };
+    block_on(async {
+        let opened = footer::open(&host, "long.parquet", host.length()).await?;
+        let mut plan = Plan::new(&opened, &parse("")?, &[])?;
+        if let Some(keys) = keys {
+            plan = plan.with_keys(&opened, "text", keys)?;
+        }
+        Search::new(&host, &opened, &cache, limits)
+            .run(&plan, &[])
+            .await
+    })
+    .expect_err("too much")
+}
+
+#[test]
+fn a_long_text_in_each_row_is_refused_before_it_is_there() {
+    // 2.4 GB, of which the file has 300 KB.
+    for with_arrow in [false, true] {
+        let file = with_one_text(&"x".repeat(300_000), 8_192, with_arrow);
+        assert!(file.len() < 2 << 20, "{} bytes", file.len());
+        let error = limited_error(&file, None);
+        assert_eq!(error.kind, ErrorKind::TooMuch, "{error}");
+        assert!(error.message.contains("column text"), "{error}");
+    }
+}
+
+#[test]
+fn keys_that_are_asked_again_and_again_are_refused_before_their_rows_are_there() {
+    let file = with_one_text("eu", 8_192, false);
+    let keys = vec![Literal::Text("eu".into()); 65_536];
+    let error = limited_error(&file, Some(&keys));
+    assert_eq!(error.kind, ErrorKind::TooMuch, "{error}");
+    let file = with_one_text(&"x".repeat(30_000), 1, false);
+    let keys = vec![Literal::Text("x".repeat(30_000).into()); 65_536];
+    let error = limited_error(&file, Some(&keys));
+    assert_eq!(error.kind, ErrorKind::TooMuch, "{error}");
 }

@@ -19,7 +19,7 @@ use parquet::column::page::Page;
 
 use super::whole::{Chunk, Item, read_root};
 use crate::column::{Column, Decode, Unit, ValueType};
-use crate::error::{LookupError, Result};
+use crate::error::{ErrorKind, LookupError, Result};
 use crate::file::File;
 use crate::page::values::DecodedPage;
 
@@ -41,13 +41,41 @@ fn each(parts: &[Part<'_>], mut each: impl FnMut(Option<&[u8]>) -> Result<()>) -
     Ok(())
 }
 
-/// The values of `parts`, `count` in all.
+/// Refuses values that have more than `bytes_max` bytes together: a dictionary may have long ones, and pages
+/// each of them a thousand times.
+fn check_bytes(parts: &[Part<'_>], bytes_max: usize) -> Result<()> {
+    // What no array of Arrow's with 32-bit offsets holds.
+    let bytes_max = bytes_max.min(i32::MAX as usize);
+    let mut bytes = 0;
+    each(parts, |value| {
+        bytes += value.map_or(0, <[u8]>::len);
+        if bytes > bytes_max {
+            return Err(LookupError::new(
+                ErrorKind::TooMuch,
+                format!(
+                    "the rows have more than {bytes_max} bytes in it: select fewer columns, narrow the predicate or \
+                     set a limit"
+                ),
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// The values of `parts`, `count` in all and of no more than `bytes_max` bytes.
 pub(super) fn build(
     file: &File,
     column: &Column,
     parts: &[Part<'_>],
     count: usize,
+    bytes_max: usize,
 ) -> Result<ArrayRef> {
+    if matches!(
+        column.physical(),
+        Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY
+    ) {
+        check_bytes(parts, bytes_max)?;
+    }
     let data_type = column.field.data_type();
     let physical = column.physical();
     macro_rules! primitive {

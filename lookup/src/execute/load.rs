@@ -27,6 +27,9 @@ const DECODE_NS_PER_BYTE: u64 = 1;
 /// Pages that are decoded until others have their turn: most look-ups decode fewer.
 const PAGES_PER_TURN: usize = 8;
 
+/// Most bytes that pages which are held at a time may say to have decompressed: a few KiB may say anything.
+const DECODED_BYTES_MAX: u64 = 512 << 20;
+
 /// Finding, reading and copying a page takes about so long beside its decoding.
 const READ_NS: u64 = 10_000;
 
@@ -219,6 +222,7 @@ impl<H: Host> Search<'_, H> {
             let dictionary = self.decode_dictionary(group, column, bytes).await?;
             note(&mut dictionaries, column.leaf, dictionary);
         }
+        let mut decoded_bytes = 0;
         for (place, (want, bytes)) in missing.iter().zip(read).enumerate() {
             let Want {
                 column,
@@ -230,6 +234,16 @@ impl<H: Host> Search<'_, H> {
                 self.file.blame(group, column, error)
             };
             let raw = take_apart(&bytes, column).map_err(blame)?;
+            decoded_bytes += u64::from(raw.header.uncompressed_bytes);
+            if decoded_bytes > DECODED_BYTES_MAX {
+                return Err(blame(LookupError::new(
+                    ErrorKind::TooMuch,
+                    format!(
+                        "pages that are needed at once have more than {DECODED_BYTES_MAX} bytes: narrow the predicate \
+                         or select fewer columns"
+                    ),
+                )));
+            }
             let span = &pages.pages[page];
             if raw.header.values != span.rows {
                 return Err(blame(LookupError::corrupt(format!(

@@ -28,7 +28,7 @@ use std::rc::Rc;
 use arrow_array::RecordBatch;
 
 use crate::cache::Cache;
-use crate::error::{LookupError, Result};
+use crate::error::Result;
 use crate::file::File;
 use crate::host::Host;
 use crate::key_index::KeyIndex;
@@ -131,26 +131,16 @@ impl<'a, H: Host> Search<'a, H> {
             let list: Vec<u32> = found.iter().collect();
             for part in list.chunks(BATCH_ROWS) {
                 let batch = self.project(group, plan, part).await?;
-                bytes += batch.get_array_memory_size();
-                if bytes > self.limits.answer_bytes {
-                    return Err(LookupError::new(
-                        crate::error::ErrorKind::TooMuch,
-                        format!(
-                            "{}: the answer takes more than {} bytes after {rows} rows: select fewer \
-                             columns, narrow the predicate or set a limit",
-                            self.file.name, self.limits.answer_bytes
-                        ),
-                    ));
-                }
-                let batch = match &plan.keys {
-                    Some(keys) => {
-                        let (batch, own) = self.with_ordinals(group, keys, part, &batch).await?;
-                        ordinals.push(own);
-                        batch
-                    }
-                    None => batch,
+                let Some(keys) = &plan.keys else {
+                    self.count_answer(&batch, &mut bytes)?;
+                    batches.push(batch);
+                    continue;
                 };
-                batches.push(batch);
+                let pieces = self.with_ordinals(group, keys, part, &batch, &mut bytes);
+                for (batch, own) in pieces.await? {
+                    batches.push(batch);
+                    ordinals.push(own);
+                }
             }
         }
         Ok(Found {

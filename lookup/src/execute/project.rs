@@ -6,7 +6,9 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_schema::DataType;
 
 use super::Search;
 use super::build::{Part, build};
@@ -15,7 +17,7 @@ use super::load::Want;
 use super::plan::{OwnedKey, Plan, WantedKeys};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::error::{LookupError, Result};
+use crate::error::{ErrorKind, LookupError, Result};
 use crate::file::Selected;
 use crate::file::pages::ChunkPages;
 use crate::host::Host;
@@ -25,6 +27,9 @@ const STEP_BYTES: u64 = 32 << 20;
 
 /// Columns whose pages are found at a time.
 const PAGES_AT_A_TIME: usize = 4;
+
+/// Bytes of an answer that are made at a time of rows that several keys want.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl<H: Host> Search<'_, H> {
     /// The selected columns of `rows`, which rise, of a row group.
@@ -114,8 +119,14 @@ impl<H: Host> Search<'_, H> {
                                 rows: &rows[own.clone()],
                             })
                             .collect();
-                        build(self.file, column, &parts, rows.len())
-                            .map_err(|error| self.file.blame(group, column, error))?
+                        build(
+                            self.file,
+                            column,
+                            &parts,
+                            rows.len(),
+                            self.limits.answer_bytes,
+                        )
+                        .map_err(|error| self.file.blame(group, column, error))?
                     }
                     (None, Selected::Root(root)) => self.read_whole(group, *root, rows).await?,
                     (None, Selected::Leaf(_)) => unreachable!("leaves have chunks"),
@@ -128,14 +139,18 @@ impl<H: Host> Search<'_, H> {
         })
     }
 
-    /// The rows of a batch, each as often as its key is wanted, and the places of those keys.
+    /// The rows of a batch, each as often as its key is wanted, and the places of those keys. What they take is
+    /// added to `bytes`, before much more than is allowed was made.
     pub(super) async fn with_ordinals(
         &self,
         group: usize,
         keys: &WantedKeys,
         rows: &[u32],
         batch: &RecordBatch,
-    ) -> Result<(RecordBatch, Vec<u32>)> {
+        bytes: &mut usize,
+    ) -> Result<Vec<(RecordBatch, Vec<u32>)>> {
+        let piece_rows = (PIECE_BYTES / longest_row(batch).max(1)).max(1);
+        let mut pieces = Vec::new();
         let column = &keys.column;
         let pages = self.file.pages(self.host, group, column).await?;
         let touched = touched_by(&pages, rows);
@@ -157,22 +172,66 @@ impl<H: Host> Search<'_, H> {
                 for ordinal in wanted.into_iter().flatten() {
                     taken.push(place as u32);
                     ordinals.push(*ordinal);
+                    if taken.len() == piece_rows {
+                        let taken = UInt32Array::from(std::mem::take(&mut taken));
+                        let piece = arrow_select::take::take_record_batch(batch, &taken)
+                            .map_err(|error| self.answer_error(&error))?;
+                        self.count_answer(&piece, bytes)?;
+                        pieces.push((piece, std::mem::take(&mut ordinals)));
+                        self.host.pause().await;
+                    }
                 }
             }
         }
-        let is_same = taken.len() == rows.len() && taken.is_sorted_by(|a, b| a < b);
+        let is_same =
+            pieces.is_empty() && taken.len() == rows.len() && taken.is_sorted_by(|a, b| a < b);
         let batch = if is_same {
             batch.clone()
         } else {
             arrow_select::take::take_record_batch(batch, &UInt32Array::from(taken))
                 .map_err(|error| self.answer_error(&error))?
         };
-        Ok((batch, ordinals))
+        self.count_answer(&batch, bytes)?;
+        pieces.push((batch, ordinals));
+        Ok(pieces)
+    }
+
+    /// Adds what a batch of the answer takes, which may be too much.
+    pub(super) fn count_answer(&self, batch: &RecordBatch, bytes: &mut usize) -> Result<()> {
+        *bytes += batch.get_array_memory_size();
+        if *bytes > self.limits.answer_bytes {
+            return Err(LookupError::new(
+                ErrorKind::TooMuch,
+                format!(
+                    "{}: the answer takes more than {} bytes: select fewer columns, narrow the predicate or set a \
+                     limit",
+                    self.file.name, self.limits.answer_bytes
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn answer_error(&self, error: &arrow_schema::ArrowError) -> LookupError {
         LookupError::corrupt(format!("{}: {error}", self.file.name))
     }
+}
+
+/// Bytes of the longest row, at most.
+fn longest_row(batch: &RecordBatch) -> usize {
+    let longest = batch.columns().iter().map(|array| match array.data_type() {
+        DataType::Utf8 => longest_of(array.as_string::<i32>().value_offsets()),
+        DataType::Binary => longest_of(array.as_binary::<i32>().value_offsets()),
+        other => other
+            .primitive_width()
+            .unwrap_or_else(|| array.get_array_memory_size()),
+    });
+    longest.sum()
+}
+
+fn longest_of(offsets: &[i32]) -> usize {
+    let lengths = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+    lengths.max().unwrap_or(0) as usize + size_of::<i32>()
 }
 
 /// The pages that hold `rows`, and which of `rows` each holds.

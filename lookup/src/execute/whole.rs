@@ -21,11 +21,14 @@ use super::Search;
 use super::counts::nanoseconds;
 use super::load::{Raw, estimate_of, take_apart};
 use crate::column::Column;
-use crate::error::{LookupError, Result};
+use crate::error::{ErrorKind, LookupError, Result};
 use crate::file::columns::Root;
 use crate::file::pages::check_rows;
 use crate::host::Host;
 use crate::page::decode::{checked_page, dictionary_page, inflate, metadata_of};
+
+/// Most values of a column that are decoded at a time: some bytes may say two billion.
+const VALUES_MAX: u64 = 1 << 26;
 
 /// A page of a chunk, as its reader sees it.
 #[derive(Clone)]
@@ -303,8 +306,17 @@ impl<H: Host> Search<'_, H> {
                 .as_deref()
                 .map(|dictionary| Box::new(dictionary_page(dictionary))),
         );
+        let mut values = 0;
         for bytes in read {
             let Raw { header, body } = take_apart(&bytes, column).map_err(blame)?;
+            // All of them become levels and values at once.
+            values += u64::from(header.values);
+            if values > VALUES_MAX {
+                return Err(blame(LookupError::new(
+                    ErrorKind::TooMuch,
+                    format!("pages with more than {VALUES_MAX} values are needed at once"),
+                )));
+            }
             let estimate = estimate_of(codec, &header);
             let size = u64::from(header.uncompressed_bytes);
             let began = self.host.now();
