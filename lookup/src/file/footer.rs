@@ -1,5 +1,6 @@
 //! Footers: read with one guess at their length, checked, decoded once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,11 +80,16 @@ async fn open_named(host: &impl Host, name: &str, length: u64) -> Result<File> {
         let end = length - TAIL_BYTES;
         read_one(host, end - footer_bytes..end).await?
     };
-    let estimate = Duration::from_nanos(footer_bytes * DECODE_NS_PER_BYTE);
+    let estimate = decode_estimate(footer_bytes);
     let opened = host
         .run(estimate, move || decode(&footer, length, OUTLINE_BYTES_MIN))
         .await?;
     Ok(opened.into_file(name, length))
+}
+
+/// What decoding so many bytes of a footer takes, about.
+pub(super) fn decode_estimate(bytes: u64) -> Duration {
+    Duration::from_nanos(bytes * DECODE_NS_PER_BYTE)
 }
 
 /// One range.
@@ -111,7 +117,7 @@ pub(super) fn decode(footer: &Bytes, length: u64, outline_bytes_min: usize) -> R
     {
         let group_starts = group_starts(outline.group_rows())?;
         return Ok(Opened {
-            known: Known::Parts(Box::new(outline)),
+            known: Known::Parts(Arc::new(outline)),
             group_starts,
         });
     }

@@ -27,6 +27,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use crate::column::Column;
 use crate::error::{LookupError, Result};
+use crate::host::Host;
 use arrow_hint::ArrowHint;
 use columns::{Decoded, Root, decode_some, hint_in};
 use footer::MEMORY_PER_FOOTER_BYTE;
@@ -50,9 +51,9 @@ pub struct File {
     /// Its root columns, in the file's order, those that are decoded.
     roots: Vec<OnceCell<Root>>,
     /// What the others are decoded from.
-    outline: Option<Box<Outline>>,
+    outline: Option<Arc<Outline>>,
     /// Arrow's schema that a footer with an outline has, once it was looked for.
-    hint: OnceCell<Option<ArrowHint>>,
+    hint: OnceCell<Option<Arc<ArrowHint>>>,
     /// Leaf columns by dotted path, root and place there, where all are decoded.
     by_path: HashMap<String, (usize, usize)>,
     memory_bytes: Cell<usize>,
@@ -67,7 +68,7 @@ enum Known {
         memory_bytes: usize,
     },
     /// Where they are.
-    Parts(Box<Outline>),
+    Parts(Arc<Outline>),
 }
 
 /// What a name in a select list stands for.
@@ -122,31 +123,94 @@ impl File {
         self.memory_bytes.get()
     }
 
+    /// Root columns among `wanted` that are not decoded.
+    fn missing(&self, wanted: impl Iterator<Item = usize>) -> Vec<usize> {
+        wanted
+            .filter(|root| self.roots[*root].get().is_none())
+            .collect()
+    }
+
     /// Decodes root columns, whose places rise, where that is still to be done.
     fn decode(&self, wanted: impl Iterator<Item = usize>) -> Result<()> {
         let Some(outline) = &self.outline else {
             return Ok(());
         };
-        let missing: Vec<usize> = wanted
-            .filter(|root| self.roots[*root].get().is_none())
-            .collect();
+        let missing = self.missing(wanted);
         if missing.is_empty() {
             return Ok(());
         }
-        let hint = self.hint.get_or_init(|| {
-            let hint = hint_in(outline);
-            let own = hint.as_ref().map_or(0, ArrowHint::memory_bytes);
-            self.memory_bytes.update(|bytes| bytes + own);
-            hint
-        });
-        let (roots, part_bytes) = decode_some(outline, &missing, hint.as_ref(), self.length)?;
-        self.memory_bytes
-            .update(|bytes| bytes + part_bytes * MEMORY_PER_FOOTER_BYTE);
-        for (place, root) in missing.into_iter().zip(roots) {
-            // It was found missing above.
-            let _ = self.roots[place].set(root);
-        }
+        let hint = self.hint.get().cloned();
+        let decoded = decode_parts(outline, &missing, hint, self.length)?;
+        self.learn(&missing, decoded);
         Ok(())
+    }
+
+    fn learn(&self, places: &[usize], decoded: DecodedParts) {
+        self.hint.get_or_init(|| {
+            let own = decoded.hint.as_ref().map_or(0, |hint| hint.memory_bytes());
+            self.memory_bytes.update(|bytes| bytes + own);
+            decoded.hint
+        });
+        self.memory_bytes
+            .update(|bytes| bytes + decoded.part_bytes * MEMORY_PER_FOOTER_BYTE);
+        for (place, root) in places.iter().zip(decoded.roots) {
+            // Another look-up may have been faster.
+            let _ = self.roots[*place].set(root);
+        }
+    }
+
+    /// Decodes what a look-up with these columns needs of a wide footer, elsewhere if that takes long; `None`:
+    /// all columns. What is asked for without it is decoded in line.
+    ///
+    /// # Errors
+    /// Corrupt or unsupported, if what the footer says of one of them is.
+    pub async fn prepare(&self, host: &impl Host, paths: Option<&[&str]>) -> Result<()> {
+        let Some(outline) = &self.outline else {
+            return Ok(());
+        };
+        let missing = self.missing_of(paths);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let share = missing.len() as f64 / self.roots.len() as f64;
+        let estimate = footer::decode_estimate(outline.footer_bytes()).mul_f64(share);
+        let (outline, hint) = (Arc::clone(outline), self.hint.get().cloned());
+        let (length, wanted) = (self.length, missing.clone());
+        let decoded = host
+            .run(estimate, move || {
+                decode_parts(&outline, &wanted, hint, length)
+            })
+            .await
+            .map_err(|error| error.of_file(&self.name, ""))?;
+        self.learn(&missing, decoded);
+        Ok(())
+    }
+
+    /// Whether columns are decoded when they are asked for: only then is there something to prepare.
+    pub fn is_wide(&self) -> bool {
+        self.outline.is_some()
+    }
+
+    /// Whether nothing has to be decoded for a look-up with these columns; `None`: with all.
+    pub fn is_prepared(&self, paths: Option<&[&str]>) -> bool {
+        self.missing_of(paths).is_empty()
+    }
+
+    fn missing_of(&self, paths: Option<&[&str]>) -> Vec<usize> {
+        match paths {
+            None => self.missing(0..self.roots.len()),
+            Some(paths) => self.missing(self.related_to_any(paths)),
+        }
+    }
+
+    fn related_to_any<'a>(&'a self, paths: &'a [&str]) -> impl Iterator<Item = usize> + 'a {
+        let outline = self.outline.as_deref();
+        (0..self.roots.len()).filter(move |root| {
+            outline.is_none_or(|outline| {
+                let name = outline.name(*root);
+                paths.iter().any(|path| is_related(name, path.as_bytes()))
+            })
+        })
     }
 
     /// Decodes the root columns of these paths together.
@@ -372,6 +436,29 @@ impl File {
         let place = format_args!(", column {}, row group {group}", column.path);
         error.of_file(&self.name, place)
     }
+}
+
+/// Root columns as they were decoded together.
+struct DecodedParts {
+    roots: Vec<Root>,
+    part_bytes: usize,
+    hint: Option<Arc<ArrowHint>>,
+}
+
+/// Decodes root columns with Arrow's schema of the footer, which is looked for if it was not yet.
+fn decode_parts(
+    outline: &Outline,
+    roots: &[usize],
+    hint: Option<Option<Arc<ArrowHint>>>,
+    length: u64,
+) -> Result<DecodedParts> {
+    let hint = hint.unwrap_or_else(|| hint_in(outline).map(Arc::new));
+    let (roots, part_bytes) = decode_some(outline, roots, hint.as_deref(), length)?;
+    Ok(DecodedParts {
+        roots,
+        part_bytes,
+        hint,
+    })
 }
 
 fn is_within(leaf: &[u8], group: &[u8]) -> bool {

@@ -187,6 +187,11 @@ impl Outline {
         found
     }
 
+    /// Bytes of the footer.
+    pub fn footer_bytes(&self) -> u64 {
+        self.footer.len() as u64
+    }
+
     /// Bytes of memory that it takes, with the footer.
     pub fn memory_bytes(&self) -> usize {
         self.footer.len()

@@ -101,9 +101,12 @@ pub(super) fn field(bytes: &[u8], at: &mut usize, last: i64) -> Option<Option<(i
 pub(super) fn skip(bytes: &[u8], at: usize, kind: u8, depth: u32) -> Option<usize> {
     match kind {
         TRUE | FALSE => Some(at),
-        BYTE => Some(at + 1),
+        BYTE => (at < bytes.len()).then_some(at + 1),
         4..=6 => skip_integer(bytes, at),
-        DOUBLE => Some(at + 8),
+        DOUBLE => {
+            let end = at.checked_add(8)?;
+            (end <= bytes.len()).then_some(end)
+        }
         BINARY => {
             let (length, at) = varint(bytes, at)?;
             let end = at.checked_add(usize::try_from(length).ok()?)?;
@@ -119,8 +122,12 @@ pub(super) fn skip(bytes: &[u8], at: usize, kind: u8, depth: u32) -> Option<usiz
 /// Behind a list.
 fn skip_list(bytes: &[u8], mut at: usize, depth: u32) -> Option<usize> {
     let kind = *bytes.get(at)? & 0x0f;
-    // Each element takes a byte at least, so this ends with the bytes.
-    for _ in 0..list_of(bytes, &mut at, kind)? {
+    let count = list_of(bytes, &mut at, kind)?;
+    // Each element takes a byte at least.
+    if count > bytes.len().checked_sub(at)? {
+        return None;
+    }
+    for _ in 0..count {
         at = match kind {
             STRUCT => skip_struct(bytes, at, depth)?,
             TRUE | FALSE => return None,

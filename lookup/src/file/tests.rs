@@ -11,6 +11,7 @@ use arrow_schema::{DataType, Field};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures::executor::block_on;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -20,6 +21,7 @@ use super::arrow_hint::ArrowHint;
 use super::outline::Outline;
 use super::{File, footer};
 use crate::error::Result;
+use crate::host::InMemory;
 
 fn open(footer: &Bytes, length: u64, outline_bytes_min: usize) -> Result<File> {
     let opened = footer::decode(footer, length, outline_bytes_min)?;
@@ -221,12 +223,22 @@ proptest! {
     ) {
         let (footer, length) = footer_of(&made);
         let look = |footer: Vec<u8>| {
-            let Ok(file) = open(&footer.into(), length, 0) else {
+            let footer = Bytes::from(footer);
+            let Ok(file) = open(&footer, length, 0) else {
                 return;
             };
             let _ = file.column("column0");
             let _ = file.select("column1.number");
             if let Ok(columns) = file.columns() {
+                // Where the whole footer is sound to the decoder as well, both have to say the same.
+                let whole = open(&footer, length, usize::MAX);
+                let of_whole = whole.as_ref().ok().and_then(|whole| whole.columns().ok());
+                for (own, expected) in columns.iter().zip(of_whole.iter().flatten()) {
+                    let whole = whole.as_ref().expect("it has columns");
+                    for group in 0..file.groups() {
+                        assert_eq!(file.chunk(group, own), whole.chunk(group, expected));
+                    }
+                }
                 for column in &columns {
                     for group in 0..file.groups() {
                         std::hint::black_box(file.chunk(group, column));
@@ -272,6 +284,61 @@ proptest! {
             if let Some(hint) = ArrowHint::new(STANDARD.encode(damaged).as_bytes(), names()) {
                 let _ = (hint.of(&all), hint.of(&all[all.len() - 1..]));
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_prepared_is_decoded_and_nothing_else() {
+    let (footer, length) = footer_of(&Made {
+        kinds: vec![0, 1, 5, 6],
+        groups: vec![(3, 1), (2, 2)],
+        with_arrow: true,
+        statistics: EnabledStatistics::Chunk,
+        switches: [false; 3],
+    });
+    let host = InMemory::new(Bytes::new());
+    let parts = open(&footer, length, 0).expect("it opens");
+    let whole = open(&footer, length, usize::MAX).expect("it opens");
+    let decoded = || parts.roots.iter().map(|root| root.get().is_some());
+    let asked = ["column1", "column2", "no such column"];
+    assert!(!parts.is_prepared(Some(&asked)));
+    let now = |work: Result<()>| work.expect("it is sound");
+    now(block_on(parts.prepare(&host, Some(&asked))));
+    assert!(parts.is_prepared(Some(&asked)) && !parts.is_prepared(None));
+    assert_eq!(decoded().collect::<Vec<_>>(), [false, true, true, false]);
+    now(block_on(parts.prepare(&host, None)));
+    assert!(parts.is_prepared(None));
+    assert_eq!(
+        format!("{:?}", parts.select_all()),
+        format!("{:?}", whole.select_all())
+    );
+}
+
+#[test]
+fn a_list_that_lies_about_its_length_costs_no_time() {
+    let (footer, length) = footer_of(&Made {
+        kinds: vec![0, 1],
+        groups: vec![(3, 1)],
+        with_arrow: false,
+        statistics: EnabledStatistics::Chunk,
+        switches: [false; 3],
+    });
+    // Bytes, doubles, numbers, texts, structures.
+    for kind in [3, 7, 6, 8, 12] {
+        let mut lying = footer.to_vec();
+        assert_eq!(lying.pop(), Some(0), "the end");
+        // The field behind the last, a list of 2^62, and of what wraps around.
+        for count in [1u64 << 62, u64::MAX - 3] {
+            let mut lying = lying.clone();
+            lying.extend([0x19, 0xf0 | kind]);
+            let mut left = count;
+            while left >= 0x80 {
+                lying.push(left as u8 | 0x80);
+                left >>= 7;
+            }
+            lying.extend([left as u8, 0]);
+            assert!(open(&lying.into(), length, 0).is_err(), "kind {kind}");
         }
     }
 }

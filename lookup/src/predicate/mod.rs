@@ -39,6 +39,31 @@ pub enum Predicate {
     Compare(Comparison),
 }
 
+impl Predicate {
+    /// The paths of the columns that are compared, some of them more than once.
+    pub fn columns<'a>(&'a self, columns: &mut Vec<&'a str>) {
+        match self {
+            Predicate::And(children) | Predicate::Or(children) => {
+                children.iter().for_each(|child| child.columns(columns));
+            }
+            Predicate::Compare(comparison) => columns.push(&comparison.column),
+        }
+    }
+
+    /// Its literals, a test without one counted as one: how long it takes to put in the terms of a file.
+    pub fn literals(&self) -> usize {
+        match self {
+            Predicate::And(children) | Predicate::Or(children) => {
+                children.iter().map(Predicate::literals).sum()
+            }
+            Predicate::Compare(comparison) => match &comparison.test {
+                Test::In(literals) => literals.len().max(1),
+                _ => 1,
+            },
+        }
+    }
+}
+
 /// A test of a column's value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {

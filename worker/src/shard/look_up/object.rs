@@ -57,6 +57,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         let object = self.fresh_at(&place, access)?;
         let known = self.lookups.file(object.meta.id)?;
+        if known.file.is_wide() && !known.file.is_prepared(columns_of(query).as_deref()) {
+            return None;
+        }
         let selection = self.lookups.selection(&known, &query.select).ok()?;
         let plan = Plan::of_selection(&known.file, &query.predicate, selection).ok()?;
         if !plan.is_ruled_out(&known.file) {
@@ -120,6 +123,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
         };
         let file = &known.file;
+        if file.is_wide() {
+            let columns = columns_of(&asked.query);
+            file.prepare(&host, columns.as_deref()).await?;
+        }
         let selection = self.lookups.selection(&known, &asked.query.select)?;
         let mut plan = Plan::of_selection(file, &asked.query.predicate, selection)?;
         if let Some(keys) = &asked.keys {
@@ -148,4 +155,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             counts,
         })
     }
+}
+
+/// The columns that a query names; `None` if it wants all.
+fn columns_of(query: &FileQuery) -> Option<Vec<&str>> {
+    if query.select.is_empty() {
+        return None;
+    }
+    let mut columns: Vec<&str> = query.select.iter().map(String::as_str).collect();
+    query.predicate.columns(&mut columns);
+    Some(columns)
 }
