@@ -18,9 +18,9 @@ const PATH: &str = "/data/orders.parquet";
 /// Rows of the table: two row groups.
 const ROWS: i64 = 100_000;
 
-/// The key in each row: all below `ROWS`, in no order.
-fn key_of(row: i64) -> i64 {
-    row * 7919 % ROWS
+/// The key in each row: all below `ROWS`, in no order, and in each generation in another one.
+fn key_of(row: i64, generation: i64) -> i64 {
+    (row * 7919 + generation * 12_345) % ROWS
 }
 
 /// Writes the table: beside the key of a row, `generation` and the row's number.
@@ -36,7 +36,7 @@ fn write_table(path: &Path, generation: i64) {
         Arc::new((0..ROWS).map(value).collect::<Int64Array>())
     };
     let rows = RecordBatch::try_from_iter([
-        ("key", column(&key_of)),
+        ("key", column(&|row| key_of(row, generation))),
         ("row", column(&|row| row)),
         ("generation", column(&|_| generation)),
     ])
@@ -50,9 +50,9 @@ fn write_table(path: &Path, generation: i64) {
     writer.close().expect("a footer");
 }
 
-/// The rows and generations that have `key`.
+/// The rows and generations that have `key`, and whether a key index found them.
 #[track_caller]
-fn rows_of(process: &Process, key: i64) -> Vec<(i64, i64)> {
+fn rows_of(process: &Process, key: i64) -> (Vec<(i64, i64)>, bool) {
     let predicate = parse(&format!("key = {key}")).expect("a predicate");
     let request = LookupRequest {
         paths: vec![PATH.to_owned()],
@@ -60,7 +60,7 @@ fn rows_of(process: &Process, key: i64) -> Vec<(i64, i64)> {
         select: vec!["row".to_owned(), "generation".to_owned()],
         limit: None,
         scan_bytes_max: None,
-        explain: false,
+        explain: true,
         keys: None,
     };
     let found = process.client().look_up(&request);
@@ -74,19 +74,25 @@ fn rows_of(process: &Process, key: i64) -> Vec<(i64, i64)> {
         };
         rows.extend(column(0).iter().copied().zip(column(1).iter().copied()));
     }
-    rows
+    let counts = found.counts.expect("it explains itself");
+    (rows, counts.key_index_used == 1)
 }
 
 #[track_caller]
 fn assert_rows(process: &Process, generation: i64, when: &str) {
     for row in [0, 1, ROWS / 2 - 1, ROWS / 2, ROWS - 1] {
-        assert_eq!(
-            rows_of(process, key_of(row)),
-            [(row, generation)],
-            "row {row} {when}"
-        );
+        let (rows, _) = rows_of(process, key_of(row, generation));
+        assert_eq!(rows, [(row, generation)], "row {row} {when}");
     }
-    assert!(rows_of(process, -1).is_empty() && rows_of(process, ROWS).is_empty());
+    assert!(rows_of(process, -1).0.is_empty() && rows_of(process, ROWS).0.is_empty());
+}
+
+/// The same by a key index.
+#[track_caller]
+fn assert_indexed(process: &Process, generation: i64) {
+    assert_rows(process, generation, "with a key index");
+    let (_, is_indexed) = rows_of(process, key_of(7, generation));
+    assert!(is_indexed, "of generation {generation}");
 }
 
 #[track_caller]
@@ -112,7 +118,7 @@ fn a_key_index_outlives_the_process_and_the_number_of_cores() {
     let process = bed.start();
     assert_rows(&process, 1, "at first");
     until(&process, "key_indexes_built", 1);
-    assert_rows(&process, 1, "with a key index");
+    assert_indexed(&process, 1);
     until(&process, "key_indexes_kept", 1);
     process.load("/data");
     process.terminate();
@@ -123,7 +129,7 @@ fn a_key_index_outlives_the_process_and_the_number_of_cores() {
         let process = bed.start();
         assert_rows(&process, 1, "after a restart");
         until(&process, "key_indexes_recalled", 1);
-        assert_rows(&process, 1, "with the key index found");
+        assert_indexed(&process, 1);
         assert_eq!(process.counter("key_indexes_built"), 0);
         assert_eq!(process.counter("fetches"), 0);
         process.terminate();
@@ -185,7 +191,7 @@ fn another_version_gets_another_key_index_and_the_old_one_goes() {
         write(&bed, generation);
         assert_rows(&process, generation, "of its generation");
         until(&process, "key_indexes_kept", generation as u64);
-        assert_rows(&process, generation, "of its generation, with a key index");
+        assert_indexed(&process, generation);
     }
     eventually("of older versions, only blocks are held", || {
         let stats = process.control().stats().expect("stats");
@@ -195,6 +201,7 @@ fn another_version_gets_another_key_index_and_the_old_one_goes() {
     let process = bed.start();
     assert_rows(&process, 3, "after a restart");
     until(&process, "key_indexes_recalled", 1);
+    assert_indexed(&process, 3);
     assert_eq!(process.counter("key_indexes_built"), 0);
 }
 
@@ -204,10 +211,10 @@ fn often_asked_columns_get_a_key_index_by_themselves() {
     write(&bed, 1);
     let process = bed.start();
     for row in 0..15 {
-        assert_eq!(rows_of(&process, key_of(row)), [(row, 1)]);
+        assert_eq!(rows_of(&process, key_of(row, 1)), (vec![(row, 1)], false));
     }
     assert_eq!(process.counter("key_indexes_built"), 0);
-    assert_eq!(rows_of(&process, key_of(15)), [(15, 1)]);
+    assert_eq!(rows_of(&process, key_of(15, 1)).0, [(15, 1)]);
     until(&process, "key_indexes_built", 1);
-    assert_rows(&process, 1, "with a key index");
+    assert_indexed(&process, 1);
 }

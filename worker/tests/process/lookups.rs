@@ -170,7 +170,11 @@ fn replace(bed: &Bed, generation: i64) {
         Arc::new((0..REPLACED_ROWS).map(value).collect::<Int64Array>())
     };
     let columns = [
-        ("key", column(&|row| row * 7919 % REPLACED_ROWS)),
+        // Another row has a key each time, so that a key index of before finds wrong ones.
+        (
+            "key",
+            column(&|row| (row * 7919 + generation * 1009) % REPLACED_ROWS),
+        ),
         ("generation", column(&|_| generation)),
         // Another length each time.
         ("noise", column(&|row| row * generation)),

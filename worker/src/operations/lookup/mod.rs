@@ -28,7 +28,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Body;
 use super::server::bearer_of;
@@ -129,10 +129,11 @@ impl Lookups {
         };
         // Before a place is taken: a client that sends slowly keeps nobody waiting.
         let body = body_of(request).await?;
-        let place = self.place().await?;
+        let deadline = Instant::now() + LOOKUP_DEADLINE;
+        let place = self.place(deadline).await?;
         // It goes on when the client has gone, because the shards do; and holds its place until they end.
         let look_up = tokio::task::spawn_local(caller.look_up(body, place));
-        match timeout(LOOKUP_DEADLINE, look_up).await {
+        match timeout_at(deadline, look_up).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Refusal::of_code(
                 ErrorCode::Internal,
@@ -150,13 +151,13 @@ impl Lookups {
     }
 
     /// A place among those that run, in the order in which they were asked for.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let sentence = "too many look-ups over HTTP are under way; retry, or use the data plane";
         let _waits = self
             .waiting
             .try_acquire()
             .map_err(|_| Refusal::busy(sentence))?;
-        let place = timeout(LOOKUP_DEADLINE, Arc::clone(&self.running).acquire_owned()).await;
+        let place = timeout_at(deadline, Arc::clone(&self.running).acquire_owned()).await;
         match place {
             Ok(Ok(place)) => Ok(place),
             _ => Err(Refusal::busy(sentence)),

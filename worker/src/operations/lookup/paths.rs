@@ -17,6 +17,9 @@ use crate::under_store::path_key;
 /// of it. Tables with more files than a look-up takes are asked by partition.
 const NAMES_MAX: usize = 100_000;
 
+/// Names that a page counts for at least: a thousand patterns of small directories are a thousand listings.
+const PAGE_NAMES_LEAST: usize = 200;
+
 /// Names of one page: what S3 lists at a time.
 const PAGE_NAMES: usize = 1000;
 
@@ -72,7 +75,7 @@ async fn matching(
             query.after.clone_from(&last.listed.path);
         }
         let is_last = !more || entries.is_empty();
-        let Some(left) = names_left.checked_sub(entries.len()) else {
+        let Some(left) = names_left.checked_sub(entries.len().max(PAGE_NAMES_LEAST)) else {
             return Err(Refusal::of_code(
                 ErrorCode::Invalid,
                 format!(

@@ -27,6 +27,9 @@ const BUILD_CACHE_BYTES: usize = 1 << 20;
 /// Most rows of a key index that is built: some 30 bytes each while it is.
 const BUILD_ROWS_MAX: u64 = 32 << 20;
 
+/// Key indexes that wait to be made or brought in; beyond, they have to be wanted again.
+const WAITING_MAX: usize = 1024;
+
 /// Bytes of a held key index that are read until others have their turn.
 const RECALL_BYTES: u64 = 256 << 10;
 
@@ -48,7 +51,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Begins to bring in the key indexes of an object that is looked into for the first time: those that are
     /// held, and those that its mount asks for. What is held of other versions goes.
     pub(super) fn begin_indexes(self: &Rc<Self>, known: &Rc<KnownFile>, host: &ShardHost<I, U>) {
-        if self.lookups.limits.index_after == 0 {
+        let mount = self.mounts.borrow().get(host.known.mount.get()).cloned();
+        let is_asked_for = mount
+            .as_ref()
+            .is_some_and(|mount| !mount.key_indexes.is_empty());
+        if self.lookups.limits.index_after == 0 && !is_asked_for {
             return;
         }
         let meta = Arc::clone(&host.known.meta);
@@ -59,7 +66,6 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 begun.push(leaf);
             }
         }
-        let mount = self.mounts.borrow().get(host.known.mount.get()).cloned();
         for name in mount.iter().flat_map(|mount| mount.key_indexes.iter()) {
             // One that the footer lies about says so when it is looked up.
             let column = known.file.column(name).ok().flatten().cloned();
@@ -112,11 +118,23 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         host: &ShardHost<I, U>,
         origin: Origin,
     ) {
+        let waiting = &self.lookups.indexes_waiting;
+        if waiting.get() >= WAITING_MAX {
+            known.lost_index(column.leaf);
+            return;
+        }
+        waiting.set(waiting.get() + 1);
         known.awaits_index(column.leaf);
-        let (shard, known, column) = (Rc::clone(self), Rc::clone(known), Arc::clone(column));
+        // One whose footer goes while it waits is not waited for.
+        let (shard, known, column) = (Rc::clone(self), Rc::downgrade(known), Arc::clone(column));
         let host = host.of(Rc::clone(&host.known));
         self.io.spawn(Priority::Background, async move {
             let _turn = shard.lookups.index_turns.take(1).await;
+            let waiting = &shard.lookups.indexes_waiting;
+            waiting.set(waiting.get() - 1);
+            let Some(known) = known.upgrade() else {
+                return;
+            };
             match origin {
                 Origin::Held(parts) => shard.recall_index(&known, &column, &host, &parts).await,
                 Origin::Column => shard.make_index(&known, &column, &host).await,
@@ -140,13 +158,19 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             Err(error) => {
                 tracing::debug!(%error, file = known.file.name, column = column.path, "a key index is made anew");
-                if error.kind != ErrorKind::Corrupt {
-                    known.lost_index(column.leaf);
-                    return;
-                }
-                for part in parts {
-                    // One that comes back is found out again.
-                    let _ = self.free(part).await;
+                match error.kind {
+                    // A block of it is not held any more.
+                    ErrorKind::Read => {}
+                    ErrorKind::Corrupt => {
+                        for part in parts {
+                            // One that comes back is found out again.
+                            let _ = self.free(part).await;
+                        }
+                    }
+                    _ => {
+                        known.lost_index(column.leaf);
+                        return;
+                    }
                 }
                 self.make_index(known, column, host).await;
             }

@@ -1,6 +1,6 @@
 //! What a shard keeps of the objects that it looks things up in.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -147,6 +147,8 @@ pub struct Lookups {
     files: RefCell<KnownFiles>,
     /// Key indexes that are made or brought in at a time.
     pub(super) index_turns: Turns,
+    /// Those that wait for it.
+    pub(super) indexes_waiting: Cell<usize>,
     /// Where the objects at paths are.
     pub(super) places: RefCell<Places>,
     /// The schema of the last selection that was made.
@@ -162,6 +164,7 @@ impl Lookups {
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
             turns: Turns::new(SEARCHES_MAX),
             index_turns: Turns::new(1),
+            indexes_waiting: Cell::new(0),
             files: RefCell::new(KnownFiles::new(seed)),
             places: RefCell::default(),
             last_schema: RefCell::default(),

@@ -27,6 +27,10 @@ const OBJECTS_AT_A_TIME: usize = 8;
 /// Objects whose statistics are asked until others have their turn: some 50 µs.
 const RULED_OUT_PER_TURN: usize = 128;
 
+/// Literals of a predicate that statistics are asked about on the way: more take longer to put in the terms of
+/// each object.
+const RULED_OUT_LITERALS_MAX: usize = 16;
+
 /// The rows that match.
 #[derive(Debug)]
 pub struct LookupAnswer {
@@ -90,7 +94,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut answers = Vec::with_capacity(plan.queries.len());
         let mut left = Vec::new();
         // One alone is looked into at once.
-        let may_be_ruled_out = keys.is_none() && plan.queries.len() > 1;
+        let may_be_ruled_out = keys.is_none()
+            && plan.queries.len() > 1
+            && request.predicate.literals() <= RULED_OUT_LITERALS_MAX;
         for (place, query) in plan.queries.iter().enumerate() {
             if place % RULED_OUT_PER_TURN == RULED_OUT_PER_TURN - 1 {
                 self.io.yield_now().await;
