@@ -425,6 +425,8 @@ impl File {
     /// Remembers where the pages of a chunk are.
     pub fn learn_pages(&self, group: usize, leaf: usize, pages: ChunkPages) -> Rc<ChunkPages> {
         let pages = Rc::new(pages);
+        self.memory_bytes
+            .update(|bytes| bytes + pages.memory_bytes());
         self.pages
             .borrow_mut()
             .insert((group, leaf), Rc::clone(&pages));

@@ -82,13 +82,6 @@ impl KnownFiles {
             gone.push(self.remove(*place));
         }
         let footer_bytes = known.file.memory_bytes();
-        while self.footer_bytes + footer_bytes > footer_bytes_max && !self.entries.is_empty() {
-            let drawn = (0..SAMPLES).map(|_| self.draw()).collect::<Vec<usize>>();
-            let oldest = drawn
-                .into_iter()
-                .min_by_key(|place| self.entries[*place].used);
-            gone.push(self.remove(oldest.expect("some were drawn")));
-        }
         self.clock += 1;
         self.places.insert(object.home, self.entries.len());
         self.entries.push(Entry {
@@ -99,7 +92,31 @@ impl KnownFiles {
             index_bytes: 0,
         });
         self.footer_bytes += footer_bytes;
+        self.evict(object, footer_bytes_max, &mut gone);
         gone
+    }
+
+    /// What goes because footers have grown beyond `footer_bytes_max`, which `object` was the last to.
+    pub fn take_surplus(
+        &mut self,
+        object: ObjectId,
+        footer_bytes_max: usize,
+    ) -> Vec<Rc<KnownFile>> {
+        let mut gone = Vec::new();
+        self.evict(object, footer_bytes_max, &mut gone);
+        gone
+    }
+
+    fn evict(&mut self, spared: ObjectId, footer_bytes_max: usize, gone: &mut Vec<Rc<KnownFile>>) {
+        while self.footer_bytes > footer_bytes_max && self.entries.len() > 1 {
+            let drawn: Vec<usize> = (0..SAMPLES).map(|_| self.draw()).collect();
+            let others = drawn
+                .into_iter()
+                .filter(|place| self.entries[*place].object != spared);
+            if let Some(oldest) = others.min_by_key(|place| self.entries[*place].used) {
+                gone.push(self.remove(oldest));
+            }
+        }
     }
 
     /// Makes room for a key index of `wanted` bytes of an object, for which key indexes of others go; says

@@ -179,7 +179,12 @@ impl Lookups {
 
     /// The object's footer, if it is known.
     pub(super) fn file(&self, object: ObjectId) -> Option<Rc<KnownFile>> {
-        self.files.borrow_mut().get(object)
+        let mut files = self.files.borrow_mut();
+        let known = files.get(object)?;
+        for gone in files.take_surplus(object, self.limits.footer_bytes) {
+            self.decoded.borrow_mut().forget(gone.file.id);
+        }
+        Some(known)
     }
 
     /// A select list in terms of an object.
@@ -250,5 +255,50 @@ impl Lookups {
         let mut indexes = known.indexes.borrow_mut();
         indexes.insert(leaf, kept.unwrap_or(Index::Refused));
         found_room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    use corelane_lookup::file::footer;
+    use corelane_lookup::host::InMemory;
+    use futures::FutureExt;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn file() -> File {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let rows = RecordBatch::try_from_iter([("key", column)]).expect("a column");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("rows are written");
+        writer.close().expect("a footer");
+        let host = InMemory::new(bytes);
+        let opened = footer::open(&host, "table", host.length()).now_or_never();
+        opened.expect("it is in memory").expect("it is sound")
+    }
+
+    #[test]
+    fn footers_stay_within_their_limit_and_one_version_of_an_object_is_known() {
+        let footer_bytes = 7 * file().memory_bytes() / 2;
+        let limits = LookupLimits {
+            footer_bytes,
+            ..LookupLimits::default()
+        };
+        let lookups = Lookups::new(limits, Compute::in_line(), 7);
+        let id = |home: u64, version: u64| ObjectId { home, version };
+        for home in 0..50 {
+            lookups.keep(id(home, 1), file());
+            assert!(lookups.file(id(home, 1)).is_some(), "the last one stays");
+            assert!(lookups.memory_bytes().1 <= footer_bytes);
+        }
+        let known = (0..50).filter(|home| lookups.file(id(*home, 1)).is_some());
+        assert_eq!(known.count(), 3);
+        lookups.keep(id(49, 2), file());
+        assert!(lookups.file(id(49, 1)).is_none());
+        assert!(lookups.file(id(49, 2)).is_some());
+        assert!(lookups.memory_bytes().1 <= footer_bytes);
     }
 }
