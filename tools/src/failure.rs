@@ -127,6 +127,12 @@ fn kind_of(error: &Error) -> Kind {
             Kind::Unreachable
         }
         Error::Checksum { .. } => Kind::Damaged,
+        // The data plane has no code for it: a look-up's sentence says so in front.
+        Error::Refused { code, message, .. }
+            if *code == ErrorCode::Invalid && message.starts_with("corrupt object: ") =>
+        {
+            Kind::Damaged
+        }
         Error::Refused { code, .. } => kind_of_code(*code),
         Error::Control { reason, .. } => kind_of_sentence(reason),
         _ => Kind::Failed,
@@ -191,6 +197,13 @@ mod tests {
         assert_eq!(kind(refused(ErrorCode::NoMount).into()), Kind::NotFound);
         assert_eq!(kind(refused(ErrorCode::Denied).into()), Kind::Denied);
         assert_eq!(kind(refused(ErrorCode::UnderStore).into()), Kind::Failed);
+        let corrupt = Error::Refused {
+            what: String::from("look up /a"),
+            code: ErrorCode::Invalid,
+            message: String::from("corrupt object: /a: it does not end as a Parquet file does"),
+            retry_after: std::time::Duration::ZERO,
+        };
+        assert_eq!(kind(corrupt.into()), Kind::Damaged);
         let no_worker = Error::Connect {
             address: String::from("a:1"),
             reason: String::from("refused"),

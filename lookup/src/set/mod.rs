@@ -259,7 +259,7 @@ impl SetPlan {
             .find(|name| rest.iter().all(|(_, answer)| answer.missing.contains(name)));
         match missed {
             Some(name) => Err(LookupError::invalid(format!(
-                "there is no column {name}: `corelane lookup` without a select list shows the columns"
+                "there is no column `{name}`: `corelane lookup PATH --limit 1` shows the columns"
             ))),
             None => Ok(()),
         }

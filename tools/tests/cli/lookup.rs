@@ -356,7 +356,7 @@ fn mistakes_are_one_sentence_that_says_where() {
     world.refused(&["/data/none/"], 4, "/data/none");
     world.refused(&["/data/orders.*.gz"], 4, ".parquet");
     world.refused(&["/nowhere/x.parquet"], 4, "/nowhere");
-    world.refused(&["/data/notes.parquet"], 1, "/data/notes.parquet");
+    world.refused(&["/data/notes.parquet"], 5, "/data/notes.parquet");
     world.refused(&[file, "--select", "address", "--format", "csv"], 1, "CSV");
     let outcome = world.look_up(&["/data/none.parquet", "--json"]);
     let error: Value = serde_json::from_str(&outcome.stderr).expect("JSON");

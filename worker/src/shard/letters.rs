@@ -153,6 +153,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, shard.load(&object).await);
             }),
             ShardRequest::Free { object, answer } => self.in_background(async move |shard| {
+                // Whoever asks for it next asks the under-store, and decodes it anew.
+                shard.metadata.borrow_mut().forget(&object);
+                shard.lookups.forget(object.id);
                 reply(answer, shard.free(&object).await);
             }),
             ShardRequest::Pin {

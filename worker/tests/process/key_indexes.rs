@@ -206,6 +206,23 @@ fn another_version_gets_another_key_index_and_the_old_one_goes() {
 }
 
 #[test]
+fn after_free_the_object_is_looked_into_anew() {
+    // The mount believes that it never changes, and is told.
+    let bed = asking();
+    write(&bed, 1);
+    let process = bed.start();
+    assert_rows(&process, 1, "at first");
+    until(&process, "key_indexes_kept", 1);
+    assert_indexed(&process, 1);
+    write(&bed, 2);
+    assert_indexed(&process, 1);
+    process.control().free(PATH, false).expect("freed");
+    assert_rows(&process, 2, "after it was freed");
+    until(&process, "key_indexes_built", 2);
+    assert_indexed(&process, 2);
+}
+
+#[test]
 fn often_asked_columns_get_a_key_index_by_themselves() {
     let bed = Bed::in_memory();
     write(&bed, 1);

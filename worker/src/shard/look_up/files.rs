@@ -96,6 +96,12 @@ impl KnownFiles {
         gone
     }
 
+    /// Takes out this version of an object.
+    pub fn take(&mut self, object: ObjectId) -> Option<Rc<KnownFile>> {
+        let place = *self.places.get(&object.home)?;
+        (self.entries[place].object == object).then(|| self.remove(place))
+    }
+
     /// What goes because footers have grown beyond `footer_bytes_max`, which `object` was the last to.
     pub fn take_surplus(
         &mut self,

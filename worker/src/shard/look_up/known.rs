@@ -233,6 +233,13 @@ impl Lookups {
         known
     }
 
+    /// Forgets what is known of a version of an object.
+    pub(in crate::shard) fn forget(&self, object: ObjectId) {
+        if let Some(gone) = self.files.borrow_mut().take(object) {
+            self.decoded.borrow_mut().forget(gone.file.id);
+        }
+    }
+
     /// Keeps a key index that was built, or notes that there is none; says whether it found room. The key
     /// indexes of objects that were not looked into for longest go for it.
     pub(super) fn keep_index(
@@ -296,9 +303,16 @@ mod tests {
         }
         let known = (0..50).filter(|home| lookups.file(id(*home, 1)).is_some());
         assert_eq!(known.count(), 3);
+        lookups.forget(id(49, 2));
+        assert!(
+            lookups.file(id(49, 1)).is_some(),
+            "another version was meant"
+        );
         lookups.keep(id(49, 2), file());
         assert!(lookups.file(id(49, 1)).is_none());
         assert!(lookups.file(id(49, 2)).is_some());
         assert!(lookups.memory_bytes().1 <= footer_bytes);
+        lookups.forget(id(49, 2));
+        assert!(lookups.file(id(49, 2)).is_none());
     }
 }
