@@ -4,6 +4,7 @@ pub mod access;
 pub mod cache;
 pub mod config;
 pub mod control_plane;
+mod cryptography;
 pub mod data_plane;
 pub mod inbox;
 pub mod mount;

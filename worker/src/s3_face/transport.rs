@@ -41,7 +41,7 @@ impl TlsAcceptor {
             return Err(wrong(certificates, &"it holds no certificate"));
         }
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(certificates, &error))?

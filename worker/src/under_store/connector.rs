@@ -40,6 +40,7 @@ pub(crate) struct RefusalKeeper;
 
 impl HttpConnector for RefusalKeeper {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        crate::cryptography::install();
         Ok(HttpClient::new(Service(
             ReqwestConnector::default().connect(options)?,
         )))

@@ -102,6 +102,7 @@ impl S3Options {
     }
 
     fn http(&self, timeouts: Timeouts) -> Result<reqwest::Client, String> {
+        crate::cryptography::install();
         let mut client = reqwest::Client::builder()
             .connect_timeout(timeouts.connect)
             .tcp_nodelay(true)
