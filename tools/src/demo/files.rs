@@ -3,36 +3,16 @@
 //! The invariant: what is returned is what is in the folder, byte for byte, so that every answer
 //! of the worker can be compared with it.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
+use super::tables;
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
-use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
-    PartSuppGenerator, RegionGenerator, SupplierGenerator,
-};
-use tpchgen_arrow::arrow::record_batch::RecordBatchReader;
-use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
-    SupplierArrow,
-};
 
 /// Block size of the demo's mount; the awkward sizes lie around it.
 pub const BLOCK_BYTES: usize = 1 << 20;
-
-/// Lineitem comes in parts, as tables in a lake do.
-const LINEITEM_PARTS: i32 = 4;
-
-/// Several row groups a file also at the demo's small scale.
-const ROWS_PER_GROUP: usize = 50_000;
-
-/// Folder of the parts of lineitem, below the demo's folder.
-pub const LINEITEM: &str = "tpch/lineitem";
 
 /// One file.
 #[derive(Clone)]
@@ -46,7 +26,7 @@ pub struct SourceFile {
 /// Makes the files in `folder`, the tables at `scale`. Gives up when `stop` is set.
 pub fn make(folder: &Path, scale: f64, stop: &AtomicBool) -> io::Result<Vec<SourceFile>> {
     let mut names = awkward(folder)?;
-    names.extend(tables(folder, scale, stop)?);
+    names.extend(tables::write(folder, scale, stop)?);
     names
         .into_iter()
         .map(|name| {
@@ -118,84 +98,10 @@ impl Numbers {
     }
 }
 
-fn tables(folder: &Path, scale: f64, stop: &AtomicBool) -> io::Result<Vec<String>> {
-    fs::create_dir_all(folder.join(LINEITEM))?;
-    let writer = TableWriter { folder, stop };
-    let mut names = Vec::new();
-    let mut add = |name: String, rows: &mut dyn RecordBatchReader| -> io::Result<()> {
-        writer.write(&name, rows)?;
-        names.push(name);
-        Ok(())
-    };
-    add(
-        "tpch/region.parquet".to_owned(),
-        &mut RegionArrow::new(RegionGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/nation.parquet".to_owned(),
-        &mut NationArrow::new(NationGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/supplier.parquet".to_owned(),
-        &mut SupplierArrow::new(SupplierGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/part.parquet".to_owned(),
-        &mut PartArrow::new(PartGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/partsupp.parquet".to_owned(),
-        &mut PartSuppArrow::new(PartSuppGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/customer.parquet".to_owned(),
-        &mut CustomerArrow::new(CustomerGenerator::new(scale, 1, 1)),
-    )?;
-    add(
-        "tpch/orders.parquet".to_owned(),
-        &mut OrderArrow::new(OrderGenerator::new(scale, 1, 1)),
-    )?;
-    for part in 1..=LINEITEM_PARTS {
-        let generator = LineItemGenerator::new(scale, part, LINEITEM_PARTS);
-        add(
-            format!("{LINEITEM}/{part}.parquet"),
-            &mut LineItemArrow::new(generator),
-        )?;
-    }
-    Ok(names)
-}
-
-struct TableWriter<'a> {
-    folder: &'a Path,
-    stop: &'a AtomicBool,
-}
-
-impl TableWriter<'_> {
-    fn write(&self, name: &str, rows: &mut dyn RecordBatchReader) -> io::Result<()> {
-        let path: PathBuf = self.folder.join(name);
-        let mut file = BufWriter::new(File::create(&path)?);
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
-            .build();
-        let mut writer = ArrowWriter::try_new(&mut file, rows.schema(), Some(properties))
-            .map_err(io::Error::other)?;
-        for batch in rows {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(io::Error::other("the demo was ended"));
-            }
-            writer
-                .write(&batch.map_err(io::Error::other)?)
-                .map_err(io::Error::other)?;
-        }
-        writer.close().map_err(io::Error::other)?;
-        file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::tables::LINEITEM;
     use parquet::file::reader::{FileReader, SerializedFileReader};
 
     #[test]

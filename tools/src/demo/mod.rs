@@ -18,6 +18,7 @@ mod place;
 mod reading;
 mod report;
 mod script;
+mod tables;
 mod worker_process;
 
 use std::cell::Cell;

@@ -9,9 +9,10 @@ use corelane_client::control::{Control, JobState};
 use corelane_client::{Client, Options};
 
 use super::DEPTH;
-use super::files::{self, LINEITEM, SourceFile};
+use super::files::{self, SourceFile};
 use super::reading::{self, Comparison, Opened, Pages};
 use super::report::Report;
+use super::tables::LINEITEM;
 use super::worker_process::{DEVICE_BYTES, DemoConfig, WorkerProcess};
 use crate::failure::Failure;
 use crate::quantity::{bytes, count};
