@@ -3,6 +3,8 @@
 //! Each subcommand is one file in `commands`, with its flags, what it does and how it prints. A
 //! command prints its answer on standard output, as a table or as JSON, and ends with an exit
 //! code that says what kind of thing went wrong ([`failure`]).
+//!
+//! Called by the name `corelane-worker`, through a link, it is the worker as a service.
 
 mod commands;
 mod connection;
@@ -13,6 +15,8 @@ mod output;
 mod quantity;
 mod ready;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +39,13 @@ struct CommandLine {
     command: Command,
 }
 
+/// Name by which this program is the worker as a service, so that one file serves both.
+const WORKER: &str = "corelane-worker";
+
 fn main() -> ExitCode {
+    if is_worker(std::env::args_os().next()) {
+        return corelane_worker::start::process::main();
+    }
     let line = CommandLine::parse();
     let output = Output::new(line.json);
     match line.command.run(output) {
@@ -47,6 +57,10 @@ fn main() -> ExitCode {
     }
 }
 
+fn is_worker(program: Option<OsString>) -> bool {
+    program.is_some_and(|program| Path::new(&program).file_name() == Some(WORKER.as_ref()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +69,19 @@ mod tests {
     #[test]
     fn the_definition_of_the_command_line_holds_together() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_link_named_corelane_worker_is_the_worker() {
+        for (program, expected) in [
+            ("corelane-worker", true),
+            ("/usr/bin/corelane-worker", true),
+            ("./corelane", false),
+            ("corelane-worker/corelane", false),
+        ] {
+            assert_eq!(is_worker(Some(program.into())), expected, "{program}");
+        }
+        assert!(!is_worker(None));
     }
 
     #[test]

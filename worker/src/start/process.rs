@@ -13,6 +13,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -28,6 +29,19 @@ const EXIT_AT_ONCE: i32 = 130;
 
 /// Changes what is logged while the process runs.
 type LogHandle = reload::Handle<EnvFilter, Registry>;
+
+/// Storage worker: caches objects of external storage on local drives.
+#[derive(Parser)]
+#[command(name = "corelane-worker", version)]
+struct CommandLine {
+    #[command(flatten)]
+    flags: WorkerFlags,
+}
+
+/// The whole program `corelane-worker`: reads the command line and runs a worker; its exit code.
+pub fn main() -> ExitCode {
+    run(&CommandLine::parse().flags)
+}
 
 /// Runs a worker by `flags` until it is told to stop; the exit code of the process.
 pub fn run(flags: &WorkerFlags) -> ExitCode {
