@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-/// A range as it was asked for, before the length of the object is known. Ends are inclusive.
+/// A range as it was asked for, before the length of the object is known. Ends are inclusive: whoever
+/// calculates takes [`RangeSpec::resolve`] or [`RangeSpec::bounded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeSpec {
     /// `bytes=a-b`, with a <= b.
@@ -56,6 +57,15 @@ impl RangeSpec {
             Ok(range)
         }
     }
+
+    /// The bytes of `bytes=first-last`, whatever object they are of: the end is exclusive. None for the
+    /// other forms, and where the end is beyond 64 bits.
+    pub fn bounded(self) -> Option<Range<u64>> {
+        match self {
+            RangeSpec::FromTo(first, last) => Some(first..last.checked_add(1)?),
+            RangeSpec::From(_) | RangeSpec::Suffix(_) => None,
+        }
+    }
 }
 
 /// A number of digits only; one that is too large for 64 bits is as good as the largest.
@@ -93,6 +103,22 @@ mod tests {
         assert_eq!(resolved("bytes=-4", 10), Some(Ok(6..10)));
         assert_eq!(resolved("bytes=-400", 10), Some(Ok(0..10)));
         assert_eq!(resolved("Bytes=1-2", 10), Some(Ok(1..3)));
+    }
+
+    #[test]
+    fn bounded_ranges_end_exclusively_or_not_at_all() {
+        let bounded = |value: &str| RangeSpec::parse(value).and_then(RangeSpec::bounded);
+        assert_eq!(bounded("bytes=2-5"), Some(2..6));
+        assert_eq!(bounded("bytes=0-18446744073709551614"), Some(0..u64::MAX));
+        for value in [
+            "bytes=0-18446744073709551615",
+            "bytes=18446744073709551615-18446744073709551615",
+            "bytes=0-99999999999999999999999",
+            "bytes=2-",
+            "bytes=-2",
+        ] {
+            assert_eq!(bounded(value), None, "{value}");
+        }
     }
 
     #[test]

@@ -472,7 +472,15 @@ fn the_source_of_a_copy_is_checked_like_a_target() {
     let Operation::UploadPartCopy(copy) = operation("PUT", target, &range("bytes=0-9")) else {
         panic!("not an UploadPartCopy");
     };
-    assert_eq!(copy.source_range, Some((0, 9)));
+    assert_eq!(copy.source_range, Some(0..10));
+    for value in [
+        "bytes=0-18446744073709551615",
+        "bytes=18446744073709551615-18446744073709551615",
+        "bytes=0-18446744073709551616",
+    ] {
+        let code = code("PUT", target, &range(value));
+        assert_eq!(code, ErrorCode::InvalidRange, "{value}");
+    }
     for value in ["bytes=-9", "bytes=9-", "bytes=9-0", "0-9"] {
         assert_eq!(
             code("PUT", target, &range(value)),

@@ -1,11 +1,14 @@
 //! Operations that change objects.
 
+use std::ops::Range;
+
 use super::object_headers::ObjectHeaders;
 use super::read::{PARTS_MAX, refuse_customer_keys};
 use super::{Operation, invalid, method_not_allowed, not_implemented, number, upload_id};
 use crate::error::{Error, ErrorCode};
 use crate::head::Head;
 use crate::percent::{Plus, decode};
+use crate::range::RangeSpec;
 use crate::target::{self, Target};
 
 /// PutObject.
@@ -82,8 +85,8 @@ pub struct UploadPartCopy {
     pub part_number: u32,
     /// Where from.
     pub source: CopySource,
-    /// First and last byte of the source; `None`: all of it.
-    pub source_range: Option<(u64, u64)>,
+    /// Bytes of the source; `None`: all of it.
+    pub source_range: Option<Range<u64>>,
 }
 
 /// CompleteMultipartUpload.
@@ -212,12 +215,19 @@ fn replaces_metadata(head: &Head<'_>) -> Result<bool, Error> {
     }
 }
 
-fn source_range(head: &Head<'_>) -> Result<Option<(u64, u64)>, Error> {
+fn source_range(head: &Head<'_>) -> Result<Option<Range<u64>>, Error> {
     let Some(value) = token(head, "x-amz-copy-source-range")? else {
         return Ok(None);
     };
-    match crate::range::RangeSpec::parse(&value) {
-        Some(crate::range::RangeSpec::FromTo(first, last)) => Ok(Some((first, last))),
+    match RangeSpec::parse(&value) {
+        // S3 answers a range of a copy that lies behind the end in the same way.
+        Some(range @ RangeSpec::FromTo(..)) => match range.bounded() {
+            Some(range) => Ok(Some(range)),
+            None => Err(Error::new(
+                ErrorCode::InvalidRange,
+                "`x-amz-copy-source-range` ends beyond any object",
+            )),
+        },
         _ => Err(invalid(
             "`x-amz-copy-source-range` is of the form bytes=first-last",
         )),

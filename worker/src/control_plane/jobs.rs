@@ -431,7 +431,10 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
         {
             let mut progress = job.progress.borrow_mut();
             progress.objects_total += files.len() as u64;
-            progress.bytes_total += files.iter().map(|file| file.length).sum::<u64>();
+            // The lengths are what an under-store says.
+            for file in &files {
+                progress.bytes_total = progress.bytes_total.saturating_add(file.length);
+            }
         }
         for file in files {
             while under_way.len() >= control.limits().load_objects {
@@ -472,10 +475,16 @@ fn account(
         Ok(loaded) => {
             let mut progress = job.progress.borrow_mut();
             progress.objects_done += 1;
-            progress.bytes_done +=
-                loaded.bytes_fetched + loaded.bytes_skipped + loaded.bytes_not_kept;
-            progress.bytes_skipped += loaded.bytes_skipped;
-            progress.bytes_not_kept += loaded.bytes_not_kept;
+            let parts = [
+                loaded.bytes_fetched,
+                loaded.bytes_skipped,
+                loaded.bytes_not_kept,
+            ];
+            let done = parts.into_iter().fold(0, u64::saturating_add);
+            let add = |sum: &mut u64, bytes| *sum = sum.saturating_add(bytes);
+            add(&mut progress.bytes_done, done);
+            add(&mut progress.bytes_skipped, loaded.bytes_skipped);
+            add(&mut progress.bytes_not_kept, loaded.bytes_not_kept);
             drop(progress);
             if loaded.bytes_not_kept > 0 {
                 job.fail(format!(
@@ -520,7 +529,7 @@ async fn try_load(control: &Control, path: &str) -> Result<Loaded, CallError> {
         let part = part??;
         total.bytes_fetched += part.bytes_fetched;
         total.bytes_skipped += part.bytes_skipped;
-        total.bytes_not_kept += part.bytes_not_kept;
+        total.bytes_not_kept = total.bytes_not_kept.saturating_add(part.bytes_not_kept);
     }
     Ok(total)
 }

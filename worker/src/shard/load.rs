@@ -108,7 +108,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             is_stalled |=
                 of_block.bytes_not_kept > 0 && !self.has_time_for(of_block.bytes_not_kept);
         }
-        for index in blocks {
+        for (number, index) in blocks.enumerate() {
+            if number % LOOKUPS_PER_TURN == LOOKUPS_PER_TURN - 1 {
+                self.io.yield_now().await;
+            }
             let (block, bytes) = (object.block(index), object.block_length(index));
             if self.store.lookup(block).is_some() {
                 loaded.bytes_skipped += u64::from(bytes);

@@ -208,7 +208,10 @@ impl<D: Device> DeviceState<D> {
             bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
             bytes_used: self.bytes_live.get(),
             bytes_pinned: self.bytes_pinned.get(),
-            bytes_written: self.superblock.bytes_written + wear.bytes(self.superblock.ordinal),
+            bytes_written: self
+                .superblock
+                .bytes_written
+                .saturating_add(wear.bytes(self.superblock.ordinal)),
             regions: self.regions_ours,
             regions_free: self.free.borrow().len() as u32,
         }

@@ -254,8 +254,9 @@ impl<I: Io> Inner<I> {
         if self.config.shard.0 != 0 {
             return Ok(epoch);
         }
-        self.write_superblocks(epoch + 1).await?;
-        Ok(epoch + 1)
+        let epoch = epoch.saturating_add(1);
+        self.write_superblocks(epoch).await?;
+        Ok(epoch)
     }
 
     /// Writes the superblock of each device over its older copy.
@@ -269,7 +270,7 @@ impl<I: Io> Inner<I> {
         for device in self.devices.iter().flatten() {
             let (sequence, copy) = device.superblock_at.get();
             let written = self.config.wear.bytes(device.superblock.ordinal);
-            let bytes_written = device.superblock.bytes_written + written;
+            let bytes_written = device.superblock.bytes_written.saturating_add(written);
             let page = Superblock {
                 epoch,
                 bytes_written,

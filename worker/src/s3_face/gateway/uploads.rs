@@ -74,7 +74,7 @@ impl Request {
         let (from, etag) = self.copy_source(&part.source).await?;
         let source = CopySource {
             if_match: Some(etag),
-            range: part.source_range.map(|(first, last)| first..last + 1),
+            range: part.source_range.clone(),
         };
         let copied = self
             .inner
