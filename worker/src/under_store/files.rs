@@ -2,21 +2,25 @@
 //!
 //! Files are read straight into the lent memory, without the `object_store` crate, which would
 //! copy every byte once more. A file has no ETag, so its version is size, modification time in
-//! nanoseconds and inode, read from the open descriptor before the first byte and again after the
-//! bytes of each lease, before the lease is posted. The kernel changes the modification time
-//! before it changes the bytes, so equal versions around a read mean that no write began in between.
+//! nanoseconds, inode and change time (ctime) in nanoseconds, read from the open descriptor before the
+//! first byte and again after the bytes of each lease, before the lease is posted. The kernel changes both
+//! times before it changes the bytes, so equal versions around a read mean that no write began in between.
+//! Nobody can set the change time, so a file that is made anew with the size, the modification time and the
+//! inode of the one before (as archives and package managers do) has another version. The price: a change of
+//! mode, owner or links is a new version too, and costs one fetch.
 //!
-//! Two holes are left in that, and closed by waiting: writes within one tick of the file system's
-//! clock share a modification time, and one long write sets it only at its start. So the bytes of
-//! a file that was modified within the settle time (2 s by default, none on `immutable` mounts)
-//! are not read before that time has passed, unless this worker wrote it. What is not detected: stores through a shared memory
-//! map into pages that are already dirty, one write that lasts longer than the settle time, writers
-//! that set the modification time back, and on network file systems what other machines change
-//! while this one believes its cached attributes.
+//! Two holes are left in that, and closed by waiting: changes within one tick of the file system's
+//! clock share a time, and one long write sets it only at its start. So the bytes of
+//! a file that was changed within the settle time (2 s by default, none on `immutable` mounts)
+//! are not read before that time has passed, unless this worker wrote it. A modification time in the future
+//! says nothing of that: the change time does. What is not detected: stores through a shared memory
+//! map into pages that are already dirty, one write that lasts longer than the settle time, and on network
+//! file systems what other machines change while this one believes its cached attributes.
 //!
 //! Symbolic links are followed as long as they lead to a place below the mount's directory. A
-//! link out of it is refused unless the mount has `follow_symlinks = true`. The check looks at
-//! the opened file, so a link that is swapped meanwhile does not get past it.
+//! link out of it is refused unless the mount has `follow_symlinks = true`. What a path leads to is opened as a
+//! place alone (`O_PATH`), checked, and only then opened for reading through that descriptor: a link that is
+//! swapped meanwhile does not get past the check, and no pipe or device is ever opened.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -129,16 +133,16 @@ impl FileTree {
             let cause = "it is in our own directory of uploads, which has no objects";
             return Err(Failure::lasting(UnderStoreErrorKind::NotFound, cause));
         }
-        // Not blocking, so that opening a named pipe does not wait for a writer.
-        let file = OpenOptions::new()
+        let place = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(libc::O_PATH)
             .open(self.root.join(key))
             .map_err(|error| failure_of(&error, "open"))?;
-        let metadata = file
+        let metadata = place
             .metadata()
             .map_err(|error| failure_of(&error, "stat"))?;
-        self.check_place(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))?;
+        let of_process = format!("/proc/self/fd/{}", place.as_raw_fd());
+        self.check_place(Path::new(&of_process))?;
         if metadata.is_dir() {
             return Err(Failure::lasting(
                 UnderStoreErrorKind::NotFound,
@@ -151,6 +155,15 @@ impl FileTree {
                 "it is a device, pipe or socket, not a regular file",
             ));
         }
+        // The same file, whatever the path leads to by now.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&of_process)
+            .map_err(|error| failure_of(&error, "open"))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| failure_of(&error, "stat"))?;
         Ok((file, metadata))
     }
 
@@ -181,14 +194,51 @@ impl FileTree {
 
     /// For how long the file has to be left alone before its bytes can be trusted.
     fn unsettled_for(&self, metadata: &Metadata) -> Option<Duration> {
-        let modified = metadata.modified().ok()?;
-        match SystemTime::now().duration_since(modified) {
-            Ok(age) => self.settle.checked_sub(age).filter(|wait| !wait.is_zero()),
-            // A little ahead is a file server's clock; far ahead, somebody set it on purpose.
-            Err(ahead) if ahead.duration() <= self.settle => Some(ahead.duration() + self.settle),
-            Err(_) => None,
-        }
+        let now = SystemTime::now();
+        let modified = unsettled(metadata.modified().ok(), now, self.settle);
+        let changed = unsettled(changed_at(metadata), now, self.settle);
+        let wait = match (changed, modified) {
+            // Somebody set the modification time on purpose; the change time is the kernel's.
+            (Unsettled::For(changed), Unsettled::Unknown) => changed,
+            (Unsettled::For(changed), Unsettled::For(modified)) => changed.max(modified),
+            (Unsettled::Unknown, Unsettled::For(modified)) => modified.max(self.settle),
+            // The clocks do not agree at all.
+            (Unsettled::Unknown, Unsettled::Unknown) => self.settle,
+        };
+        (!self.settle.is_zero() && !wait.is_zero()).then_some(wait)
     }
+}
+
+/// For how long a file has to be left alone, going by one of its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsettled {
+    For(Duration),
+    /// The time says nothing: it is far in the future, or none.
+    Unknown,
+}
+
+fn unsettled(time: Option<SystemTime>, now: SystemTime, settle: Duration) -> Unsettled {
+    let Some(time) = time else {
+        return Unsettled::Unknown;
+    };
+    match now.duration_since(time) {
+        Ok(age) => Unsettled::For(settle.saturating_sub(age)),
+        // A little ahead is a file server's clock.
+        Err(ahead) if ahead.duration() <= settle => {
+            Unsettled::For(ahead.duration().saturating_add(settle))
+        }
+        Err(_) => Unsettled::Unknown,
+    }
+}
+
+/// When anything of a file was last changed. None where the file system does not say.
+fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
+    let seconds = u64::try_from(metadata.ctime()).ok()?;
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+    if (seconds, nanoseconds) == (0, 0) {
+        return None;
+    }
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
 }
 
 /// Reads whole leases up to `limit`, or until the shard's inbox is full.
@@ -228,11 +278,16 @@ pub(crate) fn description_of(metadata: &Metadata) -> Description {
     }
 }
 
-/// Size, modification time in nanoseconds since the Unix epoch, and inode.
+/// Size, modification time in nanoseconds since the Unix epoch, inode, and change time as the other one.
 fn version_of(metadata: &Metadata) -> String {
-    let modified_ns =
-        i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-    format!("{}-{modified_ns}-{}", metadata.len(), metadata.ino())
+    let ns = |seconds, rest| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let modified_ns = ns(metadata.mtime(), metadata.mtime_nsec());
+    let changed_ns = ns(metadata.ctime(), metadata.ctime_nsec());
+    format!(
+        "{}-{modified_ns}-{}-{changed_ns}",
+        metadata.len(),
+        metadata.ino()
+    )
 }
 
 /// What an error of the file system means for the object.
@@ -261,5 +316,24 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime is shutting down, and drops this task at its next wait.
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_settles_by_a_time_that_is_known_and_not_far_ahead() {
+        let settle = Duration::from_secs(2);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let of = |time: SystemTime| unsettled(Some(time), now, settle);
+        let second = Duration::from_secs(1);
+        assert_eq!(of(now - 3 * second), Unsettled::For(Duration::ZERO));
+        assert_eq!(of(now - second), Unsettled::For(second));
+        assert_eq!(of(now + second), Unsettled::For(3 * second));
+        assert_eq!(of(now + 3 * second), Unsettled::Unknown);
+        assert_eq!(of(now + Duration::from_secs(1 << 40)), Unsettled::Unknown);
+        assert_eq!(unsettled(None, now, settle), Unsettled::Unknown);
     }
 }

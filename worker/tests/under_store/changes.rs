@@ -165,11 +165,56 @@ fn a_rewrite_in_the_middle_of_a_fetch_ends_it_before_the_first_byte_of_the_new_v
 }
 
 #[test]
-fn a_fetch_under_way_goes_on_with_the_old_file_when_another_takes_its_name() {
+fn a_fetch_under_way_ends_with_bytes_of_the_old_file_when_another_takes_its_name() {
     let (old, fetched) = fetch_around(|path, bytes| {
         let spare = path.with_extension("spare");
         fs::write(&spare, bytes).expect("written");
         fs::rename(&spare, path).expect("renamed");
     });
-    assert_brought(&fetched, &old);
+    let error = fetched.result.expect_err("changed");
+    assert_eq!(error.kind, UnderStoreErrorKind::VersionChanged, "{error}");
+    assert!(!fetched.bytes.is_empty() && fetched.bytes[..] == old[..fetched.bytes.len()]);
+}
+
+#[test]
+fn a_rewrite_that_sets_the_modification_time_back_ends_a_fetch_like_any_other() {
+    let (old, fetched) = fetch_around(|path, bytes| {
+        let before = fs::metadata(path)
+            .expect("there")
+            .modified()
+            .expect("a time");
+        fs::write(path, bytes).expect("written");
+        let file = fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(before).expect("set back");
+    });
+    let error = fetched.result.expect_err("changed");
+    assert_eq!(error.kind, UnderStoreErrorKind::VersionChanged, "{error}");
+    assert!(fetched.bytes[..] == old[..fetched.bytes.len()]);
+}
+
+#[test]
+fn a_file_dated_in_the_future_or_the_past_settles_like_any_other() {
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let now = std::time::SystemTime::now();
+    for time in [now + year, now - year, std::time::SystemTime::UNIX_EPOCH] {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("object");
+        let bytes = content(1, LENGTH);
+        fs::write(&path, &bytes).expect("written");
+        let file = fs::File::options().write(true).open(&path).expect("opened");
+        file.set_modified(time).expect("dated");
+        let written = Instant::now();
+        let runtime = FetchRuntime::start(quick_options()).expect("threads");
+        let mut shard = Shard::new(&runtime);
+        let uri = format!("file://{}", folder.path().display());
+        let mount = mount(&uri, Freshness::AlwaysCheck, &[("settle_ms", "800")]);
+        let object = shard.describe(&mount, "/m/object").expect("described");
+        assert_brought(&shard.fetch(&mount, &object, 0..LENGTH as u64), &bytes);
+        let waited = written.elapsed();
+        assert!(waited >= Duration::from_millis(700), "{time:?}: {waited:?}");
+        // Once it is at rest, it is not waited for again.
+        let began = Instant::now();
+        assert_brought(&shard.fetch(&mount, &object, 0..LENGTH as u64), &bytes);
+        assert!(began.elapsed() < Duration::from_millis(700), "{time:?}");
+    }
 }

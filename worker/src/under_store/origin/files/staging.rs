@@ -23,6 +23,7 @@ use crate::under_store::origin::body::OriginBody;
 use crate::under_store::origin::error::{Fault, OriginErrorKind as Kind};
 use crate::under_store::origin::types::{WriteCondition, Written};
 use crate::under_store::origin::work::Work;
+use crate::under_store::stores::Description;
 
 /// Below the staging directory: single files.
 const FILES: &str = "files";
@@ -118,10 +119,9 @@ impl Staged {
             .map_err(|error| fault_of(error, "stat"))?;
         // A file system that rounds times may give the next file of that name the same, and its inode.
         let is_rounded = metadata.modified().ok() != Some(now);
-        let description = description_of(&metadata);
         let (above, name) = split(key);
         let mut tries = 0;
-        let parent = loop {
+        let (parent, description) = loop {
             let parent = root.made(above)?;
             tries += 1;
             match self.rename(root, tree, &parent, key, name, condition) {
@@ -132,7 +132,7 @@ impl Staged {
                     root.prune(above);
                     return Err(fault);
                 }
-                Ok(()) => break parent,
+                Ok(description) => break (parent, description),
             }
         };
         if !is_rounded {
@@ -147,6 +147,7 @@ impl Staged {
         })
     }
 
+    /// Gives the file its name, and says what it is by then: its change time is that of the renaming.
     fn rename(
         &mut self,
         root: &Root,
@@ -155,7 +156,7 @@ impl Staged {
         key: &str,
         name: &str,
         condition: &WriteCondition,
-    ) -> Result<(), Fault> {
+    ) -> Result<Description, Fault> {
         let _commit = commit_lock(tree, key);
         match condition {
             WriteCondition::IfAbsent => {
@@ -170,8 +171,8 @@ impl Staged {
                     Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                         linkat(&self.directory, &self.name, parent, name, AtFlags::empty())
                             .map_err(exists_or)?;
-                        // The name in the staging directory is removed on drop.
-                        return Ok(());
+                        // Now, since it changes the file's change time. One that stays is swept.
+                        let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
                     }
                     result => result.map_err(exists_or)?,
                 }
@@ -191,7 +192,11 @@ impl Staged {
             WriteCondition::None => self.replace(parent, name)?,
         }
         self.is_named = true;
-        Ok(())
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|error| fault_of(error, "stat"))?;
+        Ok(description_of(&metadata))
     }
 
     fn replace(&self, parent: &OwnedFd, name: &str) -> Result<(), Fault> {

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
 use rustix::io::Errno;
@@ -62,8 +62,7 @@ impl Upload {
     }
 
     fn file(&self, name: &str) -> Result<File, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.directory, name, flags, Mode::empty()).map(File::from)
+        open_plain(&self.directory, name)
     }
 
     /// Makes `staged` the part of that number.
@@ -81,6 +80,15 @@ impl Upload {
         }
         staged.commit(root, tree, &key, &[], &WriteCondition::None)
     }
+}
+
+/// Opens a regular file in a directory of ours. Others may write there too: what is no such file is not waited
+/// for, and not followed.
+fn open_plain(directory: impl AsFd, name: &str) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(directory, name, flags, Mode::empty()).map(File::from)?;
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if is_file { Ok(file) } else { Err(Errno::INVAL) }
 }
 
 fn key_of(about: &mut File) -> Result<String, Fault> {
@@ -301,7 +309,7 @@ impl FileTree {
         after: Option<&(String, String)>,
         uploads_max: usize,
     ) -> Result<UploadPage, Fault> {
-        Root::open(self)?;
+        let root = Root::open(self)?;
         let entries = match fs::read_dir(self.root.join(STAGING)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -311,12 +319,17 @@ impl FileTree {
         };
         let mut uploads: Vec<ListedUpload> = entries
             .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| {
-                let mut about = File::open(entry.path().join(ABOUT)).ok()?;
+                let name = entry.file_name();
+                let directory = root
+                    .directory(&format!("{STAGING}/{}", name.to_str()?))
+                    .ok()?;
+                let mut about = open_plain(directory, ABOUT).ok()?;
                 let metadata = about.metadata().ok()?;
                 Some(ListedUpload {
                     key: key_of(&mut about).ok()?,
-                    upload_id: entry.file_name().into_string().ok()?,
+                    upload_id: name.into_string().ok()?,
                     initiated_ms: description_of(&metadata).last_modified_ms,
                 })
             })
