@@ -1,8 +1,12 @@
-//! The HTTP client below the `object_store` crate, which drops what a refusal says: the status
-//! code and `Retry-After`. This layer turns refusals into an error that keeps both.
+//! What stands between the HTTP client and the `object_store` crate, which drops what a refusal says: the
+//! status code and `Retry-After`. This layer turns refusals into an error that keeps both.
 //!
-//! It must not touch what the crate understands by itself: success, redirects, and the statuses
-//! that it maps to errors of their own.
+//! Redirects are refusals too: the [client](super::http_client) follows those within the store's origin, and
+//! others go nowhere. So are answers to a range with numbers that cannot be right: the crate calculates with
+//! them unchecked.
+//!
+//! It must not touch what the crate understands by itself: success, and the statuses that it maps to
+//! errors of their own.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +15,10 @@ use std::time::{Duration, SystemTime};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
-    ReqwestConnector,
 };
+use reqwest::header::HeaderMap;
+
+use super::http_client::client_of;
 
 /// Statuses that the crate maps: unauthorized, forbidden, not found, conflict, precondition failed.
 const MAPPED_STATUSES: [u16; 5] = [401, 403, 404, 409, 412];
@@ -22,10 +28,36 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// An answer that is a refusal.
 #[derive(Debug, thiserror::Error)]
-#[error("the store answered {status}{}", wish(*.retry_after))]
+#[error("the store answered {status}{}{}", wish(*.retry_after), elsewhere(.points_to.as_deref()))]
 pub(crate) struct Refusal {
     pub status: u16,
     pub retry_after: Option<Duration>,
+    /// The origin that a redirect points to.
+    pub points_to: Option<String>,
+}
+
+impl Refusal {
+    fn of(status: u16) -> Self {
+        Refusal {
+            status,
+            retry_after: None,
+            points_to: None,
+        }
+    }
+}
+
+/// The header of an answer to a range cannot be right.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer has a `Content-Range` that cannot be right")]
+pub(crate) struct WrongRange;
+
+fn elsewhere(points_to: Option<&str>) -> String {
+    points_to.map_or_else(String::new, |place| {
+        format!(
+            " and points to {place}, which is not followed: correct the mount's URI or endpoint if that is where \
+             the objects are"
+        )
+    })
 }
 
 fn wish(retry_after: Option<Duration>) -> String {
@@ -40,10 +72,11 @@ pub(crate) struct RefusalKeeper;
 
 impl HttpConnector for RefusalKeeper {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        crate::cryptography::install();
-        Ok(HttpClient::new(Service(
-            ReqwestConnector::default().connect(options)?,
-        )))
+        let client = client_of(options).map_err(|error| object_store::Error::Generic {
+            store: "HTTP client",
+            source: Box::new(error),
+        })?;
+        Ok(HttpClient::new(Service(HttpClient::new(client))))
     }
 }
 
@@ -61,25 +94,87 @@ impl HttpService for Service {
         Self: 'future,
     {
         Box::pin(async move {
+            let asked = request.headers().get("range").and_then(range_of_request);
             let response = self.0.execute(request).await?;
             let status = response.status().as_u16();
-            if status < 400 || MAPPED_STATUSES.contains(&status) {
+            if status == PARTIAL_CONTENT {
+                check_range(response.headers(), asked)?;
+            }
+            if status < 300 || status == NOT_MODIFIED || MAPPED_STATUSES.contains(&status) {
                 return Ok(response);
+            }
+            if status < 400 {
+                return Err(refused(Refusal {
+                    points_to: Some(place_of_redirect(response.headers())),
+                    ..Refusal::of(status)
+                }));
             }
             let retry_after = response
                 .headers()
                 .get("retry-after")
                 .and_then(|value| value.to_str().ok())
                 .and_then(|text| parse_retry_after(text, SystemTime::now()));
-            Err(HttpError::new(
-                HttpErrorKind::Unknown,
-                Refusal {
-                    status,
-                    retry_after,
-                },
-            ))
+            Err(refused(Refusal {
+                retry_after,
+                ..Refusal::of(status)
+            }))
         })
     }
+}
+
+const PARTIAL_CONTENT: u16 = 206;
+const NOT_MODIFIED: u16 = 304;
+const RANGE_NOT_SATISFIABLE: u16 = 416;
+
+fn refused(refusal: Refusal) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, refusal)
+}
+
+/// Where a redirect points to: scheme, host and port alone, since the rest may carry a signature.
+fn place_of_redirect(headers: &HeaderMap) -> String {
+    let location = headers
+        .get("location")
+        .and_then(|value| value.to_str().ok());
+    let url = location.and_then(|text| text.parse::<reqwest::Url>().ok());
+    match (url, location) {
+        (Some(url), _) => url.origin().ascii_serialization(),
+        (None, Some(_)) => "another path".to_owned(),
+        (None, None) => "nowhere".to_owned(),
+    }
+}
+
+/// First and last byte of `bytes=first-last`.
+fn range_of_request(value: &reqwest::header::HeaderValue) -> Option<(u64, u64)> {
+    let (first, last) = value
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes=")?
+        .split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// Checks the `Content-Range` of an answer to a request for the bytes `asked`. One that the crate cannot read
+/// is left to it.
+fn check_range(headers: &HeaderMap, asked: Option<(u64, u64)>) -> Result<(), HttpError> {
+    let Some((first, last, total)) = headers.get("content-range").and_then(content_range) else {
+        return Ok(());
+    };
+    // Nobody asks for bytes behind the end that an object was described with: it is shorter now.
+    if asked.is_some_and(|(_, asked_last)| total <= asked_last) {
+        return Err(refused(Refusal::of(RANGE_NOT_SATISFIABLE)));
+    }
+    if first > last || last >= total {
+        return Err(HttpError::new(HttpErrorKind::Decode, WrongRange));
+    }
+    Ok(())
+}
+
+/// First and last byte and total length of `bytes first-last/total`.
+fn content_range(value: &reqwest::header::HeaderValue) -> Option<(u64, u64, u64)> {
+    let text = value.to_str().ok()?.trim().strip_prefix("bytes ")?;
+    let (range, total) = text.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, total.parse().ok()?))
 }
 
 /// The pause that a `Retry-After` header asks for: seconds, or a date (RFC 9110, 10.2.3 and 5.6.7).
@@ -135,6 +230,54 @@ pub(crate) fn parse_date(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_answers_are_checked_before_anybody_calculates_with_them() {
+        let check = |value: &str, asked| {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-range", value.parse().expect("a header"));
+            check_range(&headers, asked)
+        };
+        let asked = Some((10, 19));
+        assert!(check("bytes 10-19/20", asked).is_ok());
+        assert!(check("bytes 10-19/18446744073709551615", asked).is_ok());
+        for wrong in [
+            "bytes 0-18446744073709551615/18446744073709551615",
+            "bytes 18446744073709551615-18446744073709551615/18446744073709551615",
+            "bytes 10-19/19",
+            "bytes 19-10/40",
+            "bytes 10-40/40",
+        ] {
+            assert!(check(wrong, asked).is_err(), "{wrong}");
+            assert!(
+                check(wrong, None).is_err() || wrong == "bytes 10-19/19",
+                "{wrong}"
+            );
+        }
+        // The object is shorter than it was: as if the range had been refused.
+        let error = check("bytes 10-14/15", asked).expect_err("too short");
+        let refusal = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+        assert_eq!(refusal.map(|refusal: &Refusal| refusal.status), Some(416));
+        // Those that the crate cannot read either.
+        assert!(check("bytes */20", asked).is_ok());
+        assert!(check("bytes 10-99999999999999999999999/20", asked).is_ok());
+    }
+
+    #[test]
+    fn a_redirect_is_named_by_its_origin_alone() {
+        let place = |location: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("location", location.parse().expect("a header"));
+            place_of_redirect(&headers)
+        };
+        assert_eq!(
+            place("http://127.0.0.1:81/a?signature=secret"),
+            "http://127.0.0.1:81"
+        );
+        assert_eq!(place("https://user:word@host/x"), "https://host");
+        assert_eq!(place("/elsewhere"), "another path");
+        assert_eq!(place_of_redirect(&HeaderMap::new()), "nowhere");
+    }
 
     #[test]
     fn dates_are_seconds_since_the_epoch() {

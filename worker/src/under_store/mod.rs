@@ -18,6 +18,7 @@ pub mod stores;
 mod connector;
 mod files;
 mod fill;
+mod http_client;
 mod just_written;
 mod limits;
 mod location;

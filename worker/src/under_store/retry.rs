@@ -42,6 +42,8 @@ pub(crate) struct Failure {
     pub cause: String,
     pub is_worth_retrying: bool,
     pub retry_after: Option<Duration>,
+    /// The store has no such range.
+    pub is_range_refused: bool,
 }
 
 impl Failure {
@@ -52,6 +54,7 @@ impl Failure {
             cause: cause.into(),
             is_worth_retrying: false,
             retry_after: None,
+            is_range_refused: false,
         }
     }
 
@@ -167,7 +170,7 @@ impl Tries {
 }
 
 /// A number in 0..1 that differs between tries and workers, so that they do not come in step.
-fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     let random = std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish();

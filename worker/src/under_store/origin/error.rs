@@ -128,6 +128,7 @@ impl Fault {
             retry_after: self.retry_after(),
             cause: self.cause,
             is_worth_retrying: self.is_worth_retrying,
+            is_range_refused: false,
         }
     }
 
