@@ -47,7 +47,7 @@ struct OpenAnswer {
   object @0 :ObjectId;
   length @1 :UInt64;           # bytes
   blockBytes @2 :UInt32;
-  version @3 :Text;            # the under-store's ETag, or size-mtime-inode for files
+  version @3 :Text;            # the under-store's ETag, or size-mtime-inode-ctime for files
   lastModifiedMs @4 :UInt64;   # since the Unix epoch; 0 where unknown
   contentType @5 :Text;        # empty where unknown
 }

@@ -24,26 +24,31 @@ pub const READ_BYTES_MAX: u32 = 4 << 20;
 /// Names one version of one object.
 ///
 /// Both halves are the first eight bytes, little-endian, of a BLAKE3 hash in key-derivation-free
-/// mode: `home` of the path key, `version` of path key, version and block size, each preceded by
-/// its length. Pinned by golden values in the tests, since they are written to devices.
+/// mode: `home` of the path key; `version` of path key and version, each preceded by its length, the
+/// block size and the object's length. Pinned by golden values in the tests, since they are written
+/// to devices.
+///
+/// The length is a part of the identity because every bound of a block follows from it: an
+/// under-store that answers the same version with another length names another object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
     /// Selects the home shard and, with the stripe, the partition.
     pub home: u64,
-    /// Changes with the version or the block size of the object.
+    /// Changes with the version, the length or the block size of the object.
     pub version: u64,
 }
 
 impl ObjectId {
-    /// The id of `version` (ETag, or size-mtime-inode) of the object at `path_key` (store kind,
-    /// endpoint and canonical URI) in blocks of `block_bytes`.
-    pub fn new(path_key: &str, version: &str, block_bytes: u32) -> Self {
+    /// The id of `version` (ETag, or size-mtime-inode-ctime) of the object at `path_key` (store kind,
+    /// endpoint and canonical URI), which has `length` bytes, in blocks of `block_bytes`.
+    pub fn new(path_key: &str, version: &str, length: u64, block_bytes: u32) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in [path_key, version] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
         hasher.update(&block_bytes.to_le_bytes());
+        hasher.update(&length.to_le_bytes());
         ObjectId {
             home: home_of(path_key),
             version: first_half(&hasher.finalize()),
@@ -95,6 +100,7 @@ impl Stripe {
 
     /// The stripe that holds block `index` of `block_bytes` bytes.
     pub fn of_block(index: u32, block_bytes: u32) -> Self {
+        // Below 2^64: both factors are below 2^32.
         Stripe::of_offset(u64::from(index) * u64::from(block_bytes))
     }
 }
@@ -120,26 +126,28 @@ mod tests {
         let id = ObjectId::new(
             "s3:https://s3.example.com:lake/a.parquet",
             "\"etag\"",
+            5_000_000,
             1 << 20,
         );
         assert_eq!(id.to_string(), GOLDEN);
     }
 
-    const GOLDEN: &str = "3e7464903f1d6ebb-483afca63bca26e3";
+    const GOLDEN: &str = "3e7464903f1d6ebb-42fdb4a2b9e1d3fc";
 
     #[test]
-    fn version_and_block_size_change_the_object_but_not_its_home() {
-        let id = ObjectId::new("key", "v1", 1 << 20);
+    fn version_length_and_block_size_change_the_object_but_not_its_home() {
+        let id = ObjectId::new("key", "v1", 7, 1 << 20);
         for other in [
-            ObjectId::new("key", "v2", 1 << 20),
-            ObjectId::new("key", "v1", 1 << 16),
+            ObjectId::new("key", "v2", 7, 1 << 20),
+            ObjectId::new("key", "v1", 8, 1 << 20),
+            ObjectId::new("key", "v1", 7, 1 << 16),
         ] {
             assert_eq!(other.home, id.home);
             assert_ne!(other.version, id.version);
         }
         assert_ne!(
-            ObjectId::new("ke", "yv1", 1 << 20),
-            ObjectId::new("key", "v1", 1 << 20)
+            ObjectId::new("ke", "yv1", 7, 1 << 20),
+            ObjectId::new("key", "v1", 7, 1 << 20)
         );
     }
 

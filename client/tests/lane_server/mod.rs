@@ -144,7 +144,7 @@ impl Server {
 
     /// Adds an object, or another version of it.
     pub fn put(&self, path: &str, version: &str, length: u64) -> ObjectId {
-        let id = ObjectId::new(path, version, 1 << 20);
+        let id = ObjectId::new(path, version, length, 1 << 20);
         self.script().objects.insert(path.to_owned(), (id, length));
         id
     }

@@ -101,7 +101,12 @@ impl Conversation {
                 stripe_bytes: STRIPE_BYTES,
             })),
             Message::Open(open) => Ok(Message::OpenAnswer(OpenAnswer {
-                object: ObjectId::new(&open.path, "ceiling", BLOCK_BYTES_DEFAULT),
+                object: ObjectId::new(
+                    &open.path,
+                    "ceiling",
+                    self.greeting.object_bytes,
+                    BLOCK_BYTES_DEFAULT,
+                ),
                 length: self.greeting.object_bytes,
                 block_bytes: BLOCK_BYTES_DEFAULT,
                 version: "ceiling".to_owned(),
@@ -130,7 +135,7 @@ mod tests {
         hello.to_frame(1, &mut input).expect("a frame");
         let read = corelane_rpc_schema::frame::ReadRequest {
             request_id: 1,
-            object: ObjectId::new("/object", "1", BLOCK_BYTES_DEFAULT),
+            object: ObjectId::new("/object", "1", 4096, BLOCK_BYTES_DEFAULT),
             offset: 0,
             length: 4096,
             flags: corelane_rpc_schema::frame::ReadFlags::CHECKSUMS,

@@ -237,7 +237,7 @@ impl UnderStore for PageStore {
             Request::Describe { path } => {
                 let uri = job.mount.uri_of(&path);
                 let object = ObjectMeta {
-                    id: ObjectId::new(&uri, "1", job.mount.block_bytes),
+                    id: ObjectId::new(&uri, "1", self.object_bytes, job.mount.block_bytes),
                     path_key: uri.clone(),
                     uri,
                     version: "1".to_owned(),

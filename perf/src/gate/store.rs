@@ -161,12 +161,13 @@ impl Blocks {
             return Arc::clone(object);
         }
         let uri = format!("s3://bucket/training/shard-{number:09}.tar");
+        let length = self.shape.blocks_per_object * u64::from(self.shape.block_bytes);
         let object = Arc::new(ObjectMeta {
-            id: ObjectId::new(&uri, "\"etag\"", self.shape.block_bytes),
+            id: ObjectId::new(&uri, "\"etag\"", length, self.shape.block_bytes),
             path_key: uri.clone(),
             uri,
             version: "\"etag\"".to_owned(),
-            length: self.shape.blocks_per_object * u64::from(self.shape.block_bytes),
+            length,
             last_modified_ms: 1_700_000_000_000,
             block_bytes: self.shape.block_bytes,
             content_type: String::new(),

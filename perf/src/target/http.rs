@@ -123,7 +123,7 @@ impl Target for Http {
                     stream = connect(self.address)?;
                 }
                 Ok(Object {
-                    id: ObjectId::new(&path, "", 0),
+                    id: ObjectId::new(&path, "", 0, 0),
                     name: path,
                     length,
                 })
@@ -334,7 +334,7 @@ mod tests {
             let object = Object {
                 name: "/o".to_owned(),
                 length: 1 << 20,
-                id: ObjectId::new("", "", 0),
+                id: ObjectId::new("", "", 0, 0),
             };
             let piece = Piece {
                 object: 0,

@@ -56,7 +56,7 @@ impl Target for LocalFile {
                 })?;
                 let name = path.to_string_lossy().into_owned();
                 Ok(Object {
-                    id: ObjectId::new(&name, "", 0),
+                    id: ObjectId::new(&name, "", 0, 0),
                     name,
                     length: metadata.len(),
                 })

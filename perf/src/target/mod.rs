@@ -368,7 +368,7 @@ mod tests {
                 .map(|index| Object {
                     name: String::new(),
                     length: 1 << 20,
-                    id: ObjectId::new(&format!("{index}"), "v", 1 << 20),
+                    id: ObjectId::new(&format!("{index}"), "v", 0, 1 << 20),
                 })
                 .collect(),
             endpoints: vec![SocketAddr::from(([127, 0, 0, 1], 1)); 6],

@@ -131,7 +131,7 @@ impl Target for Redis {
                     )
                 })?;
                 Ok(Object {
-                    id: ObjectId::new(&name, "", 0),
+                    id: ObjectId::new(&name, "", 0, 0),
                     name,
                     length,
                 })
@@ -295,7 +295,7 @@ mod tests {
             let object = Object {
                 name: "p-object".to_owned(),
                 length: 1 << 20,
-                id: ObjectId::new("", "", 0),
+                id: ObjectId::new("", "", 0, 0),
             };
             for slot in 0..4 {
                 let piece = Piece {

@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn blocks_of_one_object_do_not_share_low_or_high_bits() {
-        let object = ObjectId::new("s3://lake/a", "1", 1 << 20);
+        let object = ObjectId::new("s3://lake/a", "1", 1 << 20, 1 << 20);
         let build = BuildHasherDefault::<IdHasher>::default();
         let hashes: Vec<u64> = (0..1024)
             .map(|index| build.hash_one(BlockId { object, index }))

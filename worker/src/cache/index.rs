@@ -506,7 +506,7 @@ mod tests {
             frequency: 0,
             pinned: false,
         };
-        let object = ObjectId::new("key", "version", 1 << 20);
+        let object = ObjectId::new("key", "version", 1 << 30, 1 << 20);
         for block in 0..100_000 {
             assert_eq!(
                 index.insert(

@@ -271,7 +271,13 @@ async fn count_cached(
             }
             if let Some(index) = positions.get(&path) {
                 let entry = &mut entries[*index];
-                if !entry.listed.is_directory && entry.listed.version == object.meta.version {
+                let listed = &entry.listed;
+                let is_shown = object.meta.is_listed_as(
+                    &listed.version,
+                    listed.length,
+                    listed.last_modified_ms,
+                );
+                if !listed.is_directory && is_shown {
                     entry.bytes_cached += object.cached.bytes;
                 }
             } else if is_below(&path, folder)

@@ -1,7 +1,8 @@
 //! What a shard made of an object and keeps beside its blocks: key indexes.
 //!
-//! A derived object has the place and URI of its source, and a version of its own: the source's, and behind it
-//! what was made of it. So its blocks lie on the source's home shard, are written, checked, moved, evicted and freed
+//! A derived object has the place and URI of its source, and a version of its own: the version half of the
+//! source's id, and behind it what was made of it. So it is of exactly one source, whatever an under-store calls
+//! that. Its blocks lie on the source's home shard, are written, checked, moved, evicted and freed
 //! as all blocks are, and nobody finds them under another version. No under-store has them: a block that is
 //! not held is made again.
 
@@ -10,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corelane_io::{Io, PAGE_SIZE, RemoteLease};
-use corelane_rpc_schema::{ObjectId, STRIPE_BYTES, Stripe};
+use corelane_rpc_schema::{STRIPE_BYTES, Stripe};
 
 use super::Shard;
 use super::fill::{Fill, FillFailure};
 use super::metadata::Known;
 use crate::mount::MountId;
-use crate::object::{ObjectMeta, VERSION_BYTES_MAX};
+use crate::object::ObjectMeta;
 use crate::under_store::UnderStore;
 
 /// Stands between the source's version and what was made of it. No under-store has it in a version: ETags are
@@ -24,7 +25,7 @@ use crate::under_store::UnderStore;
 const MARK: char = '\u{1f}';
 
 /// Version of the key indexes' layout: those of another one are not found.
-const KEY_INDEX: &str = "key-index-1";
+const KEY_INDEX: &str = "key-index-2";
 
 /// Longest part of what is derived: all of an object's first stripe is on its home shard.
 const PART_BYTES: usize = STRIPE_BYTES as usize;
@@ -46,17 +47,17 @@ struct PartName {
 }
 
 impl PartName {
-    /// The version of this part of what is derived of `source`; none where it would be too long.
-    fn version(self, source: &ObjectMeta) -> Option<String> {
+    /// The version of this part of what is derived of `source`.
+    fn version(self, source: &ObjectMeta) -> String {
         let PartName { leaf, parts, part } = self;
-        let version = format!("{}{MARK}{KEY_INDEX} {leaf} {parts} {part}", source.version);
-        (version.len() <= VERSION_BYTES_MAX).then_some(version)
+        let source = identity_of(source);
+        format!("{source}{MARK}{KEY_INDEX} {leaf} {parts} {part}")
     }
 
     /// That of `meta`, if it is of a key index of `source`.
     fn of(meta: &ObjectMeta, source: &ObjectMeta) -> Option<PartName> {
         let (version, name) = meta.version.split_once(MARK)?;
-        let is_of_source = version == source.version
+        let is_of_source = version == identity_of(source)
             && meta.path_key == source.path_key
             && meta.block_bytes == source.block_bytes;
         let mut words = name.split(' ');
@@ -71,18 +72,23 @@ impl PartName {
     }
 }
 
+/// What tells a source from all other versions of it, in text.
+fn identity_of(source: &ObjectMeta) -> String {
+    format!("{:016x}", source.id.version)
+}
+
 /// A part of what is derived of `source`.
-fn part_meta(source: &ObjectMeta, name: PartName, length: usize) -> Option<ObjectMeta> {
-    let version = name.version(source)?;
-    Some(ObjectMeta {
-        id: ObjectId::new(&source.path_key, &version, source.block_bytes),
+fn part_meta(source: &ObjectMeta, name: PartName, length: usize) -> ObjectMeta {
+    let (version, length) = (name.version(source), length as u64);
+    ObjectMeta {
+        id: ObjectMeta::id_of(&source.path_key, &version, length, 0, source.block_bytes),
         version,
-        length: length as u64,
+        length,
         last_modified_ms: 0,
         content_type: String::new(),
         headers: String::new(),
         ..source.clone()
-    })
+    }
 }
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
@@ -126,9 +132,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         for part in 0..parts {
             let bytes = index.slice(part * PART_BYTES..index.len().min((part + 1) * PART_BYTES));
             let name = PartName { leaf, parts, part };
-            let Some(meta) = part_meta(source, name, bytes.len()) else {
-                return;
-            };
+            let meta = part_meta(source, name, bytes.len());
             let known = self.know(Arc::new(meta), mount);
             let id = known.meta.id;
             self.derived.borrow_mut().insert(id, bytes);
@@ -158,12 +162,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Frees what was derived of other versions of `source`.
     pub(super) async fn free_outdated(self: &Rc<Self>, source: &ObjectMeta) {
+        let current = identity_of(source);
         for meta in self.store.find_objects(source.id.home) {
             let is_outdated = meta.path_key == source.path_key
                 && meta
                     .version
                     .split_once(MARK)
-                    .is_some_and(|(version, _)| version != source.version);
+                    .is_some_and(|(version, _)| version != current);
             if is_outdated && let Err(error) = self.store.free(meta.id).await {
                 tracing::debug!(object = meta.uri, %error, "an old key index was not freed");
             }
@@ -211,10 +216,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::VERSION_BYTES_MAX;
 
     fn source(version: &str) -> ObjectMeta {
         ObjectMeta {
-            id: ObjectId::new("file:///a", version, 1 << 20),
+            id: ObjectMeta::id_of("file:///a", version, 5_000_000, 7, 1 << 20),
             path_key: "file:///a".to_owned(),
             uri: "file:///a".to_owned(),
             version: version.to_owned(),
@@ -234,7 +240,7 @@ mod tests {
             parts: 2,
             part: 1,
         };
-        let part = part_meta(&now, name, 77).expect("a short version");
+        let part = part_meta(&now, name, 77);
         assert!(is_derived(&part) && !is_derived(&now));
         assert_eq!(part.id.home, now.id.home);
         assert_ne!(part.id.version, now.id.version);
@@ -245,13 +251,33 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_leave_no_room_derive_nothing() {
-        let long = source(&"e".repeat(VERSION_BYTES_MAX - 10));
+    fn a_part_is_not_of_a_source_with_the_same_version_and_another_length() {
+        let now = source("\"etag\"");
+        let longer = ObjectMeta {
+            id: ObjectMeta::id_of("file:///a", "\"etag\"", 6_000_000, 7, 1 << 20),
+            length: 6_000_000,
+            ..now.clone()
+        };
         let name = PartName {
             leaf: 0,
             parts: 1,
             part: 0,
         };
-        assert_eq!(part_meta(&long, name, 1), None);
+        let part = part_meta(&now, name, 77);
+        assert_eq!(PartName::of(&part, &now), Some(name));
+        assert_eq!(PartName::of(&part, &longer), None);
+    }
+
+    #[test]
+    fn versions_of_parts_are_short_however_long_that_of_their_source_is() {
+        let long = source(&"e".repeat(VERSION_BYTES_MAX));
+        let name = PartName {
+            leaf: usize::MAX,
+            parts: PARTS_MAX,
+            part: PARTS_MAX - 1,
+        };
+        let part = part_meta(&long, name, 1);
+        assert!(part.version.len() < VERSION_BYTES_MAX, "{}", part.version);
+        assert_eq!(PartName::of(&part, &long), Some(name));
     }
 }

@@ -48,6 +48,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             (self.under_store.fetch_bytes_max() / u64::from(block_bytes)).max(1) as usize;
         let is_neighbour = |fill: &Fill| {
             fill.known.meta.id == first.known.meta.id
+                && fill.known.meta.length == first.known.meta.length
                 && Stripe::of_block(fill.index, block_bytes) == stripe
         };
         let mut neighbours: Vec<Rc<Fill>> = queue

@@ -49,6 +49,8 @@ pub enum FillFailure {
     NoMount(String),
     /// What was made of the object with this URI is not held any more.
     NotHeld(String),
+    /// The block came for a reader who knew the object with this URI with another length.
+    OtherLength(String),
 }
 
 impl FillFailure {
@@ -64,6 +66,10 @@ impl FillFailure {
             FillFailure::NotHeld(uri) => error(
                 ErrorCode::NotFound,
                 format!("what was derived of {uri} is not held any more"),
+            ),
+            FillFailure::OtherLength(uri) => error(
+                ErrorCode::VersionChanged,
+                format!("{uri} changed its length; open it again to read the new version"),
             ),
         }
     }
@@ -149,14 +155,17 @@ impl Fill {
                 }
                 match &*self.progress.borrow() {
                     Progress::UnderWay => None,
-                    Progress::Done => panic!(
-                        "a done fill has all pages: wanted {pages} of {}",
-                        self.pages()
-                    ),
+                    // All pages of the block as the fill's object has it.
+                    Progress::Done => Some(Err(self.other_length())),
                     Progress::Failed(failure) => Some(Err(failure.clone())),
                 }
             })
             .await
+    }
+
+    #[cold]
+    fn other_length(&self) -> FillFailure {
+        FillFailure::OtherLength(self.known.meta.uri.clone())
     }
 
     /// Resolves when the block is complete; whether the device's store took it.

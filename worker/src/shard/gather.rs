@@ -127,16 +127,18 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         if !self.may_read(&known, access) {
             return Err(denied());
         }
-        let end = request.offset + u64::from(request.length);
-        if end > known.meta.length {
-            return Err(error(
-                ErrorCode::Invalid,
-                format!(
-                    "bytes {}..{end} of {} which has {}: read within the object",
-                    request.offset, known.meta.uri, known.meta.length
-                ),
-            ));
-        }
+        let end = match request.offset.checked_add(u64::from(request.length)) {
+            Some(end) if end <= known.meta.length => end,
+            _ => {
+                return Err(error(
+                    ErrorCode::Invalid,
+                    format!(
+                        "{} bytes from {} of {} which has {}: read within the object",
+                        request.length, request.offset, known.meta.uri, known.meta.length
+                    ),
+                ));
+            }
+        };
         let mut parts = ReadParts::new();
         parts.ends_with_object = end == known.meta.length;
         let mut missed = false;
@@ -267,9 +269,17 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         };
         let first_page = frame_in_block * FRAME_PAGES;
         let pages = piece.pages();
-        let slice = pending.frames()[frame_in_block].slice(piece.start..piece.end);
+        // None: the block that waits is shorter than this reader's object says. It is fetched.
+        let (Some(frame), Some(checksums)) = (
+            pending.frames().get(frame_in_block),
+            pending
+                .checksums()
+                .get(first_page + pages.start..first_page + pages.end),
+        ) else {
+            return false;
+        };
+        let slice = frame.slice(piece.start..piece.end);
         parts.pieces.push(Payload::Frame(slice));
-        let checksums = &pending.checksums()[first_page + pages.start..first_page + pages.end];
         parts.checksums.extend_from_slice(checksums);
         true
     }

@@ -57,6 +57,7 @@ pub(super) fn fill_error(failure: FillFailure) -> DescribeError {
         FillFailure::Busy(what) => DescribeError::Busy(what.to_owned()),
         FillFailure::NoMount(uri) => DescribeError::NoMount(uri),
         FillFailure::NotHeld(_) => DescribeError::Invalid(failure.to_message().message),
+        FillFailure::OtherLength(uri) => DescribeError::Busy(format!("{uri} changed its length")),
     }
 }
 

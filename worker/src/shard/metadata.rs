@@ -709,7 +709,7 @@ mod tests {
 
     fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
         Arc::new(ObjectMeta {
-            id: ObjectId::new(path_key, version, 1 << 20),
+            id: ObjectId::new(path_key, version, 1, 1 << 20),
             path_key: path_key.to_owned(),
             uri: "s3://lake/a".to_owned(),
             version: version.to_owned(),

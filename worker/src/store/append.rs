@@ -73,6 +73,7 @@ impl<I: Io> Inner<I> {
         let pinned_bytes_max = device.pinned_bytes_max(self.config.pin_fraction_max);
         device.healthy.get()
             && !device.is_full.get()
+            && bytes > 0
             // A quarter of a region, so that a region is never left half empty for the next block.
             && bytes <= u64::from(device.superblock.region_bytes) / 4
             && Draft::can_hold(&block.object)

@@ -411,7 +411,7 @@ mod tests {
 
     fn meta(uri: &str, version: &str) -> Arc<ObjectMeta> {
         Arc::new(ObjectMeta {
-            id: ObjectId::new(uri, version, 1 << 20),
+            id: ObjectId::new(uri, version, 1, 1 << 20),
             path_key: uri.to_owned(),
             uri: uri.to_owned(),
             version: version.to_owned(),

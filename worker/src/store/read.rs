@@ -59,10 +59,9 @@ impl<I: Io> Inner<I> {
         pages: u32,
     ) -> Result<BlockRead<I>, ReadError> {
         let block_pages = entry.length.div_ceil(PAGE_SIZE as u32);
-        assert!(
-            pages > 0 && first_page + pages <= block_pages,
-            "pages {first_page}+{pages} of {block_pages} of {id}"
-        );
+        if pages == 0 || u64::from(first_page) + u64::from(pages) > u64::from(block_pages) {
+            return Err(self.drop_unfit(id, &entry, first_page, pages));
+        }
         let region = &self.regions[entry.region as usize];
         let device = self
             .device(region.device)
@@ -82,6 +81,25 @@ impl<I: Io> Inner<I> {
             page,
             pages,
         })
+    }
+
+    /// Drops a block that has not the pages that the length of its object gives it.
+    #[cold]
+    fn drop_unfit(
+        &self,
+        id: BlockId,
+        entry: &BlockEntry,
+        first_page: u32,
+        pages: u32,
+    ) -> ReadError {
+        if self.remove_entry_at(id, entry).is_some() {
+            self.counters.blocks_healed.add(1);
+        }
+        tracing::warn!(
+            block = %id, first_page, pages, length = entry.length,
+            "a block is shorter than its object says: it is dropped and fetched again when asked for"
+        );
+        ReadError::Gone
     }
 
     /// Drops a block whose page `page` of the region did not match its checksum.

@@ -508,7 +508,7 @@ mod tests {
 
     fn object(uri: &str) -> ObjectMeta {
         ObjectMeta {
-            id: ObjectId::new("key", "v", 1 << 16),
+            id: ObjectId::new("key", "v", 100_000, 1 << 16),
             path_key: "key".to_owned(),
             uri: uri.to_owned(),
             version: "v".to_owned(),

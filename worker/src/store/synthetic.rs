@@ -131,7 +131,7 @@ pub fn write_synthetic(
 fn object(number: u32, length: u64) -> ObjectMeta {
     let path_key = format!("{SYNTHETIC_URI}/part-{number:08}.parquet");
     ObjectMeta {
-        id: ObjectId::new(&path_key, "1", BLOCK_BYTES_MIN),
+        id: ObjectId::new(&path_key, "1", length, BLOCK_BYTES_MIN),
         uri: path_key.clone(),
         path_key,
         version: "1".to_owned(),

@@ -165,7 +165,7 @@ mod tests {
 
     fn object(version: &str, length: u64) -> ObjectMeta {
         ObjectMeta {
-            id: ObjectId::new("file:///d/o", version, 65536),
+            id: ObjectId::new("file:///d/o", version, length, 65536),
             path_key: "file:///d/o".to_owned(),
             uri: "file:///d/o".to_owned(),
             version: version.to_owned(),

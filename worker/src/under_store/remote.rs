@@ -4,8 +4,12 @@
 //! know our limits on tries, time and bytes, nor which bytes are posted already.
 //!
 //! A strong ETag is the version, and every read carries it as `If-Match` and is compared with the
-//! ETag of the answer. Where a store has only a weak ETag or a modification time, what it sends is
-//! compared by that, asked once more after the last byte, and posted only then.
+//! ETag and the length of the answer. Where a store has only a weak ETag or none, its modification time
+//! belongs to the identity of the object as well: what the store sends is compared by all of these, asked
+//! once more after the last byte, and posted only then. An object that has neither a strong ETag nor a
+//! modification time is refused, unless its mount is `immutable`: nothing would tell its versions apart.
+//!
+//! Redirects are not followed: see [`connector`](super::connector).
 
 use std::error::Error;
 use std::fmt;
@@ -38,7 +42,7 @@ use super::retry::{Failure, Tries};
 use super::runtime::{FetchOptions, Timeouts};
 use super::stores::{Description, Limiter};
 use crate::mount::{Freshness, Mount};
-use crate::object::ObjectMeta;
+use crate::object::{ObjectMeta, is_strong_etag};
 
 /// A store behind HTTP.
 pub(crate) struct RemoteStore {
@@ -183,13 +187,12 @@ impl RemoteStore {
             ..GetOptions::default()
         };
         let answer = self.ask(key, options, time_left).await?;
-        let version = self.version_of(&answer)?;
+        let version = self.version(&answer.meta)?;
         let content_type = answer.attributes.get(&Attribute::ContentType);
         Ok(Description {
             version,
             length: answer.meta.size,
-            last_modified_ms: u64::try_from(answer.meta.last_modified.timestamp_millis())
-                .unwrap_or(0),
+            last_modified_ms: modified_ms_of(&answer.meta),
             content_type: content_type
                 .map(|value| value.as_ref().to_owned())
                 .unwrap_or_default(),
@@ -201,12 +204,8 @@ impl RemoteStore {
     }
 
     fn description_of(&self, head: Head) -> Result<Description, Failure> {
-        let version = match head.etag.is_empty() {
-            false => head.etag,
-            true => {
-                self.version_without_etag(head.length, head.last_modified_ms as i64 * 1_000_000)?
-            }
-        };
+        let modified_ns = i128::from(head.last_modified_ms) * 1_000_000;
+        let version = self.version_of(&head.etag, head.length, modified_ns)?;
         let (content_type, headers): (Vec<_>, Vec<_>) = head
             .headers
             .into_iter()
@@ -255,7 +254,7 @@ impl RemoteStore {
         limiter: &Limiter<'_>,
         tries: &mut Tries,
     ) -> Result<(), Failure> {
-        let is_vouched = is_strong(&object.version);
+        let is_vouched = is_strong_etag(&object.version);
         if !is_vouched {
             fill.hold();
         }
@@ -266,7 +265,13 @@ impl RemoteStore {
             range: Some(GetRange::Bounded(missing.clone())),
             ..GetOptions::default()
         };
-        let answer = self.ask(key, options, tries.time_left()).await?;
+        let answer = match self.ask(key, options, tries.time_left()).await {
+            // The range lies within the length that the object was described with.
+            Err(failure) if failure.is_range_refused => {
+                return Err(Failure::changed("another length"));
+            }
+            answer => answer?,
+        };
         self.check_answer(&answer, object)?;
         if answer.range != missing {
             let cause = format!(
@@ -363,52 +368,60 @@ impl RemoteStore {
         }
     }
 
+    /// Whether an answer is of exactly the object that was described: its version, its length and, where the
+    /// version is a weak ETag, its time.
     fn check_answer(&self, answer: &GetResult, object: &ObjectMeta) -> Result<(), Failure> {
-        let found = self.version_of(answer)?;
+        let found = self.version(&answer.meta)?;
         if found != object.version {
             return Err(Failure::changed(&found));
         }
-        if answer.meta.size != object.length {
-            return Err(Failure::passing(
-                Malformed,
-                format!(
-                    "version {found} had {} bytes before, and has {} by this answer",
-                    object.length, answer.meta.size
-                ),
-            ));
+        let (size, modified_ms) = (answer.meta.size, modified_ms_of(&answer.meta));
+        let is_of_time = is_strong_etag(&found) || modified_ms == object.last_modified_ms;
+        if size == object.length && is_of_time {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn version_of(&self, answer: &GetResult) -> Result<String, Failure> {
-        self.version(&answer.meta)
+        Err(Failure::changed(&format!(
+            "{found}, with {size} bytes and changed at {modified_ms} ms, where it had {} bytes and {} ms",
+            object.length, object.last_modified_ms
+        )))
     }
 
     /// The version of what `meta` describes.
     pub fn version(&self, meta: &object_store::ObjectMeta) -> Result<String, Failure> {
-        if let Some(tag) = meta.e_tag.as_ref().filter(|tag| !tag.is_empty()) {
-            return Ok(tag.clone());
-        }
-        let modified_ns = meta.last_modified.timestamp_nanos_opt().unwrap_or(0);
-        self.version_without_etag(meta.size, modified_ns)
+        let tag = meta.e_tag.as_deref().unwrap_or_default();
+        self.version_of(tag, meta.size, modified_ns_of(meta))
     }
 
-    fn version_without_etag(&self, size: u64, modified_ns: i64) -> Result<String, Failure> {
-        if modified_ns == 0 && !self.is_immutable {
-            return Err(Failure::lasting(
-                Invalid,
-                "the store gives it neither an ETag nor a modification time, so a change would go unseen; \
-                 if its objects never change, mount it with freshness immutable",
-            ));
+    /// The version of what has this ETag (empty: none), size and modification time (0: none).
+    fn version_of(&self, etag: &str, size: u64, modified_ns: i128) -> Result<String, Failure> {
+        if is_strong_etag(etag) {
+            return Ok(etag.to_owned());
         }
-        // No inode outside of files; the zero keeps one form.
-        Ok(format!("{size}-{modified_ns}-0"))
+        if modified_ns == 0 && !self.is_immutable {
+            let etag = if etag.is_empty() { "an" } else { "a strong" };
+            let cause = format!(
+                "the store gives it neither {etag} ETag nor a modification time, so a change would go unseen; \
+                 if its objects never change, mount it with freshness immutable"
+            );
+            return Err(Failure::lasting(Invalid, cause));
+        }
+        if etag.is_empty() {
+            // No inode outside of files; the zero keeps one form.
+            return Ok(format!("{size}-{modified_ns}-0"));
+        }
+        Ok(etag.to_owned())
     }
 }
 
-/// Whether `version` is an ETag that `If-Match` may carry (RFC 9110, 13.1.1: strong ones only).
-fn is_strong(version: &str) -> bool {
-    version.starts_with('"')
+/// Nanoseconds since the Unix epoch; 0 where unknown. Any date fits.
+fn modified_ns_of(meta: &object_store::ObjectMeta) -> i128 {
+    let modified = meta.last_modified;
+    i128::from(modified.timestamp()) * 1_000_000_000 + i128::from(modified.timestamp_subsec_nanos())
+}
+
+/// Milliseconds since the Unix epoch; 0 where unknown, or before it.
+pub(crate) fn modified_ms_of(meta: &object_store::ObjectMeta) -> u64 {
+    u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0)
 }
 
 /// The interfaces of one client: of objects, of listings in pages, of uploads in parts.
@@ -476,6 +489,7 @@ fn failure_of_chain(error: &object_store::Error) -> Failure {
         };
         return Failure {
             retry_after: refusal.retry_after,
+            is_range_refused: refusal.status == 416,
             is_worth_retrying: is_passing || kind == Malformed,
             ..Failure::lasting(kind, refusal.to_string())
         };

@@ -277,11 +277,6 @@ impl UnderStore for ShardUnderStore {
                 range,
                 leases,
             } => {
-                assert!(
-                    range.end <= object.length,
-                    "{range:?} of {} bytes",
-                    object.length
-                );
                 let fill = Fill::new(id, sink, range, leases);
                 self.runtime.spawn(async move {
                     let _count = count;

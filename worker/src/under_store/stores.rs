@@ -25,7 +25,6 @@ use super::runtime::{FetchLimits, FetchOptions};
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{MOUNTS_MAX, Mount, MountTable};
 use crate::object::{CONTENT_TYPE_BYTES_MAX, ObjectMeta, VERSION_BYTES_MAX};
-use corelane_rpc_schema::ObjectId;
 
 /// What a store says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,6 +278,14 @@ impl Stores {
         if let Err(cause) = check_key(key) {
             return (fill, Err(invalid(cause, &object.uri)));
         }
+        if fill.missing().end > object.length {
+            // A part of the fetch was asked for when the object was known with another length.
+            let length = format!("another length than {} bytes", object.length);
+            return (
+                fill,
+                Err(Failure::changed(&length).into_error(&object.uri, 0)),
+            );
+        }
         let limiter = Limiter {
             stores: self,
             store,
@@ -447,7 +454,7 @@ fn object_of(
         return Err(Failure::lasting(UnderStoreErrorKind::Malformed, cause).into_error(uri, 0));
     }
     let block_bytes = store.mount.block_bytes;
-    if length.div_ceil(u64::from(block_bytes)) > u64::from(u32::MAX) {
+    if !ObjectMeta::can_be_numbered(length, block_bytes) {
         let cause = format!(
             "its {length} bytes are more than {} blocks of {block_bytes}, the limit of the format; \
              a larger block size on the mount allows larger objects",
@@ -456,7 +463,7 @@ fn object_of(
         return Err(invalid(cause, uri));
     }
     Ok(Arc::new(ObjectMeta {
-        id: ObjectId::new(&path_key, &version, block_bytes),
+        id: ObjectMeta::id_of(&path_key, &version, length, last_modified_ms, block_bytes),
         path_key,
         uri: uri.to_owned(),
         version,

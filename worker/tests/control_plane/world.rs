@@ -47,7 +47,7 @@ impl World {
                 path.strip_prefix("/data").expect("below the mount")
             );
             let meta = ObjectMeta {
-                id: ObjectId::new(&uri, "v1", BLOCK),
+                id: ObjectId::new(&uri, "v1", *length, BLOCK),
                 path_key: uri.clone(),
                 uri,
                 version: "v1".to_owned(),

@@ -4,13 +4,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corelane_client::{Error, ErrorCode, Options};
 
-use crate::harness::{BLOCK, Bed, assert_same, content};
+use crate::harness::{BLOCK, Bed, Mount, assert_same, content};
 
 /// What the HTTP store does with requests for bytes.
 #[derive(Clone, Copy)]
@@ -265,5 +265,141 @@ fn folders_that_are_gone_or_closed_are_named_and_cached_objects_still_read() {
         .expect_err("it leads out of the mount");
     assert_eq!(error.code(), Some(ErrorCode::UnderStore), "{error}");
     assert!(error.to_string().contains("/out"), "{error}");
+    process.terminate();
+}
+
+/// One object of an HTTP store, that changes.
+#[derive(Default)]
+struct Changing {
+    bytes: Vec<u8>,
+    etag: &'static str,
+}
+
+/// A store that has this object under any name, and one modification time for all that it becomes.
+fn changing_store(changing: &Arc<Mutex<Changing>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let changing = Arc::clone(changing);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let changing = Arc::clone(&changing);
+            std::thread::spawn(move || serve_changing(stream, &changing));
+        }
+    });
+    address
+}
+
+fn serve_changing(mut stream: TcpStream, changing: &Mutex<Changing>) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let (bytes, etag) = {
+        let now = changing.lock().expect("no panic");
+        (now.bytes.clone(), now.etag)
+    };
+    let about = format!(
+        "ETag: {etag}\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nConnection: close"
+    );
+    let range = head
+        .lines()
+        .find_map(|line| line.strip_prefix("range: bytes="))
+        .and_then(|range| range.split_once('-'));
+    let (status, extra, body) = match range {
+        None => ("200 OK", String::new(), &bytes[..]),
+        Some((start, end)) => {
+            let start: usize = start.trim().parse().ok()?;
+            let end = end
+                .trim()
+                .parse::<usize>()
+                .ok()?
+                .saturating_add(1)
+                .min(bytes.len());
+            if start >= end {
+                let refusal = "HTTP/1.1 416 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                return stream.write_all(refusal.as_bytes()).ok();
+            }
+            let extra = format!(
+                "Content-Range: bytes {start}-{}/{}\r\n",
+                end - 1,
+                bytes.len()
+            );
+            ("206 Partial Content", extra, &bytes[start..end])
+        }
+    };
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status}\r\n{about}\r\n{extra}Content-Length: {length}\r\n\r\n");
+    stream.write_all(answer.as_bytes()).ok()?;
+    if !head.starts_with("head") {
+        stream.write_all(body).ok()?;
+    }
+    Some(())
+}
+
+#[test]
+fn an_object_that_changes_its_length_under_one_etag_is_served_as_it_is_over_restarts_too() {
+    let mut bed = Bed::on_disk();
+    let kinds = [
+        ("/web-strong", "http", "\"const\""),
+        ("/web-weak", "http", "W/\"const\""),
+        ("/s3-strong", "s3", "\"const\""),
+        ("/s3-weak", "s3", "W/\"const\""),
+    ];
+    let mut stores = Vec::new();
+    for (path, scheme, etag) in kinds {
+        let changing = Arc::new(Mutex::new(Changing {
+            bytes: Vec::new(),
+            etag,
+        }));
+        let address = changing_store(&changing);
+        let (uri, options) = match scheme {
+            "s3" => (
+                "s3://bucket".to_owned(),
+                format!(
+                    "endpoint = \"http://{address}\", allow_http = \"true\", region = \"nowhere\", \
+                     access_key_id = \"key\", secret_access_key = \"secret\""
+                ),
+            ),
+            _ => (
+                format!("http://{address}/files"),
+                "allow_http = \"true\"".to_owned(),
+            ),
+        };
+        bed.mounts.push(Mount {
+            path,
+            uri,
+            keys: format!("freshness = \"always-check\"\noptions = {{ {options} }}"),
+        });
+        stores.push((path, changing));
+    }
+    let mut process = bed.start();
+    for (turn, length) in [1000, 3_000_000, 1000, 17_000_000, 70_000]
+        .into_iter()
+        .enumerate()
+    {
+        let bytes = content(turn as u64, length);
+        for (_, changing) in &stores {
+            changing.lock().expect("no panic").bytes = bytes.clone();
+        }
+        for round in 0..2 {
+            for (path, _) in &stores {
+                let path = format!("{path}/object");
+                let read = process.client().read_file(&path);
+                let (_, found) = read.unwrap_or_else(|error| panic!("{path}, {length}: {error}"));
+                assert_same(&found, &bytes, &format!("{path} of {length} bytes"));
+                process.load(&path);
+            }
+            if round == 0 && turn % 2 == 0 {
+                process.kill();
+                process = bed.start();
+            } else if round == 0 {
+                process.terminate();
+                process = bed.start();
+            }
+        }
+    }
     process.terminate();
 }

@@ -382,8 +382,27 @@ impl Chaos {
             let length = self.lengths[self.prng.below(self.lengths.len() as u64) as usize];
             let now = self.crowd.io.now();
             match self.prng.below(16) {
-                0..6 => {
+                0..4 => {
                     self.origin.put(uri, length, now);
+                }
+                // The name that it has already, or had before: longer, shorter, or as long as before.
+                4..6 => {
+                    let Some(current) = self.origin.current(uri) else {
+                        continue;
+                    };
+                    let label = 1 + self.prng.below(u64::from(current.label)) as u32;
+                    let label = if self.prng.coin() {
+                        label
+                    } else {
+                        current.label
+                    };
+                    let length = match self.prng.below(4) {
+                        0 => current.length,
+                        1 => current.length / 2,
+                        2 => current.length + 1 + self.prng.below(200_000),
+                        _ => length,
+                    };
+                    self.origin.put_as(uri, Some(label), length, now);
                 }
                 6 => self.origin.delete(uri, now),
                 7 => {
@@ -447,6 +466,7 @@ impl Operator {
             uri: meta.uri.clone(),
             path: String::new(),
             version: version_number(&meta.version),
+            last_modified_ms: meta.last_modified_ms,
             length: meta.length,
             block_bytes: meta.block_bytes,
         }

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use corelane_io::Nanos;
+use corelane_io::{Nanos, PAGE_SIZE};
 use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, OpenAnswer};
 use corelane_worker::mount::{Freshness, Mount};
+use corelane_worker::object::ObjectMeta;
 use corelane_worker::under_store::{UnderStoreErrorKind, path_key};
 
 use crate::content;
@@ -30,8 +31,10 @@ pub struct Opened {
     pub uri: String,
     /// Where it was opened.
     pub path: String,
-    /// Number of the version.
+    /// What the store calls the version by.
     pub version: u32,
+    /// When it was modified.
+    pub last_modified_ms: u64,
     /// Bytes.
     pub length: u64,
     /// Bytes in a block.
@@ -101,13 +104,21 @@ impl Oracle {
         window: Range<Nanos>,
     ) -> Opened {
         let uri = mount.uri_of(path);
-        let number = version_number(&answer.version);
-        let version = self.origin.version(&uri, number);
+        let label = version_number(&answer.version);
+        let (length, modified_ms) = (answer.length, answer.last_modified_ms);
+        let versions = self.origin.meant_by(&uri, label, length, modified_ms);
+        let is_lie = self.origin.lied(&uri, label, length);
         let key = path_key(mount, path).expect("the simulation's paths are valid");
-        let id = ObjectId::new(&key, &answer.version, answer.block_bytes);
+        let id = ObjectMeta::id_of(
+            &key,
+            &answer.version,
+            answer.length,
+            answer.last_modified_ms,
+            answer.block_bytes,
+        );
         assert_eq!(
-            (answer.object, answer.length, answer.block_bytes),
-            (id, version.length, mount.block_bytes),
+            (answer.object, answer.block_bytes),
+            (id, mount.block_bytes),
             "{path}: {answer:?}"
         );
         let since = match mount.freshness {
@@ -115,28 +126,54 @@ impl Oracle {
             Freshness::MaxAge(age) => Nanos(window.start.0.saturating_sub(age.as_nanos() as u64)),
             Freshness::AlwaysCheck => window.start,
         };
+        let was_current = versions
+            .iter()
+            .any(|version| version.was_current(&(since..window.end)));
         assert!(
-            version.was_current(&(since..window.end)),
-            "{path} opened in {window:?} under {} as {version:?}",
+            was_current || is_lie,
+            "{path} opened in {window:?} under {} as {answer:?}, which may be {versions:?}",
             mount.freshness
         );
         Opened {
             id,
             uri,
             path: path.to_owned(),
-            version: number,
+            version: label,
+            last_modified_ms: modified_ms,
             length: answer.length,
             block_bytes: answer.block_bytes,
         }
     }
 
-    /// Judges the bytes of a read.
+    /// Judges the bytes of a read. Where a store calls several contents of one length by one version, each
+    /// page may be of any of them: no cache can tell them apart.
     pub fn read(&self, opened: &Opened, offset: u64, bytes: &[u8]) {
-        if let Some(place) = content::first_difference(&opened.uri, opened.version, offset, bytes) {
-            panic!(
-                "byte {place} of {opened:?} is wrong in a read of {} bytes from {offset}",
+        let Opened {
+            uri,
+            version,
+            length,
+            last_modified_ms,
+            ..
+        } = opened;
+        let meant = self
+            .origin
+            .meant_by(uri, *version, *length, *last_modified_ms);
+        let mut rest = bytes;
+        let mut start = offset;
+        while !rest.is_empty() {
+            let in_page = (PAGE_SIZE - start as usize % PAGE_SIZE).min(rest.len());
+            let (page, others) = rest.split_at(in_page);
+            let is_right = meant.iter().any(|version| {
+                content::first_difference(uri, version.number, start, page).is_none()
+            });
+            assert!(
+                is_right,
+                "the page of byte {start} of {opened:?} is wrong in a read of {} bytes from {offset}: it may be \
+                 of {meant:?}",
                 bytes.len()
             );
+            start += in_page as u64;
+            rest = others;
         }
     }
 

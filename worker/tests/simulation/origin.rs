@@ -1,9 +1,12 @@
 //! The under-store of a simulated world: objects with versions that come and go in virtual time.
 //!
+//! It may call other bytes by a version that it used before, with another length or the same, and answer a
+//! length that is none of the object's: stores do. Some of its versions are weak ETags.
+//!
 //! An [`Origin`] outlives workers; each shard talks to it through a [`SimOrigin`] of its own,
 //! which dies with its core. Every failure that it answers is written down, so that the oracle can
 //! ask for the reason of every error that a client sees. The invariant is that of the trait: bytes
-//! handed over are of exactly the version that was asked for.
+//! handed over are of exactly what was asked for, by version, length and (of a weak ETag) time.
 //!
 //! It also checks what the trait promises to a real store: leases that are the pages of the range,
 //! ranges within one stripe, and no block asked for twice at once.
@@ -45,6 +48,8 @@ pub struct Behaviour {
     pub is_snapshot: f64,
     /// Most bytes of one fetch.
     pub fetch_bytes_max: u64,
+    /// A describe answers another length than the object has.
+    pub lie: f64,
 }
 
 impl Behaviour {
@@ -58,6 +63,7 @@ impl Behaviour {
             jobs_max: 1024,
             is_snapshot: 0.5,
             fetch_bytes_max: STRIPE_BYTES,
+            lie: 0.0,
         }
     }
 }
@@ -65,8 +71,10 @@ impl Behaviour {
 /// One version of an object and when it was the current one.
 #[derive(Clone, Copy, Debug)]
 pub struct Version {
-    /// Counts from 1 for each object.
+    /// Counts from 1 for each object; its bytes follow from it.
     pub number: u32,
+    /// What the store calls it by: mostly its number, else that of a version before it.
+    pub label: u32,
     /// Bytes.
     pub length: u64,
     /// Since when.
@@ -76,6 +84,18 @@ pub struct Version {
 }
 
 impl Version {
+    /// When it was modified, as the store says.
+    pub fn last_modified_ms(&self) -> u64 {
+        1_000_000 + u64::from(self.number)
+    }
+
+    /// Whether a worker that knows this version, length and time means it.
+    pub fn is_meant_by(&self, label: u32, length: u64, last_modified_ms: u64) -> bool {
+        self.label == label
+            && self.length == length
+            && (!is_weak(label) || self.last_modified_ms() == last_modified_ms)
+    }
+
     /// Whether it was current at some time in `window`.
     pub fn was_current(&self, window: &Range<Nanos>) -> bool {
         self.since <= window.end && self.until.is_none_or(|until| until > window.start)
@@ -100,6 +120,7 @@ struct State {
     is_away: Cell<bool>,
     failed: RefCell<Vec<Failed>>,
     refused: RefCell<Vec<Nanos>>,
+    lies: RefCell<Vec<(String, u32, u64)>>,
     fetches: RefCell<BTreeMap<ObjectId, u64>>,
     fetched_at: RefCell<BTreeMap<ObjectId, Nanos>>,
     describes: Cell<u64>,
@@ -119,6 +140,7 @@ impl Origin {
             is_away: Cell::new(false),
             failed: RefCell::default(),
             refused: RefCell::default(),
+            lies: RefCell::default(),
             fetches: RefCell::default(),
             fetched_at: RefCell::default(),
             describes: Cell::new(0),
@@ -127,6 +149,11 @@ impl Origin {
 
     /// Puts an object, or another version of it; gives its number.
     pub fn put(&self, uri: &str, length: u64, now: Nanos) -> u32 {
+        self.put_as(uri, None, length, now)
+    }
+
+    /// The same under the name of an earlier version, if one is given.
+    pub fn put_as(&self, uri: &str, label: Option<u32>, length: u64, now: Nanos) -> u32 {
         let mut objects = self.0.objects.borrow_mut();
         let versions = objects.entry(uri.to_owned()).or_default();
         if let Some(last) = versions.last_mut() {
@@ -135,6 +162,7 @@ impl Origin {
         let number = versions.len() as u32 + 1;
         versions.push(Version {
             number,
+            label: label.unwrap_or(number),
             length,
             since: now,
             until: None,
@@ -172,12 +200,26 @@ impl Origin {
         last.until.is_none().then_some(*last)
     }
 
-    /// Version `number`.
-    ///
-    /// # Panics
-    /// If there never was one.
-    pub fn version(&self, uri: &str, number: u32) -> Version {
-        self.0.objects.borrow()[uri][number as usize - 1]
+    /// All that a worker may mean that knows the object at `uri` with this version, length and time.
+    pub fn meant_by(&self, uri: &str, label: u32, length: u64, modified_ms: u64) -> Vec<Version> {
+        let objects = self.0.objects.borrow();
+        let versions = objects.get(uri).into_iter().flatten();
+        versions
+            .filter(|version| version.is_meant_by(label, length, modified_ms))
+            .copied()
+            .collect()
+    }
+
+    /// Whether a length was answered for this version that it had not.
+    pub fn lied(&self, uri: &str, label: u32, length: u64) -> bool {
+        let lies = self.0.lies.borrow();
+        lies.iter()
+            .any(|lie| lie.0 == uri && (lie.1, lie.2) == (label, length))
+    }
+
+    /// Lies so far.
+    pub fn lies(&self) -> usize {
+        self.0.lies.borrow().len()
     }
 
     /// Versions of all objects so far.
@@ -416,14 +458,33 @@ impl SimOrigin {
             return Err(self.fail(&uri, UnderStoreErrorKind::NotFound));
         };
         let path_key = path_key(mount, path).expect("the simulation's paths are valid");
-        let text = version_text(version.number);
+        let text = version_text(version.label);
+        let mut length = version.length;
+        if origin.prng.chance(behaviour.lie) {
+            length = match origin.prng.below(3) {
+                0 => length / 2,
+                1 => length + 1 + origin.prng.below(1 << 20),
+                _ => (1 << 30) + origin.prng.below(1 << 20),
+            };
+            if length != version.length {
+                let lie = (uri.clone(), version.label, length);
+                origin.lies.borrow_mut().push(lie);
+            }
+        }
+        let last_modified_ms = version.last_modified_ms();
         Ok(Arc::new(ObjectMeta {
-            id: ObjectId::new(&path_key, &text, mount.block_bytes),
+            id: ObjectMeta::id_of(
+                &path_key,
+                &text,
+                length,
+                last_modified_ms,
+                mount.block_bytes,
+            ),
             path_key,
             uri,
             version: text,
-            length: version.length,
-            last_modified_ms: 1_000_000 + u64::from(version.number),
+            length,
+            last_modified_ms,
             block_bytes: mount.block_bytes,
             content_type: String::new(),
             headers: String::new(),
@@ -438,12 +499,11 @@ impl SimOrigin {
         leases: &mut VecDeque<RemoteLease>,
         behaviour: &Behaviour,
     ) -> Result<(), UnderStoreError> {
-        let number = version_number(&object.version);
         let failure = self.origin.draw_failure();
         let fails_at = self.origin.0.prng.below(leases.len() as u64 + 1) as usize;
         let is_snapshot = self.origin.0.prng.chance(behaviour.is_snapshot);
         self.wait(behaviour.latency_ns).await;
-        self.check_version(&object.uri, number)?;
+        let mut current = self.current_as(object)?;
         let mut offset = range.start;
         let count = leases.len();
         for place in 0..=count {
@@ -460,8 +520,9 @@ impl SimOrigin {
                 return Err(self.fail(&object.uri, UnderStoreErrorKind::Unavailable));
             }
             if !is_snapshot {
-                self.check_version(&object.uri, number)?;
+                current = self.current_as(object)?;
             }
+            let number = current.number;
             let mut lease = leases.pop_front().expect("counted above");
             let checksums = fill_lease(&mut lease, object, number, offset, range.end);
             offset += lease.len() as u64;
@@ -476,13 +537,18 @@ impl SimOrigin {
         Ok(())
     }
 
-    /// What `If-Match` does.
-    fn check_version(&self, uri: &str, number: u32) -> Result<(), UnderStoreError> {
+    /// The current version, if it is what is meant by `object`: what `If-Match` does, and the comparison of
+    /// the answer's length and time.
+    fn current_as(&self, object: &ObjectMeta) -> Result<Version, UnderStoreError> {
+        let uri = object.uri.as_str();
         if self.origin.0.is_away.get() {
             return Err(self.fail(uri, UnderStoreErrorKind::Unavailable));
         }
+        let label = version_number(&object.version);
         match self.origin.current(uri) {
-            Some(current) if current.number == number => Ok(()),
+            Some(current) if current.is_meant_by(label, object.length, object.last_modified_ms) => {
+                Ok(current)
+            }
             Some(_) => Err(self.fail(uri, UnderStoreErrorKind::VersionChanged)),
             None => Err(self.fail(uri, UnderStoreErrorKind::NotFound)),
         }
@@ -535,17 +601,26 @@ fn fill_lease(
     checksums
 }
 
-/// The version that the store calls number `number`.
-pub fn version_text(number: u32) -> String {
-    format!("\"v{number}\"")
+/// Whether the store gives the versions with this label weak ETags: every fourth.
+fn is_weak(label: u32) -> bool {
+    label % 4 == 3
 }
 
-/// The number of the version that is called `text`.
+/// The ETag of the versions with this label.
+pub fn version_text(label: u32) -> String {
+    let weak = if is_weak(label) { "W/" } else { "" };
+    format!("{weak}\"v{label}\"")
+}
+
+/// The label of the versions that are called `text`.
 ///
 /// # Panics
 /// If the store calls none so.
 pub fn version_number(text: &str) -> u32 {
-    let digits = text.trim_matches('"').strip_prefix('v');
+    let digits = text
+        .trim_start_matches("W/")
+        .trim_matches('"')
+        .strip_prefix('v');
     let number = digits.and_then(|digits| digits.parse().ok());
     number.unwrap_or_else(|| panic!("{text} is no version of this store"))
 }

@@ -238,5 +238,6 @@ fn behaviour(prng: &Prng) -> Behaviour {
         jobs_max: if prng.below(4) == 0 { 3 } else { 1024 },
         is_snapshot: rate(1.0),
         fetch_bytes_max: 1 << prng.between(18, 24),
+        lie: rate(0.1),
     }
 }

@@ -69,6 +69,90 @@ fn a_version_change_during_a_read_gives_the_old_or_the_new_and_no_mixture() {
 }
 
 #[test]
+fn a_version_that_comes_with_another_length_is_another_object_also_after_a_restart() {
+    let name = "a_version_that_comes_with_another_length_is_another_object_also_after_a_restart";
+    check_seeds(name, 8, |seed| {
+        let mounts = vec![mount(0, "/a", BLOCK as u32, Freshness::AlwaysCheck)];
+        let scene = Scene::new(seed, 1, mounts);
+        let prng = Prng::new(seed);
+        let uri = "https://origin.sim/a/x";
+        // Within a page, a block and a stripe, and beyond each.
+        let lengths = [
+            1000,
+            5 * BLOCK + 7,
+            40,
+            (16 << 20) + BLOCK,
+            BLOCK,
+            BLOCK + 1,
+            0,
+            1000,
+        ];
+        // Strong and weak ETags.
+        for label in [1, 3] {
+            let first = prng.below(lengths.len() as u64) as usize;
+            let ended = scene.world.block_on(async {
+                for turn in 0..lengths.len() {
+                    let cast = scene.start(1 + (turn % 3) as u16).await;
+                    for step in 0..3 {
+                        let length = lengths[(first + turn + step) % lengths.len()];
+                        scene.origin.put_as(uri, Some(label), length, cast.now());
+                        let opened = cast.open("/a/x").await;
+                        assert_eq!((opened.version, opened.length), (label, length));
+                        cast.read_all(&opened, 200_000).await;
+                        cast.load("/a/x").await;
+                        cast.read_all(&opened, 4096 * 7).await;
+                    }
+                    if turn % 2 == 0 {
+                        cast.stop(&scene.world).await;
+                    } else {
+                        cast.worker.kill(&scene.world);
+                        scene.world.kill_core(&cast.io);
+                    }
+                }
+            });
+            ended.expect("no crash is scheduled");
+        }
+    });
+}
+
+#[test]
+fn a_length_that_is_a_lie_costs_errors_and_nothing_else() {
+    let name = "a_length_that_is_a_lie_costs_errors_and_nothing_else";
+    check_seeds(name, 8, |seed| {
+        let freshness = [Freshness::AlwaysCheck, Freshness::Immutable][seed as usize % 2];
+        let scene = Scene::new(seed, 1, vec![mount(0, "/a", BLOCK as u32, freshness)]);
+        scene.put("/a/x", 5 * BLOCK + 7);
+        let ended = scene.world.block_on(async {
+            let cast = scene.start(2).await;
+            let behave = |lie| {
+                let behaviour = Behaviour {
+                    lie,
+                    ..Behaviour::calm()
+                };
+                scene.origin.set_behaviour(behaviour);
+            };
+            behave(1.0);
+            for _ in 0..10 {
+                let opened = cast.open("/a/x").await;
+                let range = 0..opened.length.min(BLOCK);
+                let read = cast.crowd.read(&cast.lane, &opened, range).await;
+                assert!(read.is_none(), "{opened:?}");
+            }
+            assert!(scene.origin.lies() > 0);
+            behave(0.0);
+            // What was remembered of a lie goes with the first read.
+            let lied = cast.open("/a/x").await;
+            let range = 0..lied.length.min(BLOCK);
+            let _ = cast.crowd.read(&cast.lane, &lied, range).await;
+            let opened = cast.open("/a/x").await;
+            assert_eq!(opened.length, 5 * BLOCK + 7);
+            cast.read_all(&opened, BLOCK).await;
+        });
+        ended.expect("no crash is scheduled");
+    });
+}
+
+#[test]
 fn many_readers_of_one_block_make_one_request() {
     check_seeds("many_readers_of_one_block_make_one_request", 10, |seed| {
         let scene = Scene::new(

@@ -150,7 +150,7 @@ impl Bed {
 pub fn object(number: u32, length: u64) -> Arc<ObjectMeta> {
     let path_key = format!("s3://bucket/object-{number:05}");
     Arc::new(ObjectMeta {
-        id: ObjectId::new(&path_key, "1", BLOCK_BYTES),
+        id: ObjectId::new(&path_key, "1", length, BLOCK_BYTES),
         uri: path_key.clone(),
         path_key,
         version: "1".to_owned(),

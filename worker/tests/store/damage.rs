@@ -61,6 +61,79 @@ fn a_wrong_page_is_a_counted_miss_and_the_block_leaves() {
 }
 
 #[test]
+fn a_block_that_is_shorter_than_its_object_is_said_to_be_is_a_miss_and_leaves() {
+    let bed = Bed::new(22, Faults::none(), 1, 32);
+    let shard = bed.open_one();
+    let short = object(1, 1000);
+    bed.run(async {
+        assert_eq!(shard.append(&short, 0), Ok(()));
+        shard.store.flush().await;
+        let id = short.block(0);
+        // First pages and counts of pages, none of which the block has.
+        for (first, pages) in [(0, 16), (1, 1), (15, 1), (u32::MAX, 1), (u32::MAX - 15, 16)] {
+            let entry = shard.store.lookup(id).expect("kept");
+            let frame = shard.pool.take().expect("a free frame");
+            let lease = frame.lease(0..pages).expect("vacant pages");
+            let read = shard.store.read(id, entry, first, lease).await;
+            assert!(matches!(read, Err(ReadError::Gone)), "{first}+{pages}");
+            assert!(shard.store.lookup(id).is_none(), "{first}+{pages}");
+            assert_eq!(shard.append(&short, 0), Ok(()), "it can come again");
+            shard.store.flush().await;
+        }
+        assert!(matches!(shard.read(&short, 0).await, Some(Ok(()))));
+    });
+}
+
+#[test]
+fn a_device_with_objects_of_two_lengths_under_one_id_opens_and_serves_what_fits() {
+    // As ids without the length left them.
+    for (before, after) in [
+        (1000, 300_000),
+        (300_000, 1000),
+        (70_000, 200_000),
+        (0, 5000),
+    ] {
+        let bed = Bed::new(23, Faults::none(), 1, 32);
+        let shard = bed.open_one();
+        let old = object(1, before);
+        let new = std::sync::Arc::new(corelane_worker::object::ObjectMeta {
+            length: after,
+            ..old.as_ref().clone()
+        });
+        bed.run(async {
+            for meta in [&old, &new, &old] {
+                shard.append_all(meta).await;
+                shard.store.flush().await;
+            }
+            shard.store.close().await;
+        });
+        bed.world.crash();
+        for _ in 0..2 {
+            let shard = bed.open_one();
+            bed.run(async {
+                for meta in [&old, &new] {
+                    for block in 0..meta.blocks() {
+                        let Some(entry) = shard.store.lookup(meta.block(block)) else {
+                            continue;
+                        };
+                        let known = shard.store.object(meta.id).expect("a block's object");
+                        assert_eq!(entry.length, known.block_length(block));
+                        let frame = shard.pool.take().expect("a free frame");
+                        let lease = frame.lease(0..16).expect("vacant pages");
+                        // Fits or not: an answer.
+                        let _ = shard.store.read(meta.block(block), entry, 0, lease).await;
+                    }
+                }
+                shard.append_all(&new).await;
+                shard.store.flush().await;
+                shard.store.close().await;
+            });
+            bed.world.crash();
+        }
+    }
+}
+
+#[test]
 fn damage_in_any_page_of_the_regions_loses_blocks_and_nothing_else() {
     let random = Prng::new(21);
     for seed in 0..60 {

@@ -4,10 +4,12 @@
 mod changes;
 mod files;
 mod harness;
+mod identities;
 mod listing_model;
 mod listings;
 mod origin;
 mod origin_faults;
 mod origins;
+mod redirects;
 mod s3_server;
 mod stores;

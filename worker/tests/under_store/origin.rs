@@ -29,6 +29,8 @@ pub enum Manner {
     OtherRange,
     /// The right bytes, of an object that is said to be longer.
     OtherTotal,
+    /// The right bytes, with this as `Content-Range`.
+    ContentRange(&'static str),
     /// The whole object, as if no range had been asked for.
     RangeIgnored,
     /// Nothing at all.
@@ -61,7 +63,10 @@ pub enum WriteManner {
 pub struct Stored {
     pub bytes: Vec<u8>,
     pub etag: Option<String>,
+    /// Empty: not said.
     pub modified: &'static str,
+    /// The length that a HEAD is answered with, if not the object's.
+    pub head_length: Option<u64>,
     /// For GETs, the next one first; after the last one it stays.
     pub manners: Vec<Manner>,
 }
@@ -72,6 +77,7 @@ pub fn stored(bytes: Vec<u8>, etag: &str) -> Stored {
         bytes,
         etag: Some(format!("\"{etag}\"")),
         modified: "Sun, 06 Nov 1994 08:49:37 GMT",
+        head_length: None,
         manners: vec![Manner::Good],
     }
 }
@@ -83,6 +89,12 @@ struct State {
     /// Ranges of the GETs, by path.
     gets: BTreeMap<String, Vec<Range<u64>>>,
     lists: usize,
+    /// All requests.
+    requests: usize,
+    /// Requests for paths that begin so are sent elsewhere: to this and the path.
+    redirects: Vec<(String, String)>,
+    /// `If-Match` of the GETs.
+    if_match: Vec<String>,
     /// For writes, the next one first; after the last one it stays.
     write_manners: Vec<WriteManner>,
     writes: usize,
@@ -175,6 +187,26 @@ impl Origin {
         state.objects.get(path).map(|object| object.bytes.clone())
     }
 
+    /// Answers requests for paths that begin with `prefix` with a redirect to the same path behind `to`.
+    pub fn redirect(&self, prefix: &str, to: &str) {
+        let redirect = (prefix.to_owned(), to.to_owned());
+        self.state
+            .lock()
+            .expect("no panic")
+            .redirects
+            .push(redirect);
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> usize {
+        self.state.lock().expect("no panic").requests
+    }
+
+    /// What the GETs so far carried as `If-Match`.
+    pub fn if_match(&self) -> Vec<String> {
+        self.state.lock().expect("no panic").if_match.clone()
+    }
+
     pub fn lists(&self) -> usize {
         self.state.lock().expect("no panic").lists
     }
@@ -236,6 +268,19 @@ async fn answer(
     let Some(asked) = read_request(&mut stream).await else {
         return Ok(());
     };
+    let elsewhere = {
+        let mut state = state.lock().expect("no panic");
+        state.requests += 1;
+        let mut redirects = state.redirects.iter();
+        let found = redirects.find(|(prefix, _)| asked.path.starts_with(prefix.as_str()));
+        found.map(|(_, to)| format!("{to}{}", asked.path))
+    };
+    if let Some(location) = elsewhere {
+        let head = format!(
+            "HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        return stream.write_all(head.as_bytes()).await;
+    }
     if asked.is_write {
         return write(&mut stream, state, &asked).await;
     }
@@ -268,8 +313,12 @@ async fn answer(
         .get("range")
         .and_then(|text| parse_range(text, total))
         .unwrap_or(0..total);
+    if !asked.is_head && range.start >= range.end {
+        return refuse(&mut stream, 416, None).await;
+    }
     if asked.is_head {
-        let head = head_of(&object, "200 OK", total, "");
+        let length = object.head_length.unwrap_or(total);
+        let head = head_of(&object, "200 OK", length, "");
         return stream.write_all(head.as_bytes()).await;
     }
     let manner = {
@@ -279,6 +328,9 @@ async fn answer(
             .entry(asked.path.clone())
             .or_default()
             .push(range.clone());
+        if let Some(etag) = asked.headers.get("if-match") {
+            state.if_match.push(etag.clone());
+        }
         let manners = &mut state
             .objects
             .get_mut(&asked.path)
@@ -415,6 +467,11 @@ async fn misbehave(
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(&body).await?;
         }
+        Manner::ContentRange(text) => {
+            let head = partial(length, format!("Content-Range: {text}\r\n"));
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await?;
+        }
         Manner::RangeIgnored => {
             stream
                 .write_all(head_of(object, "200 OK", total, "").as_bytes())
@@ -432,10 +489,13 @@ fn head_of(object: &Stored, status: &str, length: u64, extra: &str) -> String {
         .etag
         .as_ref()
         .map_or_else(String::new, |etag| format!("ETag: {etag}\r\n"));
+    let modified = match object.modified {
+        "" => String::new(),
+        modified => format!("Last-Modified: {modified}\r\n"),
+    };
     format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nLast-Modified: {}\r\n\
-         Content-Type: text/plain\r\nConnection: close\r\n{etag}{extra}\r\n",
-        object.modified
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{modified}\
+         Content-Type: text/plain\r\nConnection: close\r\n{etag}{extra}\r\n"
     )
 }
 

@@ -19,8 +19,9 @@ use super::{
     Aborted, OriginBody, OriginHeaders, Origins, Target, head, payload_of, put, repeat_of,
 };
 use crate::mount::Mount;
+use crate::object::is_strong_etag;
 use crate::under_store::files::{FileTree, blocking};
-use crate::under_store::remote::RemoteStore;
+use crate::under_store::remote::{RemoteStore, modified_ms_of};
 use crate::under_store::stores::Backend;
 
 /// Pieces that wait between the reading and the writing end of a copy.
@@ -269,11 +270,11 @@ fn read(from: &Work, key: &str, found: &Head, range: Range<u64>) -> OriginBody {
         return OriginBody::whole(Bytes::new());
     }
     let (sender, body) = OriginBody::channel(Some(length), PIECES);
-    let (work, key, etag) = (from.clone(), key.to_owned(), found.etag.clone());
+    let (work, key, found) = (from.clone(), key.to_owned(), found.clone());
     tokio::spawn(async move {
         let result = match &work.store.backend {
-            Backend::Files(tree) => read_file(tree, &key, &etag, range, &sender).await,
-            Backend::Remote(remote) => read_remote(remote, &key, &etag, range, &sender).await,
+            Backend::Files(tree) => read_file(tree, &key, &found.etag, range, &sender).await,
+            Backend::Remote(remote) => read_remote(remote, &key, &found, range, &sender).await,
         };
         match result {
             Ok(()) => sender.end(),
@@ -328,13 +329,14 @@ async fn read_file(
 async fn read_remote(
     remote: &RemoteStore,
     key: &str,
-    etag: &str,
+    found: &Head,
     range: Range<u64>,
     sender: &BodySender,
 ) -> Result<(), Fault> {
     let path = remote.cloud_path(key)?;
+    let is_vouched = is_strong_etag(&found.etag);
     let options = GetOptions {
-        if_match: etag.starts_with('"').then(|| etag.to_owned()),
+        if_match: is_vouched.then(|| found.etag.clone()),
         range: Some(GetRange::Bounded(range)),
         ..GetOptions::default()
     };
@@ -342,6 +344,14 @@ async fn read_remote(
     let answer = remote
         .answered(remote.client().get_opts(&path, options), patience)
         .await?;
+    let is_of_time = is_vouched || modified_ms_of(&answer.meta) == found.last_modified_ms;
+    let etag = answer.meta.e_tag.as_deref().unwrap_or_default();
+    if etag != found.etag || answer.meta.size != found.length || !is_of_time {
+        return Err(Fault::lasting(
+            OriginErrorKind::PreconditionFailed,
+            "it changed",
+        ));
+    }
     let mut chunks = answer.into_stream();
     loop {
         match tokio::time::timeout(patience, chunks.next()).await {

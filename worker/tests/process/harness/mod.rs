@@ -6,7 +6,7 @@ pub mod http;
 pub mod lane;
 pub mod process;
 
-pub use bed::{BLOCK, Bed};
+pub use bed::{BLOCK, Bed, Mount};
 pub use content::{Random, assert_same, content};
 pub use http::{Http, HttpAnswer};
 pub use lane::{Answer, Lane, owner};
