@@ -25,7 +25,7 @@ use crate::under_store::UnderStore;
 const LOAD_BLOCKS: usize = 16;
 
 /// Blocks looked up between two yields: some 100 µs.
-const LOOKUPS_PER_TURN: usize = 1024;
+pub(super) const LOOKUPS_PER_TURN: usize = 1024;
 
 /// How often a block is offered again to a device that takes no more.
 const LOAD_RETRY: Duration = Duration::from_millis(5);

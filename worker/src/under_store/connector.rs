@@ -131,7 +131,7 @@ fn refused(refusal: Refusal) -> HttpError {
 }
 
 /// Where a redirect points to: scheme, host and port alone, since the rest may carry a signature.
-fn place_of_redirect(headers: &HeaderMap) -> String {
+pub(crate) fn place_of_redirect(headers: &HeaderMap) -> String {
     let location = headers
         .get("location")
         .and_then(|value| value.to_str().ok());

@@ -513,6 +513,45 @@ fn copies_are_objects_of_their_own() {
 }
 
 #[test]
+fn a_part_that_is_a_range_ends_where_it_says_or_is_refused() {
+    let scene = Scene::on(Bed::on_disk());
+    let bytes = content(8, 3 * BLOCK);
+    written(&scene.ask(put("source", "", &bytes)));
+    let begun = scene.ask(with_body("POST", "/data/parts?uploads", "", b""));
+    let id = begun.element("UploadId");
+    let mut part = |range: &str| {
+        scene.ask(request(
+            "PUT",
+            &format!("/data/parts?partNumber=1&uploadId={id}"),
+            &format!(
+                "x-amz-copy-source: /data/source\r\nx-amz-copy-source-range: {range}\r\nContent-Length: 0\r\n"
+            ),
+        ))
+    };
+    for range in [
+        "bytes=0-18446744073709551615",
+        "bytes=0-18446744073709551614",
+        "bytes=0-99999999999999999999999",
+        "bytes=18446744073709551615-18446744073709551615",
+        &format!("bytes=0-{}", bytes.len()),
+    ] {
+        part(range).assert_error(416, "InvalidRange");
+    }
+    let last = bytes.len() - 1;
+    let copied = part(&format!("bytes=1-{last}"));
+    assert_eq!(copied.status, 200, "{copied:?}");
+    let document = format!(
+        "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{}</ETag></Part></CompleteMultipartUpload>",
+        copied.element("ETag")
+    );
+    let target = format!("/data/parts?uploadId={id}");
+    let completed = scene.ask(with_body("POST", &target, "", document.as_bytes()));
+    assert_eq!(completed.status, 200, "{completed:?}");
+    assert_same(&scene.ask(get("/data/parts")).body, &bytes[1..], "the part");
+    scene.terminate();
+}
+
+#[test]
 fn an_upload_in_parts_is_there_when_it_is_completed_and_not_before() {
     let scene = Scene::open();
     let part_bytes = 5 << 20;

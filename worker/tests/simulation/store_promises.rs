@@ -98,9 +98,9 @@ fn a_version_that_comes_with_another_length_is_another_object_also_after_a_resta
                         scene.origin.put_as(uri, Some(label), length, cast.now());
                         let opened = cast.open("/a/x").await;
                         assert_eq!((opened.version, opened.length), (label, length));
-                        cast.read_all(&opened, 200_000).await;
+                        cast.read_all(&opened, 1 << 18).await;
                         cast.load("/a/x").await;
-                        cast.read_all(&opened, 4096 * 7).await;
+                        cast.read_all(&opened, 1 << 15).await;
                     }
                     if turn % 2 == 0 {
                         cast.stop(&scene.world).await;

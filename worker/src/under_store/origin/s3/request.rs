@@ -258,9 +258,12 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
     if status.is_redirection() {
         let region = text_of(headers, "x-amz-bucket-region");
         let cause = match region {
-            "" => format!(
-                "the store answered {status} and points elsewhere: the endpoint or region is wrong"
-            ),
+            "" => {
+                let place = crate::under_store::connector::place_of_redirect(headers);
+                format!(
+                    "the store answered {status} and points to {place}: the endpoint or region is wrong"
+                )
+            }
             region => {
                 format!("the bucket is in the region {region}: set the mount's option `region`")
             }
