@@ -376,7 +376,7 @@ fn an_object_that_changes_its_length_under_one_etag_is_served_as_it_is_over_rest
         stores.push((path, changing));
     }
     let mut process = bed.start();
-    for (turn, length) in [1000, 3_000_000, 1000, 17_000_000, 70_000]
+    for (turn, length) in [1000, 3_000_000, 1001, 17_000_000, 70_000]
         .into_iter()
         .enumerate()
     {
@@ -390,7 +390,6 @@ fn an_object_that_changes_its_length_under_one_etag_is_served_as_it_is_over_rest
                 let read = process.client().read_file(&path);
                 let (_, found) = read.unwrap_or_else(|error| panic!("{path}, {length}: {error}"));
                 assert_same(&found, &bytes, &format!("{path} of {length} bytes"));
-                process.load(&path);
             }
             if round == 0 && turn % 2 == 0 {
                 process.kill();

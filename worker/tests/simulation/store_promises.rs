@@ -71,7 +71,7 @@ fn a_version_change_during_a_read_gives_the_old_or_the_new_and_no_mixture() {
 #[test]
 fn a_version_that_comes_with_another_length_is_another_object_also_after_a_restart() {
     let name = "a_version_that_comes_with_another_length_is_another_object_also_after_a_restart";
-    check_seeds(name, 8, |seed| {
+    check_seeds(name, 4, |seed| {
         let mounts = vec![mount(0, "/a", BLOCK as u32, Freshness::AlwaysCheck)];
         let scene = Scene::new(seed, 1, mounts);
         let prng = Prng::new(seed);
@@ -91,7 +91,7 @@ fn a_version_that_comes_with_another_length_is_another_object_also_after_a_resta
         for label in [1, 3] {
             let first = prng.below(lengths.len() as u64) as usize;
             let ended = scene.world.block_on(async {
-                for turn in 0..lengths.len() {
+                for turn in 0..4 {
                     let cast = scene.start(1 + (turn % 3) as u16).await;
                     for step in 0..3 {
                         let length = lengths[(first + turn + step) % lengths.len()];
@@ -99,8 +99,12 @@ fn a_version_that_comes_with_another_length_is_another_object_also_after_a_resta
                         let opened = cast.open("/a/x").await;
                         assert_eq!((opened.version, opened.length), (label, length));
                         cast.read_all(&opened, 1 << 18).await;
-                        cast.load("/a/x").await;
-                        cast.read_all(&opened, 1 << 15).await;
+                        // Not all of them fit the device together.
+                        let meta = cast.worker.describe(0, "/a/x").await.expect("alive");
+                        let meta = meta.expect("the store is there");
+                        let loaded = cast.worker.load(&meta).await.expect("alive");
+                        loaded.expect("the store is there");
+                        cast.read_all(&opened, 1 << 18).await;
                     }
                     if turn % 2 == 0 {
                         cast.stop(&scene.world).await;
