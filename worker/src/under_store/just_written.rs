@@ -61,9 +61,12 @@ fn counted(length: u64) -> u64 {
 impl JustWritten {
     /// Room for a body of `length` bytes, if there is any. There is nothing to keep of an empty one.
     pub fn keep(&self, length: u64) -> Option<Keeping> {
+        // The length is what a client announces: nothing is added to it before it is known to be small.
+        if length == 0 || length > OBJECT_BYTES_MAX {
+            return None;
+        }
         let mut state = lock(&self.0);
-        let fits = state.bytes + counted(length) <= TOTAL_BYTES_MAX;
-        if length == 0 || length > OBJECT_BYTES_MAX || !fits {
+        if state.bytes + counted(length) > TOTAL_BYTES_MAX {
             return None;
         }
         state.bytes += counted(length);
@@ -220,6 +223,9 @@ mod tests {
         let all = JustWritten::default();
         assert!(all.keep(0).is_none());
         assert!(all.keep(OBJECT_BYTES_MAX + 1).is_none());
+        let held = all.keep(1).expect("room");
+        assert!(all.keep(u64::MAX).is_none(), "beside another one, too");
+        drop(held);
         let many: Vec<Keeping> = std::iter::from_fn(|| all.keep(OBJECT_BYTES_MAX)).collect();
         assert_eq!(many.len() as u64, TOTAL_BYTES_MAX / OBJECT_BYTES_MAX);
         drop(many);

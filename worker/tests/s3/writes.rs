@@ -519,7 +519,7 @@ fn a_part_that_is_a_range_ends_where_it_says_or_is_refused() {
     written(&scene.ask(put("source", "", &bytes)));
     let begun = scene.ask(with_body("POST", "/data/parts?uploads", "", b""));
     let id = begun.element("UploadId");
-    let mut part = |range: &str| {
+    let part = |range: &str| {
         scene.ask(request(
             "PUT",
             &format!("/data/parts?partNumber=1&uploadId={id}"),

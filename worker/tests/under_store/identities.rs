@@ -174,11 +174,9 @@ fn a_length_that_is_none_of_the_objects_is_refused_when_bytes_come() {
                 );
                 let found = shard.describe(&mount, "/m/object").expect("described");
                 assert_eq!(found.length, head_length);
-                let mut ranges = vec![0..head_length.min(1 << 20)];
-                if head_length > 1 << 20 {
-                    ranges.push((1 << 20)..(1 << 20) + 4096);
-                }
-                for range in ranges {
+                let first = 0..head_length.min(1 << 20);
+                let behind = (head_length > 1 << 20).then_some((1 << 20)..(1 << 20) + 4096);
+                for range in std::iter::once(first).chain(behind) {
                     let fetched = shard.fetch(&mount, &found, range.clone());
                     let error = fetched.result.expect_err("another length");
                     let kind = error.kind;
