@@ -23,6 +23,10 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Bytes of the trailer block, which holds a checksum or a few and a signature.
 pub const TRAILER_BYTES_MAX: usize = 2048;
 
+/// Least bytes of data in a chunk, the last one aside: S3's own limit. Smaller chunks cost the receiver a
+/// slice and a signature for a few bytes each.
+pub const CHUNK_BYTES_MIN: u64 = 8192;
+
 /// Sixteen digits are all of a `u64`.
 const SIZE_DIGITS_MAX: usize = 16;
 
@@ -35,6 +39,8 @@ pub struct Decoder {
     has_trailer: bool,
     /// Of the decoded data that is still to come.
     left: u64,
+    /// Whether the last chunk with data was one that only the last may be.
+    had_small_chunk: bool,
     state: State,
     /// The line or the trailer block under way, without its end.
     line: Vec<u8>,
@@ -68,6 +74,7 @@ impl Decoder {
             signer,
             has_trailer,
             left: decoded_length,
+            had_small_chunk: false,
             state: State::ChunkLine,
             line: Vec::new(),
             trailer_bytes: 0,
@@ -82,7 +89,8 @@ impl Decoder {
     ///
     /// # Errors
     /// `SignatureDoesNotMatch` for a chunk or trailer with another signature, `IncompleteBody` for
-    /// an end before the announced length, `InvalidRequest` for framing that is broken, too long or
+    /// an end before the announced length, `InvalidChunkSizeError` for a chunk behind one of less than
+    /// [`CHUNK_BYTES_MIN`] bytes, `InvalidRequest` for framing that is broken, too long or
     /// goes on behind its end. What was given out before is void then.
     pub fn push(&mut self, mut input: Bytes, out: &mut Vec<Bytes>) -> Result<(), Error> {
         while !input.is_empty() {
@@ -190,6 +198,16 @@ impl Decoder {
             broken("it has more data than x-amz-decoded-content-length announces")
         })?;
         if size > 0 {
+            if self.had_small_chunk {
+                return Err(Error::new(
+                    ErrorCode::InvalidChunkSizeError,
+                    format_args!(
+                        "Only the last chunk is allowed to have a size less than {CHUNK_BYTES_MIN} bytes: \
+                         buffer the body before it is sent"
+                    ),
+                ));
+            }
+            self.had_small_chunk = size < CHUNK_BYTES_MIN;
             self.state = State::Data { left: size };
             return Ok(());
         }

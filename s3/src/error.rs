@@ -53,6 +53,7 @@ error_codes! {
     InvalidAccessKeyId = "InvalidAccessKeyId", 403;
     InvalidArgument = "InvalidArgument", 400;
     InvalidBucketName = "InvalidBucketName", 400;
+    InvalidChunkSizeError = "InvalidChunkSizeError", 403;
     InvalidDigest = "InvalidDigest", 400;
     InvalidPart = "InvalidPart", 400;
     InvalidPartOrder = "InvalidPartOrder", 400;

@@ -95,12 +95,14 @@ fn data_of_a_chunk_is_given_out_before_the_chunk_ends_and_without_a_copy() {
 
 #[test]
 fn forged_swapped_and_dropped_chunks_are_found() {
-    let chunks = [vec![1; 100], vec![2; 100]];
+    const CHUNK: usize = CHUNK_BYTES_MIN as usize;
+    let chunks = [vec![1; CHUNK], vec![2; CHUNK]];
     let coded = encode(&chunks, Some(ChunkSigner::of_the_example()), None);
     let decoder = |length| Decoder::new(Some(ChunkSigner::of_the_example()), false, length);
-    assert!(decode(decoder(200), &coded, 13).is_ok());
-    let line = "64;chunk-signature=".len() + 64 + 2;
-    let chunk = line + 102;
+    let (one, both) = (CHUNK as u64, 2 * CHUNK as u64);
+    assert!(decode(decoder(both), &coded, 13).is_ok());
+    let line = "2000;chunk-signature=".len() + 64 + 2;
+    let chunk = line + CHUNK + 2;
     let mut swapped = coded[chunk..2 * chunk].to_vec();
     swapped.extend_from_slice(&coded[..chunk]);
     swapped.extend_from_slice(&coded[2 * chunk..]);
@@ -111,16 +113,52 @@ fn forged_swapped_and_dropped_chunks_are_found() {
     let mut signature = coded.clone();
     signature[line - 3] ^= 1;
     for (coded, length) in [
-        (swapped, 200),
-        (dropped, 100),
-        (data, 200),
-        (signature, 200),
+        (swapped, both),
+        (dropped, one),
+        (data, both),
+        (signature, both),
     ] {
         let error = decode(decoder(length), &coded, 50).expect_err("forged");
         assert_eq!(error.code, ErrorCode::SignatureDoesNotMatch);
     }
     let unsigned = encode(&chunks, None, None);
-    assert!(decode(decoder(200), &unsigned, 50).is_err());
+    assert!(decode(decoder(both), &unsigned, 50).is_err());
+}
+
+#[test]
+fn only_the_last_chunk_may_be_small() {
+    const CHUNK: usize = CHUNK_BYTES_MIN as usize;
+    for is_signed in [false, true] {
+        let signer = || is_signed.then(ChunkSigner::of_the_example);
+        let code = |lengths: &[usize]| {
+            let chunks: Vec<Vec<u8>> = lengths.iter().map(|length| vec![3; *length]).collect();
+            let coded = encode(&chunks, signer(), None);
+            let decoder = Decoder::new(signer(), false, chunks.concat().len() as u64);
+            let decoded = decode(decoder, &coded, 1000);
+            decoded.map(|_| ()).map_err(|error| error.code)
+        };
+        let refused = Err(ErrorCode::InvalidChunkSizeError);
+        for lengths in [&[][..], &[1], &[CHUNK, 1], &[CHUNK, CHUNK + 1, CHUNK - 1]] {
+            assert_eq!(code(lengths), Ok(()), "{lengths:?}");
+        }
+        for lengths in [
+            &[1, 1][..],
+            &[CHUNK - 1, CHUNK],
+            &[CHUNK, 1, CHUNK],
+            &[1; 1000],
+        ] {
+            assert_eq!(code(lengths), refused, "{lengths:?}");
+        }
+    }
+}
+
+#[test]
+fn a_byte_of_data_never_comes_in_more_slices_than_it_has_large_chunks() {
+    // What is refused gives out no more than the slices of the chunks before it.
+    let coded = Bytes::from("1\r\nx\r\n".repeat(10_000));
+    let mut out = Vec::new();
+    let pushed = Decoder::new(None, true, 10_000).push(coded, &mut out);
+    assert!(pushed.is_err() && out.len() == 1, "{}", out.len());
 }
 
 #[test]
@@ -231,11 +269,16 @@ fn broken_framing_is_refused() {
 proptest! {
     #[test]
     fn any_chunking_and_any_splitting_decode_to_the_data(
-        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 0..6),
-        piece in 1usize..200,
+        mut chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 0..6),
+        piece in 1usize..2000,
         is_signed: bool,
         has_trailer: bool,
     ) {
+        let large = chunks.len().saturating_sub(1);
+        for chunk in &mut chunks[..large] {
+            let length = chunk.len() + CHUNK_BYTES_MIN as usize - 1;
+            chunk.resize(length, 0xa5);
+        }
         let signer = || is_signed.then(ChunkSigner::of_the_example);
         let trailer = has_trailer.then_some(("x-amz-checksum-sha1", "v"));
         let coded = encode(&chunks, signer(), trailer);

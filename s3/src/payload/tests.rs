@@ -31,7 +31,7 @@ const STREAMED: &str = "Transfer-Encoding: chunked\r\nContent-Encoding: aws-chun
     x-amz-decoded-content-length: 9\r\nx-amz-trailer: x-amz-checksum-crc64nvme\r\n";
 
 fn streamed(trailer: &str) -> Vec<u8> {
-    format!("4\r\n1234\r\n5\r\n56789\r\n0\r\n{trailer}\r\n").into_bytes()
+    format!("9\r\n123456789\r\n0\r\n{trailer}\r\n").into_bytes()
 }
 
 #[test]
