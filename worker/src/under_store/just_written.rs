@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::fill::Fill;
 use super::limits::lock;
@@ -24,6 +24,9 @@ const TOTAL_BYTES_MAX: u64 = 64 << 20;
 /// What an object counts for at least: its entry, its name, and the memory that its pieces round up to.
 const OBJECT_BYTES_MIN: u64 = 4 << 10;
 
+/// Bytes of a buffer that a body is copied into; the last one of a body is as long as its rest.
+const BUFFER_BYTES: u64 = 256 << 10;
+
 /// Path key, and ETag without its quotes.
 type Version = (String, String);
 
@@ -38,11 +41,21 @@ struct State {
 pub(crate) struct JustWritten(Arc<Mutex<State>>);
 
 /// The bytes of a body, kept while it is written. They count until this is dropped.
+///
+/// They are copied: a piece may be a few bytes of a long buffer, or one of a million, and what counts is
+/// the length of the body.
 #[derive(Debug)]
 pub struct Keeping {
     all: JustWritten,
     length: u64,
+    /// Full buffers.
     pieces: Vec<Bytes>,
+    /// The buffer that is being filled.
+    filling: BytesMut,
+    /// Of the body, to be pushed yet.
+    left: u64,
+    /// More was pushed than the body has.
+    is_too_long: bool,
 }
 
 /// A version whose bytes are handed out until this is dropped.
@@ -74,6 +87,9 @@ impl JustWritten {
             all: self.clone(),
             length,
             pieces: Vec::new(),
+            filling: BytesMut::new(),
+            left: length,
+            is_too_long: false,
         })
     }
 
@@ -119,8 +135,33 @@ fn version_of(path_key: &str, etag: &str) -> Version {
 
 impl Keeping {
     /// Keeps the next piece of the body.
-    pub fn push(&mut self, piece: &Bytes) {
-        self.pieces.push(piece.clone());
+    pub fn push(&mut self, piece: &[u8]) {
+        self.is_too_long |= piece.len() as u64 > self.left;
+        if self.is_too_long {
+            return;
+        }
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if self.filling.capacity() == 0 {
+                self.filling = BytesMut::with_capacity(self.left.min(BUFFER_BYTES) as usize);
+            }
+            // Not the capacity, which the allocator may round up.
+            let room = (BUFFER_BYTES - self.filling.len() as u64).min(self.left) as usize;
+            let (taken, left) = rest.split_at(rest.len().min(room));
+            self.filling.extend_from_slice(taken);
+            self.left -= taken.len() as u64;
+            rest = left;
+            if taken.len() == room {
+                self.pieces.push(std::mem::take(&mut self.filling).freeze());
+            }
+        }
+    }
+
+    /// Memory that is held, in bytes.
+    #[cfg(test)]
+    fn held_bytes(&self) -> usize {
+        let full: usize = self.pieces.iter().map(Bytes::len).sum();
+        full + self.filling.capacity() + self.pieces.capacity() * size_of::<Bytes>()
     }
 
     /// Hands the bytes out from now on: the origin has written them to the object at `path_key` and
@@ -129,7 +170,7 @@ impl Keeping {
         let pieces: Arc<[Bytes]> = std::mem::take(&mut self.pieces).into();
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let is_named = !etag.trim_matches('"').is_empty() && !etag.starts_with("W/");
-        if length != self.length || !is_named {
+        if length != self.length || self.is_too_long || !is_named {
             return None;
         }
         let version = version_of(path_key, etag);
@@ -216,6 +257,38 @@ mod tests {
             assert!(kept(&all, &["abc"], etag).is_none(), "{etag}");
         }
         assert_eq!(lock(&all.0).bytes, 0);
+    }
+
+    #[test]
+    fn pieces_of_a_byte_take_the_memory_of_the_body_and_keep_no_buffer_of_theirs() {
+        let all = JustWritten::default();
+        let length = (1 << 20) + 77;
+        let mut keeping = all.keep(length).expect("room");
+        let whole: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+        for byte in &whole {
+            // A byte of a wire buffer, which goes when nobody holds a slice of it.
+            let wire = Bytes::from(vec![*byte; 64]);
+            keeping.push(&wire.slice(7..8));
+            assert!(wire.is_unique());
+            assert!(keeping.held_bytes() as u64 <= length + 4096);
+        }
+        let kept = keeping.confirmed("file:///d/o", "\"v\"").expect("whole");
+        assert_eq!(kept.pieces.concat(), whole);
+        assert_eq!(kept.pieces.len() as u64, length.div_ceil(BUFFER_BYTES));
+    }
+
+    #[test]
+    fn a_body_that_sends_nothing_holds_nothing_and_one_that_sends_too_much_no_more() {
+        let all = JustWritten::default();
+        let mut keeping = all.keep(OBJECT_BYTES_MAX).expect("room");
+        assert_eq!(keeping.held_bytes(), 0);
+        keeping.push(&[1]);
+        assert!(keeping.held_bytes() as u64 <= BUFFER_BYTES + 4096);
+        let mut keeping = all.keep(10).expect("room");
+        keeping.push(&[1; 10]);
+        keeping.push(&[1; 1000]);
+        assert!(keeping.held_bytes() <= 4096);
+        assert!(keeping.confirmed("file:///d/o", "\"v\"").is_none());
     }
 
     #[test]
