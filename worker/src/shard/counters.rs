@@ -108,6 +108,8 @@ counters! {
     s3_reads_under_store,
     /// Prefetches not begun because too many were under way.
     prefetches_refused,
+    /// Prefetches of the first blocks of an object only, because the cache has no more room for any.
+    prefetches_cut,
     /// Lanes opened.
     lanes_opened,
     /// Connections refused because too many were open.

@@ -85,9 +85,18 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self: &Rc<Self>,
         object: &Arc<ObjectMeta>,
     ) -> Result<Loaded, DescribeError> {
+        self.load_first(object, usize::MAX).await
+    }
+
+    /// The same for the first of these blocks, at most `blocks_max`.
+    pub(super) async fn load_first(
+        self: &Rc<Self>,
+        object: &Arc<ObjectMeta>,
+        blocks_max: usize,
+    ) -> Result<Loaded, DescribeError> {
         let known = self.known_for(object);
         let mut loaded = Loaded::default();
-        let mut blocks = self.own_blocks(object);
+        let mut blocks = self.own_blocks(object).take(blocks_max);
         let mut under_way = FuturesUnordered::new();
         let mut is_stalled = false;
         loop {
@@ -127,7 +136,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             return Ok(loaded);
         }
         // What the store took may have found no room when it was written.
-        let gone = self.bytes_gone(object).await;
+        let gone = self.bytes_gone(object, blocks_max).await;
         let more = gone.saturating_sub(loaded.bytes_not_kept);
         let of_fetched = more.min(loaded.bytes_fetched);
         loaded.bytes_fetched -= of_fetched;
@@ -166,10 +175,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         )
     }
 
-    /// Bytes of the blocks of `object` that this shard owns and does not have on a device.
-    async fn bytes_gone(&self, object: &ObjectMeta) -> u64 {
+    /// Bytes of the first blocks of `object` that this shard owns and does not have on a device.
+    async fn bytes_gone(&self, object: &ObjectMeta, blocks_max: usize) -> u64 {
         let mut gone = 0;
-        for (number, index) in self.own_blocks(object).enumerate() {
+        for (number, index) in self.own_blocks(object).take(blocks_max).enumerate() {
             if number % LOOKUPS_PER_TURN == LOOKUPS_PER_TURN - 1 {
                 self.io.yield_now().await;
             }

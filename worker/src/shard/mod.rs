@@ -40,6 +40,7 @@ pub mod look_up;
 pub mod message;
 pub mod metadata;
 pub mod object_read;
+mod prefetch;
 pub mod read;
 pub mod read_ahead;
 pub mod request;
@@ -81,6 +82,7 @@ use look_up::Lookups;
 use look_up::compute::Compute;
 use message::Message;
 use metadata::Metadata;
+use prefetch::PrefetchBudget;
 use read_ahead::ReadAhead;
 use request::{ShardLimits, ShardRequest};
 use signal::Signal;
@@ -232,6 +234,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     is_stopping: Cell<bool>,
     /// Objects on their way in because clients of the S3 face asked for it.
     prefetches: RefCell<HashSet<ObjectId>>,
+    /// How much they may bring.
+    prefetch_budget: PrefetchBudget,
     slow: RefCell<SlowLog>,
     /// What look-ups know.
     pub lookups: Lookups,
@@ -373,6 +377,7 @@ async fn start<I: Io, U: UnderStore>(
             stopped: RefCell::new(None),
             is_stopping: Cell::new(false),
             prefetches: RefCell::default(),
+            prefetch_budget: PrefetchBudget::default(),
             slow: RefCell::new(SlowLog::default()),
             derived: RefCell::default(),
             lookups: Lookups::new(tuning.lookup, setup.compute, u64::from(setup.shard.0) + 1),

@@ -17,6 +17,7 @@ use super::Shard;
 use super::gather::pieces;
 use super::message::{GetQuestion, Got, RemoteRead, Said};
 use super::metadata::Known;
+use super::prefetch::PrefetchRoom;
 use super::read::error;
 use crate::cache::frames::FRAME_BYTES;
 use crate::mount::{AccessSet, Freshness, Mount, MountId};
@@ -26,6 +27,9 @@ use crate::under_store::{UnderStore, path_key};
 /// Objects that a shard prefetches at a time because clients asked for it: with more, a client that
 /// asks for a whole bucket would keep everyone else's fetches waiting.
 const PREFETCHES_MAX: usize = 64;
+
+/// Stripes of an object whose owners are looked up for a prefetch: some 100 µs. Of more, each shard has its part.
+const STRIPES_COUNTED_MAX: u32 = 1024;
 
 /// The read of some bytes of an object, as the data plane would ask for them.
 pub(crate) fn read_of(known: &Known, offset: u64, length: u32) -> ReadRequest {
@@ -237,8 +241,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
-    /// Begins to bring this shard's blocks of an object in.
+    /// Begins to bring this shard's blocks of an object in: the first of them where its budget does not reach
+    /// for all.
     pub(super) fn load_in_background(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {
+        let blocks = self.own_blocks_about(meta);
+        if blocks == 0 {
+            return;
+        }
         {
             let mut prefetches = self.prefetches.borrow_mut();
             if prefetches.contains(&meta.id) {
@@ -250,13 +259,36 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             }
             prefetches.insert(meta.id);
         }
+        let block_bytes = u64::from(meta.block_bytes);
+        let room = PrefetchRoom::of(&self.store.devices(), self.shards);
+        let served = self.counters.bytes_served.get();
+        let wanted = blocks * block_bytes;
+        let granted = self.prefetch_budget.take(wanted, served, room);
+        if granted < wanted {
+            self.counters.prefetches_cut.increase();
+        }
+        let blocks = usize::try_from(granted / block_bytes).unwrap_or(usize::MAX);
         let (shard, meta) = (Rc::clone(self), Arc::clone(meta));
         self.io.spawn(Priority::Background, async move {
-            if let Err(error) = shard.load(&meta).await {
-                tracing::debug!(object = meta.uri, %error, "an object was not prefetched");
-            }
+            let fetched = match shard.load_first(&meta, blocks).await {
+                Ok(loaded) => loaded.bytes_fetched + loaded.bytes_not_kept,
+                Err(error) => {
+                    tracing::debug!(object = meta.uri, %error, "an object was not prefetched");
+                    granted
+                }
+            };
+            shard.prefetch_budget.ended(granted, fetched);
             shard.prefetches.borrow_mut().remove(&meta.id);
         });
+    }
+
+    /// How many blocks of an object this shard owns; of a very long one about.
+    fn own_blocks_about(&self, meta: &ObjectMeta) -> u64 {
+        if meta.stripes() > STRIPES_COUNTED_MAX {
+            let blocks = meta.length.div_ceil(u64::from(meta.block_bytes));
+            return blocks.div_ceil(u64::from(self.shards));
+        }
+        self.own_blocks(meta).count() as u64
     }
 
     /// The first bytes of what `question` asks for, if they are this shard's to give: to the end of
