@@ -49,6 +49,10 @@ const GAUGES: &[(&str, &str)] = &[
     ("device_regions_free", "Of them, free."),
     ("lanes_open", "Open lanes."),
     ("s3_connections_open", "Open connections of the S3 face."),
+    (
+        "s3_writes_uncertain",
+        "Writes that their under-store did not confirm and may carry out yet, or mounts of very many.",
+    ),
     ("tier_frames", "Frames of the DRAM tier."),
     ("tier_frames_used", "Of them, in use."),
     ("fills_under_way", "Blocks that are being fetched."),

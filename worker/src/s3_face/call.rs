@@ -5,6 +5,7 @@
 //! ended, so that nothing of it is kept anywhere.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection::{Connection, Gone};
 use super::connections::Phase;
-use super::gateway::Answered;
+use super::gateway::{Answered, Ticket};
 use super::transport::Received;
 use crate::mount::Mount;
 use crate::under_store::UnderStore;
@@ -31,9 +32,18 @@ pub const BODY_PIECES_MAX: usize = 4;
 /// Bytes that are gathered into a piece: fewer would cost a wake-up of another thread each.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Bytes of a body that have to come between two looks at the clock: half a KiB a second is slower than
-/// any network that has not failed.
-const PROGRESS_BYTES: usize = 16 << 10;
+/// Bytes of a body that have to come between two looks at the clock, at the least: half a KiB a second is
+/// slower than any network that has not failed.
+const PROGRESS_BYTES_MIN: u64 = 16 << 10;
+
+/// The same at the most: 35 KB/s, as little as a modem's line of 300 kbit/s.
+const PROGRESS_BYTES_MAX: u64 = 1 << 20;
+
+/// A body has so many such times, an hour in all.
+const PROGRESS_PARTS: u64 = 120;
+
+/// What a body without a length counts as.
+const LENGTH_UNKNOWN: u64 = 8 << 20;
 
 /// What a call is for.
 pub enum Task {
@@ -58,6 +68,8 @@ pub struct Call {
     pub mount: Option<Arc<Mount>>,
     /// Who calls.
     pub caller: Caller,
+    /// Where from.
+    pub peer: IpAddr,
     /// What the body must be.
     pub payload: Option<PayloadSpec>,
     /// Where it ends.
@@ -90,6 +102,8 @@ pub struct Response {
     pub error: Option<ErrorCode>,
     /// After how long to try again.
     pub retry_after_s: Option<u32>,
+    /// The place of its call, which ends when the client has taken the answer.
+    pub(super) held: Option<Ticket>,
 }
 
 impl Response {
@@ -125,6 +139,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     pub(super) async fn call(&mut self, call: Call) -> Result<(), Gone> {
         self.watched.enter(Phase::Working, self.shard.io.now());
         let (framing, expects_continue) = (call.framing, call.expects_continue);
+        let progress_bytes = progress_bytes(&call);
         let (bucket, key) = (call.bucket.clone(), call.key.clone());
         let (pieces, body) = mpsc::channel(BODY_PIECES_MAX);
         let mut answer = match self.face.shared.gateway.start(call, body) {
@@ -139,17 +154,25 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         if expects_continue {
             self.send_continue().await?;
         }
-        let early = self.pass_body(framing, pieces, &mut answer).await?;
+        let early = self
+            .pass_body(framing, progress_bytes, pieces, &mut answer)
+            .await?;
         self.watched.enter(Phase::Working, self.shard.io.now());
         let response = match early {
             Some(response) => response,
             None => settled(answer.await),
         };
+        let mut held = None;
         match response {
-            Ok(response) => self.answer_with(&response),
+            Ok(mut response) => {
+                held = response.held.take();
+                self.answer_with(&response);
+            }
             Err(error) => self.answer_error(&error, &bucket, &key),
         }
-        self.flush().await
+        let sent = self.flush().await;
+        drop(held);
+        sent
     }
 
     /// Passes the body on. An answer that comes before its end is given back; the connection ends
@@ -157,13 +180,15 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     async fn pass_body(
         &mut self,
         framing: Framing,
+        progress_bytes: u64,
         pieces: mpsc::Sender<BodyPiece>,
         answer: &mut Answered,
     ) -> Result<Option<Result<Response, Error>>, Gone> {
         let mut reader = BodyReader::new(framing);
         let mut gathered = BytesMut::new();
         let mut input = Received::Tls(std::mem::take(&mut self.held));
-        let mut arrived = 0;
+        // Since when bytes are waited for, the time aside in which they were not, and how many came.
+        let (mut since, mut arrived) = (self.shard.io.now(), 0);
         loop {
             let mut rest: &[u8] = &input;
             let read = read_all(&mut reader, &mut rest, &mut gathered);
@@ -177,12 +202,15 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             let is_complete = reader.is_complete();
             if gathered.len() >= PIECE_BYTES || is_complete && !gathered.is_empty() {
                 let piece = BodyPiece::Bytes(gathered.split().freeze());
-                self.watched.enter(Phase::Working, self.shard.io.now());
+                let began = self.shard.io.now();
+                self.watched.enter(Phase::Working, began);
                 if pieces.send(piece).await.is_err() {
                     self.closes |= !is_complete;
                     self.unwanted = Some(reader);
                     return Ok(Some(settled(answer.await)));
                 }
+                // The client may not have sent while it was not received.
+                since = since.plus(self.shard.io.now().since(began));
             }
             if is_complete {
                 // A gateway that wants nothing of the body has dropped its end.
@@ -190,10 +218,10 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return Ok(None);
             }
             // A byte now and then is not a body that goes on.
-            if self.watched.phase() != Phase::Body || arrived >= PROGRESS_BYTES {
-                self.watched.enter(Phase::Body, self.shard.io.now());
-                arrived = 0;
+            if arrived >= progress_bytes {
+                (since, arrived) = (self.shard.io.now(), 0);
             }
+            self.watched.enter(Phase::Body, since);
             input = futures::select_biased! {
                 early = (&mut *answer).fuse() => {
                     self.closes = true;
@@ -205,9 +233,19 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             if input.is_empty() {
                 return Err(Gone);
             }
-            arrived += input.len();
+            arrived += input.len() as u64;
         }
     }
+}
+
+/// Bytes of the body of `call` that have to come between two looks at the clock.
+fn progress_bytes(call: &Call) -> u64 {
+    let announced = call.payload.as_ref().and_then(PayloadSpec::length);
+    let length = match call.framing {
+        Framing::Length(length) => length,
+        Framing::None | Framing::Chunked => announced.unwrap_or(LENGTH_UNKNOWN),
+    };
+    (length / PROGRESS_PARTS).clamp(PROGRESS_BYTES_MIN, PROGRESS_BYTES_MAX)
 }
 
 fn read_all(

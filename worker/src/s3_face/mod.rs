@@ -133,6 +133,11 @@ impl<S: corelane_io::Stream> Face<S> {
         *self.buckets.borrow_mut() = Rc::new(Buckets::of_mounts(mounts));
     }
 
+    /// Writes of all cores whose outcome is not known, and mounts that stand for many of them.
+    pub fn writes_uncertain(&self) -> u64 {
+        self.shared.gateway.writes_uncertain()
+    }
+
     fn buckets(&self) -> Rc<Buckets> {
         Rc::clone(&self.buckets.borrow())
     }

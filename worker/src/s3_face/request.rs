@@ -212,6 +212,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             key: target.key.clone().into_owned(),
             mount: Some(Arc::clone(&bucket.mount)),
             caller,
+            peer: self.transport.peer().ip(),
             payload: None,
             framing: Framing::None,
             expects_continue: false,
@@ -255,6 +256,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             expects_continue: head.expects_continue,
             task: Task::Operation(operation),
             caller,
+            peer: self.transport.peer().ip(),
         })))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use corelane_io::{Io, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{BlockId, Stripe};
+use corelane_rpc_schema::{BlockId, ShardId, Stripe};
 use tokio::sync::oneshot;
 
 use super::Shard;
@@ -143,6 +143,23 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     reply(answer, ());
                 });
             }
+            ShardRequest::MountWritten {
+                number,
+                since,
+                mount,
+                path_key_prefix,
+                answer,
+            } => {
+                self.metadata
+                    .borrow_mut()
+                    .begin_mount_written(&path_key_prefix, number);
+                self.in_background(async move |shard| {
+                    shard
+                        .forget_written_mount(&mount, &path_key_prefix, (since, number))
+                        .await;
+                    reply(answer, ());
+                });
+            }
             ShardRequest::BringIn {
                 mount,
                 path,
@@ -224,6 +241,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             (
                 "s3_connections_open",
                 self.s3.as_ref().map_or(0, |face| face.connections.len()) as u64,
+            ),
+            (
+                "s3_writes_uncertain",
+                // The face's, not a shard's: one of them says it.
+                self.s3
+                    .as_ref()
+                    .filter(|_| self.id == ShardId(0))
+                    .map_or(0, |face| face.writes_uncertain()),
             ),
             ("tier_frames", tier.pool().frames() as u64),
             ("tier_frames_used", tier.len() as u64),

@@ -165,6 +165,35 @@ impl Paths {
         }
     }
 
+    /// Forgets what was learned below `prefix` from the write `since` on and before `number`, of the paths in
+    /// these places; gives their path keys.
+    fn forget_since(
+        &mut self,
+        prefix: &str,
+        (since, number): (u64, u64),
+        places: std::ops::Range<usize>,
+    ) -> Vec<Box<str>> {
+        let places = places.start.min(self.homes.len())..places.end.min(self.homes.len());
+        let mut gone = Vec::new();
+        for home in self.homes.range(places) {
+            let Some(seen) = self.by_home.get_mut(home) else {
+                continue;
+            };
+            let is_meant = matches!(seen, Seen::Object { .. })
+                && (since..number).contains(&seen.write())
+                && seen.path_key().starts_with(prefix);
+            if is_meant {
+                let path_key: Box<str> = seen.path_key().into();
+                gone.push(path_key.clone());
+                *seen = Seen::Forgotten {
+                    path_key,
+                    write: number,
+                };
+            }
+        }
+        gone
+    }
+
     fn forget_path(&mut self, path_key: &str) {
         if let Some(seen) = self.by_home.get_mut(&home_of(path_key))
             && seen.path_key() == path_key
@@ -195,7 +224,13 @@ pub struct Metadata {
     objects_max: usize,
     /// The last write that this shard was told of. Shards are told of them in one order.
     last_write: u64,
+    /// The last write of objects whose paths are not known. What was asked for before it may be of before
+    /// a write, and is not remembered.
+    last_mount_write: u64,
 }
+
+/// Paths that are looked at between two yields when many are forgotten: some 100 µs.
+const FORGOTTEN_AT_ONCE: usize = 1024;
 
 impl Metadata {
     /// Remembers at most `objects_max` objects by path and as many by id.
@@ -209,6 +244,7 @@ impl Metadata {
             jobs: HashMap::new(),
             objects_max,
             last_write: 0,
+            last_mount_write: 0,
         }
     }
 
@@ -263,6 +299,9 @@ impl Metadata {
     }
 
     fn see(&mut self, known: Rc<Known>, at: Nanos, write: u64) {
+        if write < self.last_mount_write {
+            return;
+        }
         let home = known.meta.id.home;
         self.paths.note(home, Seen::Object { known, at, write });
     }
@@ -328,6 +367,39 @@ impl Metadata {
         self.elsewhere.forget_path(path_key);
         // Whoever asked goes on with the answer; nobody joins them, and it is not noted.
         self.under_way.remove(path_key);
+    }
+
+    /// Objects whose path keys begin with `prefix` may have been written, by the write `number`: the answers
+    /// to questions that are under way do not count. [`Metadata::mount_written`] does the rest.
+    pub fn begin_mount_written(&mut self, prefix: &str, number: u64) {
+        assert!(
+            number > self.last_write,
+            "writes are told in their order: {number} after {}",
+            self.last_write
+        );
+        (self.last_write, self.last_mount_write) = (number, number);
+        self.under_way.retain(|key, _| !key.starts_with(prefix));
+    }
+
+    /// Forgets part of what was learned below `prefix` after the write `since` and before `number`: of the paths
+    /// that were noted before the one in place `end`, so that a bounded number is looked at. Gives the path
+    /// keys whose home this shard is, and the next `end`; zero when all were looked at.
+    pub fn mount_written(
+        &mut self,
+        prefix: &str,
+        (since, number): (u64, u64),
+        end: usize,
+    ) -> (Vec<Box<str>>, usize) {
+        let places = self.paths.homes.len().max(self.elsewhere.homes.len());
+        let end = end.min(places);
+        // From the newest to the oldest: those that leave meanwhile leave at the other end.
+        let places = end.saturating_sub(FORGOTTEN_AT_ONCE)..end;
+        let next = places.start;
+        let gone = self
+            .paths
+            .forget_since(prefix, (since, number), places.clone());
+        self.elsewhere.forget_since(prefix, (since, number), places);
+        (gone, next)
     }
 
     /// The object with id `object`, if it is remembered.
@@ -825,6 +897,53 @@ mod tests {
         metadata.forget(&object("a", "2"));
         metadata.see(known("1"), Nanos(1), 6);
         assert_eq!(version(&metadata), None);
+    }
+
+    #[test]
+    fn a_write_of_a_mount_forgets_what_was_learned_since_and_nothing_else() {
+        let mut metadata = Metadata::new(1 << 16);
+        let known = |key: &str| Rc::new(Known::new(object(key, "1"), MountId(0)));
+        let fresh = |metadata: &Metadata, key: &str| {
+            let found = metadata.fresh(home_of(key), key, Freshness::Immutable, Nanos(9));
+            found.is_some()
+        };
+        let keys: Vec<String> = (0..5000)
+            .map(|number| format!("s3://lake/{number}"))
+            .collect();
+        metadata.see(known("s3://lake/before"), Nanos(0), 2);
+        metadata.written("s3://lake/other-write", 3);
+        for key in &keys {
+            metadata.see(known(key), Nanos(0), 3);
+        }
+        metadata.see(known("s3://lakes/other"), Nanos(0), 3);
+        metadata.learn(known("s3://lake/elsewhere"), Nanos(0), 3);
+        metadata.begin_mount_written("s3://lake/", 4);
+        // Asked before, answered afterwards.
+        metadata.see(known("s3://lake/late"), Nanos(0), 3);
+        assert!(!fresh(&metadata, "s3://lake/late"));
+        let (mut gone, mut end, mut parts) = (Vec::new(), usize::MAX, 0);
+        while end > 0 {
+            let (some, next) = metadata.mount_written("s3://lake/", (3, 4), end);
+            gone.extend(some);
+            end = next;
+            parts += 1;
+            // Noted meanwhile, and asked after the write.
+            metadata.see(known(&format!("s3://lake/new-{parts}")), Nanos(1), 4);
+        }
+        assert!(parts > 4, "in parts");
+        assert_eq!(gone.len(), keys.len());
+        assert!(keys.iter().all(|key| !fresh(&metadata, key)));
+        assert!(keys.iter().all(|key| metadata.is_forgotten(key)));
+        assert!(fresh(&metadata, "s3://lake/before") && fresh(&metadata, "s3://lakes/other"));
+        assert!(fresh(&metadata, "s3://lake/new-1"));
+        let elsewhere = home_of("s3://lake/elsewhere");
+        let found = metadata.fresh_elsewhere(
+            elsewhere,
+            "s3://lake/elsewhere",
+            Freshness::Immutable,
+            Nanos(9),
+        );
+        assert!(found.is_none());
     }
 
     #[test]

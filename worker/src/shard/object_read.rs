@@ -204,6 +204,28 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
+    /// Forgets what was learned of objects below a prefix after the write `since`, and frees it as
+    /// [`Shard::free_written`] does. Yields between parts: there may be hundreds of thousands.
+    pub(super) async fn forget_written_mount(
+        self: &Rc<Self>,
+        mount: &Mount,
+        path_key_prefix: &str,
+        (since, number): (u64, u64),
+    ) {
+        let mut end = usize::MAX;
+        while end > 0 {
+            let gone;
+            (gone, end) =
+                self.metadata
+                    .borrow_mut()
+                    .mount_written(path_key_prefix, (since, number), end);
+            for path_key in gone {
+                self.free_written(mount, &path_key).await;
+            }
+            self.io.yield_now().await;
+        }
+    }
+
     /// Takes this shard's blocks of an object that was written a moment ago into the cache, as if they
     /// had been read. What memory is too busy for is left to its first reader.
     pub(super) async fn bring_in(self: &Rc<Self>, mount: &Arc<Mount>, path: &str) {

@@ -72,6 +72,20 @@ pub enum ShardRequest {
         /// Gets a note once nobody is answered from before any more.
         answer: oneshot::Sender<()>,
     },
+    /// Objects of a mount may have been written: what was learned of them after the write `since` is
+    /// forgotten. Sent to all shards, in the order of the writes' numbers.
+    MountWritten {
+        /// The write's number.
+        number: u64,
+        /// Number of the last write before the first that is meant.
+        since: u64,
+        /// The mount.
+        mount: Arc<Mount>,
+        /// What the path keys of its objects begin with.
+        path_key_prefix: Box<str>,
+        /// Gets a note once nobody is answered from before any more.
+        answer: oneshot::Sender<()>,
+    },
     /// The object at `path` was written a moment ago, and its bytes are at hand: this shard's blocks of
     /// it go into the cache, as if they had been read. Sent to all shards.
     BringIn {

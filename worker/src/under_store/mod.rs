@@ -14,8 +14,10 @@ pub mod origin;
 pub mod retry;
 pub mod runtime;
 pub mod stores;
+pub mod writer;
 
 mod connector;
+mod fair_gate;
 mod files;
 mod fill;
 mod http_client;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 use super::counters::{MountCounters, MountCounts};
+use super::fair_gate::{FairGate, FairPass};
 use super::files::FileTree;
 use super::fill::Fill;
 use super::just_written::JustWritten;
@@ -22,6 +23,7 @@ use super::own_writes::OwnWrites;
 use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchLimits, FetchOptions};
+use super::writer::Writer;
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{MOUNTS_MAX, Mount, MountTable};
 use crate::object::{CONTENT_TYPE_BYTES_MAX, ObjectMeta, VERSION_BYTES_MAX};
@@ -54,7 +56,7 @@ pub(crate) struct MountStore {
     pub backend: Backend,
     gate: Gate,
     /// Of requests that are as slow as the clients that send their bodies: they keep no reader waiting.
-    body_gate: Gate,
+    body_gate: FairGate,
     bucket: Bucket,
     pub counters: Arc<MountCounters>,
 }
@@ -64,7 +66,7 @@ pub(crate) struct MountStore {
 pub(crate) struct Stores {
     pub options: FetchOptions,
     gate: Gate,
-    body_gate: Gate,
+    body_gate: FairGate,
     bucket: Bucket,
     /// By path of the mount.
     stores: Mutex<HashMap<String, Arc<MountStore>>>,
@@ -79,11 +81,17 @@ pub(crate) struct Limiter<'a> {
     store: &'a MountStore,
 }
 
+/// Of the mount and of all.
+enum Passes {
+    Request { _passes: (Pass, Pass) },
+    Body { _passes: (FairPass, FairPass) },
+}
+
 /// The right to have one request in flight, counted when it ends.
 pub(crate) struct RequestPass<'a> {
     store: &'a MountStore,
     started: Instant,
-    _passes: (Pass, Pass),
+    _passes: Passes,
 }
 
 impl Drop for RequestPass<'_> {
@@ -107,19 +115,19 @@ impl<'a> Limiter<'a> {
             self.stores.gate.enter().await,
         );
         tries.excuse(asked.elapsed());
-        self.begin(passes)
+        self.begin(Passes::Request { _passes: passes })
     }
 
-    /// The same for a request whose body a client sends meanwhile.
-    pub async fn enter_with_body(&self) -> RequestPass<'a> {
+    /// The same for a request whose body `writer` sends meanwhile, or this worker where there is none.
+    pub async fn enter_with_body(&self, writer: Option<&Arc<Writer>>) -> RequestPass<'a> {
         let passes = (
-            self.store.body_gate.enter().await,
-            self.stores.body_gate.enter().await,
+            self.store.body_gate.enter(writer).await,
+            self.stores.body_gate.enter(writer).await,
         );
-        self.begin(passes)
+        self.begin(Passes::Body { _passes: passes })
     }
 
-    fn begin(&self, passes: (Pass, Pass)) -> RequestPass<'a> {
+    fn begin(&self, passes: Passes) -> RequestPass<'a> {
         self.store.counters.request();
         RequestPass {
             store: self.store,
@@ -144,7 +152,7 @@ impl Stores {
     pub fn new(options: FetchOptions) -> Self {
         Stores {
             gate: Gate::new(options.limits.requests_in_flight_max),
-            body_gate: Gate::new(options.limits.requests_in_flight_max),
+            body_gate: FairGate::new(options.limits.requests_in_flight_max),
             bucket: Bucket::new(options.limits.bytes_per_second),
             stores: Mutex::default(),
             just_written: JustWritten::default(),
@@ -378,7 +386,7 @@ impl MountStore {
             backend,
             gate: Gate::new(own.requests_in_flight_max.unwrap_or(in_flight_max)),
             // A body that is written to a file takes a thread for a piece at a time only.
-            body_gate: Gate::new(
+            body_gate: FairGate::new(
                 own.requests_in_flight_max
                     .unwrap_or(limits.requests_in_flight_max),
             ),

@@ -104,7 +104,9 @@ impl World {
                     },
                 );
             }
-            ShardRequest::Written { answer, .. } | ShardRequest::BringIn { answer, .. } => {
+            ShardRequest::Written { answer, .. }
+            | ShardRequest::MountWritten { answer, .. }
+            | ShardRequest::BringIn { answer, .. } => {
                 give(answer, ());
             }
             ShardRequest::Describe { path, answer } => {

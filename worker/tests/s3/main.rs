@@ -13,6 +13,7 @@ mod logs;
 mod pipelining;
 mod reads;
 mod scene;
+mod shares;
 mod signing;
 mod tls;
 mod versions;

@@ -8,20 +8,24 @@
 //! |---|---|
 //! | `body` | from bytes of a request to verified bytes of an object |
 //! | `buckets` | buckets themselves |
+//! | `calls` | which calls are admitted |
 //! | `listing` | listings of objects |
 //! | `objects` | single objects: put, copy, delete, markers |
 //! | `uploads` | multipart uploads |
 //! | `failure` | from an origin's failure to S3's error |
+//! | `uncertain` | writes of unknown outcome |
 
 mod body;
 mod buckets;
+mod calls;
 mod failure;
 mod listing;
 mod objects;
+mod uncertain;
 mod uploads;
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Instant;
 
 use corelane_s3::credentials::Verb;
 use corelane_s3::head::Framing;
@@ -30,27 +34,37 @@ use corelane_s3::payload::PayloadSpec;
 use corelane_s3::sigv4::Caller;
 use corelane_s3::{Error, ErrorCode};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::buckets::may;
 use super::call::{BodyPiece, Call, Response, Task};
-use crate::control_plane::shards::{ANSWER_DEADLINE, Shards};
+use crate::control_plane::shards::{ANSWER_DEADLINE, AskError, Shards};
 use crate::mount::{Mount, MountTable};
 use crate::shard::request::ShardRequest;
 use crate::under_store::listing::Listings;
 use crate::under_store::origin::{Origins, held_bytes_max};
 use crate::under_store::path_key;
 use crate::under_store::runtime::FetchRuntime;
+use crate::under_store::writer::{Client, Writer};
+use body::Body;
+use calls::{Calls, Load};
+
+pub(super) use calls::Ticket;
+
+use uncertain::{Check, LOOK_INTERVAL, UncertainWrites};
 
 /// Calls under way with a body, and without one, of all cores: writers who take their time keep nobody from
-/// listing. A body may hold a few pieces, 2 MiB at most.
-const CALLS_MAX: usize = 512;
-
-/// When readers are made to ask anew after a write whose outcome nobody knows.
-const OUTCOME_PAUSES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
+/// listing. A body may hold a few pieces, 2 MiB at most. How much of it a key may have says [`calls`].
+const CALLS_MAX: usize = 1024;
 
 /// Memory of all bodies that are under way together, in KiB.
 const BODIES_KIB_MAX: usize = 512 << 10;
+
+/// Memory of all answers to listings that are under way together or wait for their clients, in KiB.
+const ANSWERS_KIB_MAX: usize = 512 << 10;
+
+/// Memory of an entry in such an answer: a key of 1,024 bytes with every byte escaped, and what is said of it.
+const ENTRY_BYTES_MAX: u64 = 4 << 10;
 
 /// Most memory of the pieces of a body between the stages.
 const STREAM_BYTES: u64 = 2 << 20;
@@ -62,10 +76,8 @@ pub type Answered = oneshot::Receiver<Result<Response, Error>>;
 pub struct Gateway {
     handle: Handle,
     inner: Arc<Inner>,
-    calls: Arc<Semaphore>,
-    calls_with_body: Arc<Semaphore>,
-    /// KiB for bodies.
-    memory: Arc<Semaphore>,
+    calls: Arc<Calls>,
+    calls_with_body: Arc<Calls>,
 }
 
 /// What every call needs.
@@ -77,6 +89,7 @@ struct Inner {
     mounts: RwLock<Arc<MountTable>>,
     /// What clients are told of it.
     region: String,
+    uncertain: Arc<UncertainWrites>,
 }
 
 /// A call and what its operation works on.
@@ -86,7 +99,7 @@ struct Request {
     key: String,
     caller: Caller,
     payload: Option<PayloadSpec>,
-    body: mpsc::Receiver<BodyPiece>,
+    body: Body,
 }
 
 impl Gateway {
@@ -103,18 +116,28 @@ impl Gateway {
         } else {
             region
         };
+        let handle = runtime.runtime_handle();
+        let inner = Arc::new(Inner {
+            origins: Origins::new(runtime, listings),
+            shards,
+            writes: Mutex::new(0),
+            mounts: RwLock::new(mounts),
+            region: region.to_owned(),
+            uncertain: Arc::default(),
+        });
+        let uncertain = Arc::clone(&inner.uncertain);
+        handle.spawn(check_uncertain(uncertain, Arc::downgrade(&inner)));
         Gateway {
-            handle: runtime.runtime_handle(),
-            inner: Arc::new(Inner {
-                origins: Origins::new(runtime, listings),
-                shards,
-                writes: Mutex::new(0),
-                mounts: RwLock::new(mounts),
-                region: region.to_owned(),
+            handle,
+            inner,
+            calls: Calls::new(Load {
+                calls: CALLS_MAX,
+                kib: ANSWERS_KIB_MAX,
             }),
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
-            calls_with_body: Arc::new(Semaphore::new(CALLS_MAX)),
-            memory: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            calls_with_body: Calls::new(Load {
+                calls: CALLS_MAX,
+                kib: BODIES_KIB_MAX,
+            }),
         }
     }
 
@@ -128,6 +151,12 @@ impl Gateway {
         *current = Arc::clone(mounts);
     }
 
+    /// Writes whose outcome is not known, and mounts that stand for many of them.
+    pub fn writes_uncertain(&self) -> u64 {
+        let (keys, mounts) = self.inner.uncertain.len();
+        (keys + mounts) as u64
+    }
+
     /// Starts a call, whose body comes through `body`.
     ///
     /// # Errors
@@ -139,22 +168,19 @@ impl Gateway {
         } else {
             &self.calls
         };
-        let kib = if has_body {
-            memory_of(&call).div_ceil(1024) as u32
-        } else {
-            0
-        };
-        let permits = Arc::clone(calls)
-            .try_acquire_owned()
-            .and_then(|call| Ok((call, Arc::clone(&self.memory).try_acquire_many_owned(kib)?)));
-        let Ok(permit) = permits else {
+        let key = call.caller.key.as_ref().map_or("", |key| key.name.as_str());
+        let client = Client::new(key, call.peer);
+        let writer = Arc::new(Writer::new(client.clone()));
+        let kib = memory_of(&call).div_ceil(1024) as usize;
+        let sender = has_body.then_some(&writer);
+        let Some(ticket) = calls.admit(&client, kib, sender) else {
             return Err(Error {
                 retry_after_s: Some(1),
                 ..Error::new(
                     ErrorCode::SlowDown,
                     format!(
-                        "{CALLS_MAX} such calls or {} MiB of bodies are under way on this worker; reduce your \
-                         request rate",
+                        "this worker has {CALLS_MAX} places for such calls and {} MiB for their bodies, and yours \
+                         have their share of both; reduce your request rate",
                         BODIES_KIB_MAX >> 10
                     ),
                 )
@@ -176,11 +202,19 @@ impl Gateway {
             key,
             caller,
             payload,
-            body,
+            body: Body {
+                pieces: body,
+                writer: Some(writer),
+            },
         };
         self.handle.spawn(async move {
-            let _permit = permit;
-            let answered = request.answer(task, mount).await;
+            let mut answered = request.answer(task, mount).await;
+            // What is long to answer is held until the client has taken it.
+            if let Ok(response) = &mut answered
+                && !has_body
+            {
+                response.held = Some(ticket);
+            }
             // The client may be gone.
             let _ = answer.send(answered);
         });
@@ -188,11 +222,20 @@ impl Gateway {
     }
 }
 
-/// Memory that the body of `call` may come to need, in bytes.
+/// Memory that the body of `call` may come to need, or its answer where it is a listing, in bytes.
 fn memory_of(call: &Call) -> u64 {
     let Task::Operation(operation) = &call.task else {
         return 0;
     };
+    let entries = match &**operation {
+        Operation::ListObjects(list) => list.max_keys,
+        Operation::ListParts(list) => list.max_parts,
+        Operation::ListMultipartUploads(list) => list.max_uploads,
+        _ => 0,
+    };
+    if matches!(call.framing, Framing::None | Framing::Length(0)) {
+        return u64::from(entries.min(1000)) * ENTRY_BYTES_MAX;
+    }
     let length = call.payload.as_ref().and_then(PayloadSpec::length);
     let held_max = match **operation {
         Operation::DeleteObjects => objects::DELETE_BYTES_MAX as u64,
@@ -259,18 +302,17 @@ impl Request {
         self.inner.written(mount, key).await
     }
 
-    /// The same for a write whose outcome nobody knows: it may yet be done, so readers ask anew once more
-    /// when the origin's patience has ended.
+    /// Invalidates the object at once, and again later: the origin did not confirm the write, and may yet
+    /// carry it out.
     async fn perhaps_written(&self, mount: &Arc<Mount>, key: &str) {
+        let since = *self.inner.writes.lock().await;
+        let told = self.inner.written(mount, key).await;
+        let now = Instant::now();
+        self.inner.uncertain.add(mount, key, since, now);
         // The client is told of the failure already.
-        let _ = self.inner.written(mount, key).await;
-        let (inner, mount, key) = (Arc::clone(&self.inner), Arc::clone(mount), key.to_owned());
-        tokio::spawn(async move {
-            for pause in OUTCOME_PAUSES {
-                tokio::time::sleep(pause).await;
-                let _ = inner.written(&mount, &key).await;
-            }
-        });
+        if told.is_err() {
+            self.inner.uncertain.add_untold(mount, since, now);
+        }
     }
 
     /// The bucket `name`, if the caller may do `verb` there.
@@ -294,7 +336,73 @@ impl Request {
     }
 }
 
+/// Serves the writes of unknown outcome for as long as the gateway lives.
+async fn check_uncertain(uncertain: Arc<UncertainWrites>, gateway: Weak<Inner>) {
+    loop {
+        if uncertain.len() == (0, 0) {
+            uncertain.until_changed().await;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let Some(gateway) = gateway.upgrade() else {
+            return;
+        };
+        loop {
+            let due = uncertain.take_due(Instant::now());
+            if due.is_empty() {
+                break;
+            }
+            for check in due {
+                gateway.check(check).await;
+            }
+        }
+    }
+}
+
 impl Inner {
+    async fn check(&self, check: Check) {
+        let since = *self.writes.lock().await;
+        let (told, mount, since) = match check {
+            Check::Key(mount, key) => (self.written(&mount, &key).await, mount, since),
+            Check::Mount(mount, since) => (self.mount_written(&mount, since).await, mount, since),
+        };
+        if told.is_err() {
+            self.uncertain.add_untold(&mount, since, Instant::now());
+        }
+    }
+
+    /// Makes every reader of this worker ask the origin anew for what was learned of objects of `mount` after
+    /// the write `since`.
+    async fn mount_written(&self, mount: &Arc<Mount>, since: u64) -> Result<(), Error> {
+        let mounts = Arc::clone(&self.mounts.read().unwrap_or_else(PoisonError::into_inner));
+        for other in mounts.iter() {
+            // Below one another, they show the same objects.
+            if mount.uri.starts_with(&other.uri) || other.uri.starts_with(&mount.uri) {
+                self.origins.forget_all(other);
+            }
+        }
+        self.origins.forget_all(mount);
+        let Some(prefix) = path_key(mount, &format!("{}/x", mount.path))
+            .ok()
+            .and_then(|sample| Some(sample.strip_suffix('x')?.to_owned()))
+        else {
+            // Nothing can be cached of it.
+            return Ok(());
+        };
+        let told = self
+            .shards
+            .ask_all_in_order(&self.writes, ANSWER_DEADLINE, |number, answer| {
+                ShardRequest::MountWritten {
+                    number,
+                    since,
+                    mount: Arc::clone(mount),
+                    path_key_prefix: prefix.as_str().into(),
+                    answer,
+                }
+            })
+            .await;
+        told.map_err(|error| untold(mount, "", error))
+    }
+
     async fn written(&self, mount: &Arc<Mount>, key: &str) -> Result<(), Error> {
         let mounts = Arc::clone(&self.mounts.read().unwrap_or_else(PoisonError::into_inner));
         let uri = format!("{}/{key}", mount.uri);
@@ -321,16 +429,20 @@ impl Inner {
                 }
             })
             .await;
-        told.map_err(|error| {
-            tracing::error!(bucket = mount.path, key, %error, "a shard may serve what was overwritten until its mount's freshness ends");
-            Error {
-                retry_after_s: Some(1),
-                ..Error::new(
-                    ErrorCode::ServiceUnavailable,
-                    format!("written, but readers of this worker may still see what was there before: {error}; write it again"),
-                )
-            }
-        })
+        told.map_err(|error| untold(mount, key, error))
+    }
+}
+
+fn untold(mount: &Mount, key: &str, error: AskError) -> Error {
+    tracing::error!(bucket = mount.path, key, %error, "a shard may serve what was overwritten until its mount's freshness ends");
+    Error {
+        retry_after_s: Some(1),
+        ..Error::new(
+            ErrorCode::ServiceUnavailable,
+            format!(
+                "written, but readers of this worker may still see what was there before: {error}; write it again"
+            ),
+        )
     }
 }
 

@@ -58,10 +58,7 @@ pub(super) fn origin_headers(headers: ObjectHeaders) -> OriginHeaders {
 
 /// Whether the origin may have done a write that it did not confirm.
 pub(super) fn may_be_done(failure: &OriginError) -> bool {
-    matches!(
-        failure.kind,
-        OriginErrorKind::Unavailable | OriginErrorKind::Malformed | OriginErrorKind::Busy { .. }
-    )
+    !failure.is_clear
 }
 
 impl Response {
@@ -287,9 +284,10 @@ impl Request {
                 }
             }
             Err(failure) => {
-                for key in &keys {
-                    // Each of them may be gone.
-                    self.perhaps_written(mount, key).await;
+                if may_be_done(&failure) {
+                    for key in &keys {
+                        self.perhaps_written(mount, key).await;
+                    }
                 }
                 return Err(error_of(&failure));
             }
@@ -345,7 +343,8 @@ impl Request {
         write: impl AsyncFnOnce(OriginBody) -> Result<T, OriginError>,
     ) -> Result<Passed<T>, Error> {
         let spec = self.payload.take().ok_or_else(no_body)?;
-        let (sender, body) = OriginBody::channel(spec.length(), PIECES_MAX);
+        let (sender, mut body) = OriginBody::channel(spec.length(), PIECES_MAX);
+        body.writer = self.body.writer.clone();
         let (pumped, written) =
             futures::join!(pump(spec, &mut self.body, sender, keeping), write(body));
         match pumped {

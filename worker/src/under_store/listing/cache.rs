@@ -173,6 +173,7 @@ impl Cache {
         for key in of_mount {
             runs.remove(&key);
         }
+        runs.forgotten += 1;
     }
 
     /// Drops the runs of a mount that could show `key`: those whose prefix it begins with.

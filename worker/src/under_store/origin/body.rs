@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::error::{Fault, OriginErrorKind};
 use crate::mount::Mount;
 use crate::under_store::location::{Location, StoreKind};
+use crate::under_store::writer::Writer;
 
 /// Bytes of a body that are held in memory and sent as one piece, which can be repeated. Above
 /// that a body streams, and a failure is the client's to repeat.
@@ -98,6 +99,8 @@ impl BodySender {
 pub struct OriginBody {
     /// Bytes of the whole body, where the client said it.
     pub length: Option<u64>,
+    /// Who sends it, where a client does.
+    pub writer: Option<Arc<Writer>>,
     pieces: mpsc::Receiver<Bytes>,
     outcome: Outcome,
     received: u64,
@@ -115,6 +118,7 @@ impl OriginBody {
             },
             OriginBody {
                 length,
+                writer: None,
                 pieces: receiver,
                 outcome,
                 received: 0,

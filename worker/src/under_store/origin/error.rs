@@ -52,6 +52,9 @@ pub struct OriginError {
     pub uri: String,
     /// One sentence: the cause, after how many tries, what can be done.
     pub message: String,
+    /// Whether the origin did nothing, for certain, in any of the tries. Else a write may have been done,
+    /// or may yet be.
+    pub is_clear: bool,
 }
 
 impl fmt::Display for OriginError {
@@ -82,7 +85,10 @@ impl Fault {
             code: None,
             cause: cause.into(),
             is_worth_retrying: false,
-            is_clear: true,
+            is_clear: !matches!(
+                kind,
+                OriginErrorKind::Unavailable | OriginErrorKind::Malformed
+            ),
         }
     }
 
@@ -148,6 +154,7 @@ impl Fault {
             code: self.code,
             uri: uri.to_owned(),
             message: format!("{cause}{tried}; {}", advice(self.kind)),
+            is_clear: self.is_clear,
         }
     }
 }

@@ -86,6 +86,7 @@ fn origin_error(error: UnderStoreError, mount: &Mount) -> OriginError {
         code: None,
         uri: error.uri,
         message: error.message,
+        is_clear: true,
     }
 }
 

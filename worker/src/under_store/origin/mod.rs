@@ -4,9 +4,8 @@
 //! The front end that takes S3 requests calls [`Origins`] from the data cores; the work runs on
 //! the threads of the fetch runtime, under the same limits and counts as reads.
 //!
-//! The invariant: a write that fails leaves the origin as it was, unless its error is
-//! [`OriginErrorKind::Unavailable`] or [`OriginErrorKind::Malformed`], where the origin did not
-//! say what it did. A body whose end was not confirmed is never written.
+//! The invariant: a write that fails leaves the origin as it was if its error has
+//! [`OriginError::is_clear`]; without it the origin did not say what it did. A body whose end was not confirmed is never written.
 //!
 //! Nothing here touches the cache of blocks or of metadata: whoever calls forgets what was written.
 
@@ -90,6 +89,11 @@ impl Origins {
         self.listings.forget_key(&mount.path, key);
     }
 
+    /// Drops all listings of `mount` that are cached.
+    pub fn forget_all(&self, mount: &Mount) {
+        self.listings.forget(&mount.path);
+    }
+
     /// Room to keep the `length` bytes of a body while it is written, if there is any.
     pub fn keep(&self, length: Option<u64>) -> Option<Keeping> {
         self.stores.just_written.keep(length?)
@@ -112,7 +116,10 @@ impl Origins {
         let (this, mount, key) = (self.clone(), Arc::clone(mount), key.to_owned());
         let headers = headers.clone();
         self.on_runtime(Arc::clone(&mount), &key.clone(), async move {
-            let work = this.work_on(&mount, &key)?;
+            let work = Work {
+                writer: body.writer.clone(),
+                ..this.work_on(&mount, &key)?
+            };
             put(&work, &key, &headers, &condition, body).await
         })
         .await
@@ -199,6 +206,7 @@ impl Origins {
             code: None,
             uri: error.uri,
             message: error.message,
+            is_clear: true,
         })?;
         if let Backend::Files(tree) = &store.backend {
             self.sweep(tree);
@@ -206,6 +214,7 @@ impl Origins {
         Ok(Work {
             stores: Arc::clone(&self.stores),
             store,
+            writer: None,
         })
     }
 

@@ -78,6 +78,10 @@ impl Origins {
         let upload_id = upload_id.to_owned();
         self.on_runtime(Arc::clone(&mount), &key.clone(), async move {
             let (work, uri) = this.upload_work(&mount, &key)?;
+            let work = Work {
+                writer: body.writer.clone(),
+                ..work
+            };
             check_number(&work, &key, number)?;
             let (key, id, passed) = (key.as_str(), upload_id.as_str(), passed.as_slice());
             match work.target() {

@@ -9,6 +9,7 @@ use super::error::{Fault, OriginError};
 use crate::under_store::UnderStoreErrorKind;
 use crate::under_store::retry::{Failure, Tries};
 use crate::under_store::stores::{Limiter, MountStore, Stores};
+use crate::under_store::writer::Writer;
 
 /// Longest time that a body may stream: a limit on what a lost client can hold, far above what
 /// the 5 GiB of S3's largest part need.
@@ -30,6 +31,8 @@ pub(super) enum Repeat {
 pub(super) struct Work {
     pub stores: Arc<Stores>,
     pub store: Arc<MountStore>,
+    /// Who sends the body of the request, where a client does.
+    pub writer: Option<Arc<Writer>>,
 }
 
 impl Work {
@@ -54,10 +57,11 @@ impl Work {
         let limiter = self.limiter();
         let mut tries = Tries::new(self.stores.options.retry);
         let mut count = 0;
+        let mut is_clear = true;
         loop {
             count += 1;
             let pass = match repeat {
-                Repeat::No => limiter.enter_with_body().await,
+                Repeat::No => limiter.enter_with_body(self.writer.as_ref()).await,
                 _ => limiter.enter(&mut tries).await,
             };
             let time = match repeat {
@@ -68,6 +72,7 @@ impl Work {
                 Ok(value) => return Ok(value),
                 Err(fault) => fault,
             };
+            is_clear &= fault.is_clear;
             drop(pass);
             let may_repeat = match repeat {
                 Repeat::Always => true,
@@ -84,6 +89,8 @@ impl Work {
             };
             if tries.pause_after(failure, uri).await.is_err() {
                 self.store.counters.error(fault.clone().into_failure().kind);
+                // An earlier try may have been carried out, whatever the last one was answered.
+                let fault = Fault { is_clear, ..fault };
                 return Err(fault.into_error(uri, count));
             }
             self.store.counters.retry();

@@ -96,13 +96,19 @@ pub(super) fn malformed(cause: impl Into<String>) -> Fault {
 
 /// The fault of a request that got no answer.
 pub(super) fn of_transport(error: &reqwest::Error) -> Fault {
+    let is_unsent = error.is_connect();
     // The innermost cause says most and holds no URL.
     let error: &dyn std::error::Error = error;
     let innermost = std::iter::successors(Some(error), |error| error.source()).last();
-    Fault::passing(
+    let fault = Fault::passing(
         Kind::Unavailable,
         innermost.map_or_else(String::new, ToString::to_string),
-    )
+    );
+    Fault {
+        // Without a connection, nothing of the request was sent.
+        is_clear: is_unsent,
+        ..fault
+    }
 }
 
 #[cfg(test)]
