@@ -117,6 +117,14 @@ const COUNTERS: &[(&str, &str)] = &[
         "Objects described whose headers are too long to be kept.",
     ),
     (
+        "under_store_names_read",
+        "Names in directories that were read for listings.",
+    ),
+    (
+        "under_store_names_skipped",
+        "Names left out of listings: not UTF-8, not addressable, or not to be looked at.",
+    ),
+    (
         "under_store_retries",
         "Requests that repeated a failed one.",
     ),

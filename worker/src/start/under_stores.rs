@@ -103,6 +103,16 @@ impl Catalogue for UnderStores {
                     counts.mount.clone(),
                     counts.headers_dropped,
                 ),
+                (
+                    "under_store_names_read",
+                    counts.mount.clone(),
+                    counts.names_read,
+                ),
+                (
+                    "under_store_names_skipped",
+                    counts.mount.clone(),
+                    counts.names_skipped,
+                ),
                 ("under_store_retries", counts.mount.clone(), counts.retries),
                 ("under_store_errors", counts.mount.clone(), errors),
                 (

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 
 use super::UnderStoreErrorKind;
 use super::limits::lock;
+use super::listing::NameCounts;
 
 /// Kinds of errors, in the order in which they are counted.
 const KINDS: [UnderStoreErrorKind; 6] = [
@@ -32,6 +33,8 @@ pub(crate) struct MountCounters {
     headers_dropped: AtomicU64,
     retries: AtomicU64,
     errors: [AtomicU64; KINDS.len()],
+    /// Of directories that were listed.
+    pub names: NameCounts,
     latency_us: Mutex<Histogram<u64>>,
 }
 
@@ -54,6 +57,10 @@ pub struct MountCounts {
     pub retries: u64,
     /// Jobs and listings that ended in an error, by its kind.
     pub errors: Vec<(UnderStoreErrorKind, u64)>,
+    /// Names in directories that the file system gave for listings.
+    pub names_read: u64,
+    /// Names that are left out of listings: not UTF-8, not addressable, or not to be looked at.
+    pub names_skipped: u64,
     /// Requests in flight.
     pub in_flight: usize,
     /// Microseconds from sending a request to its last byte or failure.
@@ -71,6 +78,7 @@ impl MountCounters {
             headers_dropped: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             errors: Default::default(),
+            names: NameCounts::default(),
             latency_us: Mutex::new(
                 Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).expect("the bounds are in order"),
             ),
@@ -137,6 +145,8 @@ impl MountCounters {
                 .into_iter()
                 .zip(self.errors.iter().map(count))
                 .collect(),
+            names_read: count(&self.names.read),
+            names_skipped: count(&self.names.skipped),
             in_flight,
             latency_us: lock(&self.latency_us).clone(),
         }

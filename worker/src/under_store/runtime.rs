@@ -21,7 +21,7 @@ use super::counters::MountCounts;
 use super::fill::Fill;
 use super::retry::RetryPolicy;
 use super::sink::{EventSink, Room};
-use super::stores::Stores;
+use super::stores::{FILE_LISTINGS_MAX, Stores};
 use super::threads::Placement;
 use super::{Event, Job, Request, UnderStore};
 use crate::inbox::{Inbox, inbox};
@@ -55,7 +55,7 @@ pub struct Timeouts {
 pub struct FetchOptions {
     /// Threads for requests; at least one.
     pub threads: usize,
-    /// Threads for reads of local files, started as needed; at least one. A mount of files uses
+    /// Threads for reads of local files, started as needed; at least one. Listings have four more. A mount of files uses
     /// half of them at most unless its options set another limit on requests in flight.
     pub file_threads_max: usize,
     /// CPUs for all of these threads, away from the data cores; empty leaves them to the kernel.
@@ -122,7 +122,7 @@ impl FetchRuntime {
         placement.check()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
-            .max_blocking_threads(options.file_threads_max.max(1))
+            .max_blocking_threads(options.file_threads_max.max(1) + FILE_LISTINGS_MAX)
             .thread_keep_alive(BLOCKING_THREAD_IDLE)
             .thread_name("fetch")
             .enable_all()

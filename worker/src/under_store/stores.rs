@@ -16,6 +16,7 @@ use super::files::FileTree;
 use super::fill::Fill;
 use super::just_written::JustWritten;
 use super::limits::{Bucket, Gate, Pass, lock};
+use super::listing::LISTINGS_OF_MOUNT;
 use super::location::{Location, StoreKind, check_key};
 use super::mount_options::MountOptions;
 use super::origin::{Completions, bounded_headers};
@@ -27,6 +28,18 @@ use super::writer::Writer;
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{MOUNTS_MAX, Mount, MountTable};
 use crate::object::{CONTENT_TYPE_BYTES_MAX, ObjectMeta, VERSION_BYTES_MAX};
+
+/// Directories that are read for listings at a time, and those of one mount: each takes a thread, of which
+/// there are as many more than reads of files may have.
+pub(crate) const FILE_LISTINGS_MAX: usize = 4;
+const FILE_LISTINGS_OF_MOUNT: usize = 2;
+
+/// Part of the requests in flight that listings may have besides, one part in so many.
+const LISTINGS_PART: usize = 4;
+
+fn listing_requests(requests_in_flight_max: usize) -> usize {
+    (requests_in_flight_max / LISTINGS_PART).max(1)
+}
 
 /// What a store says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +70,10 @@ pub(crate) struct MountStore {
     gate: Gate,
     /// Of requests that are as slow as the clients that send their bodies: they keep no reader waiting.
     body_gate: FairGate,
+    /// Of listings, which take long where there is much: they keep no reader waiting.
+    list_gate: Gate,
+    /// Pages that are made at a time.
+    pub listing_turns: FairGate,
     bucket: Bucket,
     pub counters: Arc<MountCounters>,
 }
@@ -67,6 +84,8 @@ pub(crate) struct Stores {
     pub options: FetchOptions,
     gate: Gate,
     body_gate: FairGate,
+    list_gate: Gate,
+    file_list_gate: Gate,
     bucket: Bucket,
     /// By path of the mount.
     stores: Mutex<HashMap<String, Arc<MountStore>>>,
@@ -118,6 +137,18 @@ impl<'a> Limiter<'a> {
         self.begin(Passes::Request { _passes: passes })
     }
 
+    /// The same for a request of a listing.
+    pub async fn enter_listing(&self, tries: &mut Tries) -> RequestPass<'a> {
+        let asked = Instant::now();
+        let of_all = match self.store.backend {
+            Backend::Files(_) => &self.stores.file_list_gate,
+            Backend::Remote(_) => &self.stores.list_gate,
+        };
+        let passes = (self.store.list_gate.enter().await, of_all.enter().await);
+        tries.excuse(asked.elapsed());
+        self.begin(Passes::Request { _passes: passes })
+    }
+
     /// The same for a request whose body `writer` sends meanwhile, or this worker where there is none.
     pub async fn enter_with_body(&self, writer: Option<&Arc<Writer>>) -> RequestPass<'a> {
         let passes = (
@@ -153,6 +184,8 @@ impl Stores {
         Stores {
             gate: Gate::new(options.limits.requests_in_flight_max),
             body_gate: FairGate::new(options.limits.requests_in_flight_max),
+            list_gate: Gate::new(listing_requests(options.limits.requests_in_flight_max)),
+            file_list_gate: Gate::new(FILE_LISTINGS_MAX),
             bucket: Bucket::new(options.limits.bytes_per_second),
             stores: Mutex::default(),
             just_written: JustWritten::default(),
@@ -164,6 +197,8 @@ impl Stores {
     pub fn set_limits(&self, limits: FetchLimits) {
         self.gate.set_limit(limits.requests_in_flight_max);
         self.body_gate.set_limit(limits.requests_in_flight_max);
+        self.list_gate
+            .set_limit(listing_requests(limits.requests_in_flight_max));
         self.bucket.set_rate(limits.bytes_per_second);
     }
 
@@ -206,9 +241,10 @@ impl Stores {
         let mut counts: Vec<MountCounts> = lock(&self.stores)
             .iter()
             .map(|(path, store)| {
-                store
-                    .counters
-                    .read(path, store.gate.in_flight() + store.body_gate.in_flight())
+                let in_flight = store.gate.in_flight()
+                    + store.body_gate.in_flight()
+                    + store.list_gate.in_flight();
+                store.counters.read(path, in_flight)
             })
             .collect();
         counts.sort_by(|left, right| left.mount.cmp(&right.mount));
@@ -343,7 +379,7 @@ impl Stores {
         };
         let mut tries = Tries::new(self.options.retry);
         loop {
-            let pass = limiter.enter(&mut tries).await;
+            let pass = limiter.enter_listing(&mut tries).await;
             let failure = match request(tries.time_left()).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
@@ -385,6 +421,17 @@ impl MountStore {
             mount: Arc::clone(mount),
             backend,
             gate: Gate::new(own.requests_in_flight_max.unwrap_or(in_flight_max)),
+            list_gate: Gate::new(match location.kind {
+                StoreKind::File => FILE_LISTINGS_OF_MOUNT,
+                _ => listing_requests(
+                    own.requests_in_flight_max
+                        .unwrap_or(limits.requests_in_flight_max),
+                ),
+            }),
+            listing_turns: FairGate::new(match location.kind {
+                StoreKind::File => FILE_LISTINGS_MAX,
+                _ => LISTINGS_OF_MOUNT,
+            }),
             // A body that is written to a file takes a thread for a piece at a time only.
             body_gate: FairGate::new(
                 own.requests_in_flight_max

@@ -5,6 +5,7 @@ mod changes;
 mod files;
 mod harness;
 mod identities;
+mod large_directories;
 mod listing_model;
 mod listings;
 mod origin;

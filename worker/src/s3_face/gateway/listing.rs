@@ -65,7 +65,8 @@ impl Request {
         let listed = if list.max_keys == 0 {
             Default::default()
         } else {
-            let listed = self.inner.origins.list(mount, query).await;
+            let client = self.body.writer.clone();
+            let listed = self.inner.origins.list_for(mount, query, client).await;
             listed.map_err(|failure| error_of(&failure))?
         };
         let next_token = listed.next_after.as_deref().map(token_of);

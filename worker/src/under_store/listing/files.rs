@@ -8,58 +8,124 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use super::{Depth, Item, Run, Wanted};
+use super::names::{DirectoryNames, NameCounts, Stretch, WantedNames};
+use super::{Depth, Item, RUN_BYTES_MAX, Run, Wanted};
 use crate::under_store::UnderStoreErrorKind;
 use crate::under_store::files::{FileTree, description_of, failure_of};
-use crate::under_store::location::check_key;
-use crate::under_store::origin::{DIRECTORY_ETAG, is_reserved};
+use crate::under_store::origin::DIRECTORY_ETAG;
 use crate::under_store::retry::Failure;
 
 /// Longest path of a directory that is listed: what lies deeper has no key, whose length S3 bounds.
 const DIRECTORY_BYTES_MAX: usize = 1024;
 
-/// One run of what is below `tree`. Blocks.
-pub(super) fn run(tree: &FileTree, wanted: Wanted<'_>) -> Result<Run, Failure> {
+/// Where a run is made.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub tree: &'a FileTree,
+    pub mount_path: &'a str,
+    pub names: &'a DirectoryNames,
+    /// How old names may be whatever happened to their directory since.
+    pub max_age: Duration,
+    pub counts: &'a NameCounts,
+}
+
+/// One run of what is at `place`. Blocks.
+pub(super) fn run(place: Place<'_>, wanted: Wanted<'_>) -> Result<Run, Failure> {
     let directory = wanted.directory();
     if !directory.is_empty() {
-        tree.check_place(&tree.root.join(directory))?;
+        place.tree.check_place(&place.tree.root.join(directory))?;
     }
     let mut walk = Walk {
-        tree,
+        place,
         wanted,
         items: Vec::new(),
+        bytes: 0,
+        as_of: None,
     };
     let is_all = walk.visit(directory, &wanted.prefix[directory.len()..], 0)?;
-    Ok(Run::new(walk.items, is_all, wanted.entries_max))
+    Ok(Run {
+        as_of: walk.as_of,
+        ..Run::new(walk.items, is_all, wanted.entries_max)
+    })
 }
 
 struct Walk<'a> {
-    tree: &'a FileTree,
+    place: Place<'a>,
     wanted: Wanted<'a>,
     items: Vec<Item>,
-}
-
-/// A name in a directory, in the form that it sorts by.
-struct Name {
-    /// With a slash at the end for directories.
-    text: String,
-    is_link: bool,
+    bytes: usize,
+    /// When the oldest names were read of those that may have changed since.
+    as_of: Option<Instant>,
 }
 
 impl Walk<'_> {
     /// Appends what is in `directory` under names that begin with `stem`; false when it stopped
-    /// because it found one more than was wanted.
+    /// because it found one more than was wanted, or as many bytes as a run may have.
     fn visit(&mut self, directory: &str, stem: &str, depth: usize) -> Result<bool, Failure> {
-        if directory.len() > DIRECTORY_BYTES_MAX {
+        let after = self.wanted.after;
+        if directory.len() > DIRECTORY_BYTES_MAX
+            || after > directory && !after.starts_with(directory)
+        {
             return Ok(true);
         }
-        let (names, is_empty) = self.names(directory, stem, depth)?;
-        // What an empty directory is as an object: its own key.
-        let is_shown =
-            is_empty && !directory.is_empty() && directory.starts_with(self.wanted.prefix);
+        let mut from = first_name(directory, self.wanted.after).to_owned();
+        let mut is_begun = false;
+        loop {
+            let Some(stretch) = self.stretch(directory, stem, &from, depth)? else {
+                return Ok(true);
+            };
+            if !is_begun && stretch.is_empty {
+                self.show_empty(directory);
+            }
+            is_begun = true;
+            let start = stretch.names.partition_point(|name| *name.text < *from);
+            for name in &stretch.names[start..] {
+                if !name.text.starts_with(stem) {
+                    continue;
+                }
+                let key = format!("{directory}{}", name.text);
+                if !self.take(key, name.is_link, depth)? {
+                    return Ok(false);
+                }
+            }
+            match stretch.names.last() {
+                Some(last) if !stretch.is_all => from = format!("{}\0", last.text),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    /// Appends what has the name `key`; false when that was one too many.
+    fn take(&mut self, key: String, is_link: bool, depth: usize) -> Result<bool, Failure> {
+        let is_directory = key.ends_with('/');
+        if is_directory && self.wanted.depth == Depth::All {
+            let is_behind = key.as_str() > self.wanted.after || self.wanted.after.starts_with(&key);
+            return Ok(is_link || !is_behind || self.visit(&key, "", depth + 1)?);
+        }
+        if key.as_str() <= self.wanted.after {
+            return Ok(true);
+        }
+        let item = if is_directory {
+            Some(Item::Prefix { key })
+        } else {
+            self.object(key)?
+        };
+        if let Some(item) = item {
+            self.bytes += item.bytes();
+            self.items.push(item);
+        }
+        Ok(self.items.len() <= self.wanted.entries_max && self.bytes <= RUN_BYTES_MAX)
+    }
+
+    /// Appends an empty directory as an object: its own key.
+    fn show_empty(&mut self, directory: &str) {
+        let is_shown = !directory.is_empty() && directory.starts_with(self.wanted.prefix);
         if is_shown && directory > self.wanted.after {
-            let last_modified_ms = fs::metadata(self.tree.root.join(directory))
+            let last_modified_ms = fs::metadata(self.place.tree.root.join(directory))
                 .map_or(0, |metadata| description_of(&metadata).last_modified_ms);
             self.items.push(Item::Object {
                 key: directory.to_owned(),
@@ -69,97 +135,67 @@ impl Walk<'_> {
                 storage_class: None,
             });
         }
-        for name in names {
-            let key = format!("{directory}{}", name.text);
-            let is_directory = key.ends_with('/');
-            if is_directory && self.wanted.depth == Depth::All {
-                let is_behind =
-                    key.as_str() > self.wanted.after || self.wanted.after.starts_with(&key);
-                if !name.is_link && is_behind && !self.visit(&key, "", depth + 1)? {
-                    return Ok(false);
-                }
-                continue;
-            }
-            if key.as_str() <= self.wanted.after {
-                continue;
-            }
-            let item = if is_directory {
-                Some(Item::Prefix { key })
-            } else {
-                self.object(key)?
-            };
-            self.items.extend(item);
-            if self.items.len() > self.wanted.entries_max {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
-    /// The names in a directory, sorted, and whether it has none at all.
-    fn names(
-        &self,
+    /// Names in a directory; none when it is left out of the listing.
+    fn stretch(
+        &mut self,
         directory: &str,
         stem: &str,
+        from: &str,
         depth: usize,
-    ) -> Result<(Vec<Name>, bool), Failure> {
-        let entries = match fs::read_dir(self.tree.root.join(directory)) {
-            Ok(entries) => entries,
+    ) -> Result<Option<Arc<Stretch>>, Failure> {
+        let stretch = self.place.names.stretch(WantedNames {
+            tree: self.place.tree,
+            mount_path: self.place.mount_path,
+            directory,
+            stem,
+            from,
+            depth,
+            max_age: self.place.max_age,
+            counts: self.place.counts,
+        });
+        match stretch {
+            Ok((stretch, as_of)) => {
+                self.as_of = [self.as_of, as_of].into_iter().flatten().min();
+                Ok(Some(stretch))
+            }
+            Err(error) if depth == 0 && error.kind() == io::ErrorKind::NotFound => Err(
+                Failure::lasting(UnderStoreErrorKind::NotFound, "there is no such directory"),
+            ),
             // Removed since its parent was read.
-            Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Vec::new(), false));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Failure::lasting(
-                    UnderStoreErrorKind::NotFound,
-                    "there is no such directory",
-                ));
-            }
-            // One directory that is not ours to read does not hide all others.
-            Err(error) if depth > 0 && error.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::debug!(directory, "left out of a listing: it may not be read");
-                return Ok((Vec::new(), false));
-            }
-            Err(error) => return Err(failure_of(&error, "list")),
-        };
-        let mut names = Vec::new();
-        let mut is_empty = true;
-        for entry in entries {
-            let entry = entry.map_err(|error| failure_of(&error, "list"))?;
-            is_empty = false;
-            let Ok(mut text) = entry.file_name().into_string() else {
-                continue;
-            };
-            if !text.starts_with(stem) || check_key(&text).is_err() || is_reserved(&text) {
-                continue;
-            }
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            let is_link = kind.is_symlink();
-            let is_directory = if is_link {
-                if self.tree.check_place(&entry.path()).is_err() {
-                    continue;
+            Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let failure = failure_of(&error, "list");
+                if depth == 0 || failure.is_worth_retrying {
+                    return Err(failure);
                 }
-                fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir())
-            } else {
-                kind.is_dir()
-            };
-            if is_directory {
-                text.push('/');
+                // One directory that is not ours to read does not hide all others.
+                self.skip(directory, &failure);
+                Ok(None)
             }
-            names.push(Name { text, is_link });
         }
-        names.sort_unstable_by(|left, right| left.text.cmp(&right.text));
-        Ok((names, is_empty))
     }
 
-    /// The file at `key` as an object; `None` if it is gone or no regular file.
+    fn skip(&self, key: &str, failure: &Failure) {
+        self.place.counts.skipped.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(key, cause = failure.cause, "left out of a listing");
+    }
+
+    /// The file at `key` as an object; `None` if it is gone, no regular file, or not ours to look at.
     fn object(&self, key: String) -> Result<Option<Item>, Failure> {
-        let metadata = match fs::metadata(self.tree.root.join(&key)) {
+        let metadata = match fs::metadata(self.place.tree.root.join(&key)) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failure_of(&error, "stat")),
+            Err(error) => {
+                let failure = failure_of(&error, "stat");
+                // A file server that fails for the moment must not make files look deleted.
+                if failure.is_worth_retrying {
+                    return Err(failure);
+                }
+                self.skip(&key, &failure);
+                return Ok(None);
+            }
         };
         if !metadata.is_file() {
             return Ok(None);
@@ -172,5 +208,33 @@ impl Walk<'_> {
             version: description.version,
             storage_class: None,
         }))
+    }
+}
+
+/// The least name of `directory` that can stand for something behind `after`.
+fn first_name<'a>(directory: &str, after: &'a str) -> &'a str {
+    let rest = after.strip_prefix(directory).unwrap_or("");
+    let end = rest.find('/').map_or(rest.len(), |slash| slash + 1);
+    &rest[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_begins_at_the_name_that_the_last_one_ended_in() {
+        for (directory, after, from) in [
+            ("", "", ""),
+            ("", "b/c", "b/"),
+            ("", "b", "b"),
+            ("b/", "b/c", "c"),
+            ("b/", "b/c/d", "c/"),
+            ("b/", "b/", ""),
+            ("b/", "a", ""),
+            ("b/", "b", ""),
+        ] {
+            assert_eq!(first_name(directory, after), from, "{directory} {after}");
+        }
     }
 }

@@ -3,6 +3,10 @@
 //! A listing is served from *runs*: sorted stretches of what a store has below a prefix. Runs are
 //! cached for as long as the mount's freshness says, within bounds on entries and bytes.
 //!
+//! Memory is bounded, whatever there is to list and however many ask: a run has [`RUN_BYTES_MAX`] bytes at most,
+//! [`LISTINGS_AT_ONCE`] listings are made at a time, and they have limits on requests of their own, so that no
+//! read waits behind one.
+//!
 //! The invariant: a page holds what one or more runs held, in the order of the names as bytes,
 //! nothing twice and nothing left out between its first and its last entry. A page that is made
 //! of several runs may show two moments of a store that changes meanwhile, as the stores' own
@@ -10,25 +14,49 @@
 
 mod cache;
 mod files;
+mod names;
 mod remote;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::fair_gate::FairPass;
 use super::files::blocking;
 use super::location::check_key;
 use super::runtime::FetchRuntime;
 use super::stores::{Backend, MountStore, Stores, invalid};
+use super::writer::Writer;
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{Freshness, Mount};
 use cache::{Cache, RunKey};
+use names::DirectoryNames;
+
+pub(super) use names::NameCounts;
 
 /// Most entries of one page; more are cut to this. Bounds the memory of an answer to a few MiB.
 pub const PAGE_ENTRIES_MAX: usize = 10_000;
 
 /// Entries that a cached run holds at most, so that one huge prefix is many runs, not one.
 const RUN_ENTRIES_MAX: usize = 10_000;
+
+/// Bytes of a run's entries: with long keys a run has fewer of them.
+const RUN_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a page's entries, likewise.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Listings that are made at a time, each with a run and a page in memory; more wait.
+const LISTINGS_AT_ONCE: usize = 32;
+
+/// The same of one mount, whose store may be slow: clients take turns at them. Of folders there are as many as
+/// threads for listings.
+pub(super) const LISTINGS_OF_MOUNT: usize = 12;
+
+/// Part of the cache's bytes that the names of directories may have, one part in so many.
+const NAMES_PART: usize = 4;
 
 /// How far a listing goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +97,7 @@ pub struct Page {
 pub struct ListingBounds {
     /// Most entries in the cache. A run counts as 64 at least, for its own cost.
     pub entries_max: usize,
-    /// Most bytes in the cache.
+    /// Most bytes in the cache, a quarter of them for the names of large directories.
     pub bytes_max: usize,
 }
 
@@ -124,6 +152,8 @@ pub(crate) struct Run {
     pub items: Vec<Item>,
     /// Whether nothing follows.
     pub is_complete: bool,
+    /// When it was so, where parts of it are older than the request.
+    pub as_of: Option<Instant>,
 }
 
 impl Run {
@@ -131,7 +161,11 @@ impl Run {
     fn new(mut items: Vec<Item>, is_all: bool, entries_max: usize) -> Self {
         let is_complete = is_all && items.len() <= entries_max;
         items.truncate(entries_max);
-        Run { items, is_complete }
+        Run {
+            items,
+            is_complete,
+            as_of: None,
+        }
     }
 }
 
@@ -159,6 +193,14 @@ pub struct Listings {
     runtime: Handle,
     stores: Arc<Stores>,
     cache: Arc<Cache>,
+    names: Arc<DirectoryNames>,
+    turns: Arc<Semaphore>,
+}
+
+/// The right to make a page, of all listings and of those of one mount.
+pub(crate) struct ListingTurn {
+    _of_mount: FairPass,
+    _of_all: OwnedSemaphorePermit,
 }
 
 impl Listings {
@@ -167,7 +209,27 @@ impl Listings {
         Listings {
             runtime: runtime.runtime_handle(),
             stores: runtime.stores(),
-            cache: Arc::new(Cache::new(bounds)),
+            cache: Arc::new(Cache::new(ListingBounds {
+                bytes_max: bounds.bytes_max - bounds.bytes_max / NAMES_PART,
+                ..bounds
+            })),
+            names: Arc::new(DirectoryNames::new(bounds.bytes_max / NAMES_PART)),
+            turns: Arc::new(Semaphore::new(LISTINGS_AT_ONCE)),
+        }
+    }
+
+    /// Waits for the turn of `client` to make a page of `store`. To be held until the page is made.
+    pub(crate) async fn turn(
+        &self,
+        store: &MountStore,
+        client: Option<&Arc<Writer>>,
+    ) -> ListingTurn {
+        // The mount's first: who waits there must not keep other mounts out.
+        let of_mount = store.listing_turns.enter(client).await;
+        let of_all = Arc::clone(&self.turns).acquire_owned().await;
+        ListingTurn {
+            _of_mount: of_mount,
+            _of_all: of_all.expect("never closed"),
         }
     }
 
@@ -204,17 +266,21 @@ impl Listings {
 
     /// Forgets what is cached of the mount at `mount_path`, such as when an operator asks.
     pub fn forget(&self, mount_path: &str) {
+        self.names.forget(mount_path, None);
         self.cache.forget(mount_path);
     }
 
     /// Forgets what is cached of the mount at `mount_path` that could show `key`.
     pub(crate) fn forget_key(&self, mount_path: &str, key: &str) {
+        // In this order: runs are made of names.
+        self.names.forget(mount_path, Some(key));
         self.cache.forget_key(mount_path, key);
     }
 
-    /// Entries and bytes in the cache.
+    /// Entries and bytes in the cache, those of the names of directories among them.
     pub fn cached(&self) -> (usize, usize) {
-        self.cache.size()
+        let (entries, bytes) = self.cache.size();
+        (entries, bytes + self.names.bytes())
     }
 
     async fn page(
@@ -226,6 +292,7 @@ impl Listings {
         limit: usize,
     ) -> Result<Page, UnderStoreError> {
         let store = self.stores.of_mount(mount)?;
+        let _turn = self.turn(&store, None).await;
         let result = self
             .page_of(
                 &store,
@@ -262,6 +329,7 @@ impl Listings {
         let root = mount.path.trim_end_matches('/');
         let mut page = Page::default();
         let mut room = limit;
+        let mut bytes = 0;
         loop {
             let run = self.run(store, &uri, prefix, depth, &after, room).await?;
             let start = run
@@ -291,7 +359,15 @@ impl Listings {
             if let Some(last) = items.iter().take(room).next_back() {
                 last.key().clone_into(&mut after);
             }
-            room -= items.len().min(room);
+            let taken = &items[..items.len().min(room)];
+            bytes += taken
+                .iter()
+                .map(|item| item.bytes() + root.len())
+                .sum::<usize>();
+            room -= taken.len();
+            if bytes > PAGE_BYTES_MAX {
+                room = 0;
+            }
             if is_end {
                 return Ok(page);
             }
@@ -315,7 +391,7 @@ impl Listings {
         let max_age = match store.mount.freshness {
             Freshness::AlwaysCheck => None,
             Freshness::MaxAge(age) => Some(age),
-            Freshness::Immutable => Some(std::time::Duration::MAX),
+            Freshness::Immutable => Some(Duration::MAX),
         };
         let key = RunKey::new(&store.mount.path, prefix, depth, after);
         if let Some(run) = max_age.and_then(|age| self.cache.find(&key, store, age)) {
@@ -333,9 +409,11 @@ impl Listings {
             entries_max,
         };
         // Taken before the store is asked: an entry may be older than its age says, never younger.
-        let asked_at = std::time::Instant::now();
+        let asked_at = Instant::now();
         let forgotten = self.cache.forgotten();
-        let run = Arc::new(self.ask(store, uri, wanted).await?);
+        let run = self.ask(store, uri, wanted, max_age.unwrap_or_default());
+        let run = Arc::new(run.await?);
+        let asked_at = run.as_of.map_or(asked_at, |as_of| as_of.min(asked_at));
         if max_age.is_some() {
             self.cache.insert(key, store, (asked_at, forgotten), &run);
         }
@@ -347,16 +425,25 @@ impl Listings {
         store: &MountStore,
         uri: &str,
         wanted: Wanted<'_>,
+        max_age: Duration,
     ) -> Result<Run, UnderStoreError> {
         match &store.backend {
             Backend::Files(tree) => {
                 self.stores
                     .with_tries(store, uri, |_| {
-                        let tree = tree.clone();
+                        let (tree, names) = (tree.clone(), Arc::clone(&self.names));
+                        let (mount, counters) =
+                            (Arc::clone(&store.mount), Arc::clone(&store.counters));
                         let (prefix, after) = (wanted.prefix.to_owned(), wanted.after.to_owned());
                         Box::pin(blocking(move || {
                             files::run(
-                                &tree,
+                                files::Place {
+                                    tree: &tree,
+                                    mount_path: &mount.path,
+                                    names: &names,
+                                    max_age,
+                                    counts: &counters.names,
+                                },
                                 Wanted {
                                     prefix: &prefix,
                                     after: &after,

@@ -10,7 +10,7 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{ListResult, ObjectMeta, ObjectStore};
 
-use super::{Depth, Item, Run, Wanted};
+use super::{Depth, Item, RUN_BYTES_MAX, Run, Wanted};
 use crate::under_store::location::StoreKind;
 use crate::under_store::origin::{Fault, S3Access, S3Entry};
 use crate::under_store::remote::RemoteStore;
@@ -49,7 +49,7 @@ pub(super) async fn run(
                 if next.is_none() {
                     break;
                 }
-                if items.len() > wanted.entries_max {
+                if is_enough(&items, wanted) {
                     is_all = false;
                     break;
                 }
@@ -67,6 +67,11 @@ pub(super) async fn run(
     items.sort_unstable_by(|left, right| left.key().cmp(right.key()));
     items.dedup_by(|left, right| left.key() == right.key());
     Ok(Run::new(items, is_all, wanted.entries_max))
+}
+
+/// Whether a run has all entries that were wanted, or as many bytes as one may have.
+fn is_enough(items: &[Item], wanted: Wanted<'_>) -> bool {
+    items.len() > wanted.entries_max || items.iter().map(Item::bytes).sum::<usize>() > RUN_BYTES_MAX
 }
 
 /// One run of an S3 bucket, with the keys as they are.
@@ -111,7 +116,7 @@ async fn bucket(
             page.common_prefixes,
             &mut items,
         );
-        if page.token.is_none() || items.len() > wanted.entries_max {
+        if page.token.is_none() || is_enough(&items, wanted) {
             items.sort_unstable_by(|left, right| left.key().cmp(right.key()));
             items.dedup_by(|left, right| left.key() == right.key());
             return Ok(Run::new(items, page.token.is_none(), wanted.entries_max));
@@ -193,9 +198,12 @@ async fn unsorted(
         .map_err(|error| Failure::lasting(UnderStoreErrorKind::Invalid, error.to_string()))?;
     let client: &dyn ObjectStore = remote.client();
     if wanted.depth == Depth::Children {
-        return remote
-            .answered(client.list_with_delimiter(Some(&directory)), time_left)
-            .await;
+        let answer = client.list_with_delimiter(Some(&directory));
+        let result = remote.answered(answer, time_left).await?;
+        if result.objects.len() + result.common_prefixes.len() > UNSORTED_ENTRIES_MAX {
+            return Err(too_many_unsorted());
+        }
+        return Ok(result);
     }
     let all = async {
         let mut objects = Vec::new();
@@ -210,16 +218,20 @@ async fn unsorted(
     };
     let objects = remote.answered(all, time_left).await?;
     if objects.len() > UNSORTED_ENTRIES_MAX {
-        let cause = format!(
-            "a web server's listing of more than {UNSORTED_ENTRIES_MAX} entries; list a longer prefix"
-        );
-        return Err(Failure::lasting(UnderStoreErrorKind::Invalid, cause));
+        return Err(too_many_unsorted());
     }
     Ok(ListResult {
         objects,
         common_prefixes: Vec::new(),
         extensions: Default::default(),
     })
+}
+
+fn too_many_unsorted() -> Failure {
+    let cause = format!(
+        "a web server's listing of more than {UNSORTED_ENTRIES_MAX} entries; list a longer prefix"
+    );
+    Failure::lasting(UnderStoreErrorKind::Invalid, cause)
 }
 
 /// The version in the form that a description has: Azure's listings leave out the quotes.

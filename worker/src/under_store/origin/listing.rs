@@ -12,6 +12,7 @@ use crate::mount::Mount;
 use crate::under_store::listing::{Depth, Item, check_prefix};
 use crate::under_store::location::StoreKind;
 use crate::under_store::stores::MountStore;
+use crate::under_store::writer::Writer;
 use crate::under_store::{UnderStoreError, UnderStoreErrorKind};
 
 /// Most objects and common prefixes of a page, as in S3.
@@ -44,12 +45,26 @@ impl Origins {
         mount: &Arc<Mount>,
         query: ListQuery,
     ) -> Result<ListPage, OriginError> {
+        self.list_for(mount, query, None).await
+    }
+
+    /// The same, as far as others do not wait for more turns than `client` had.
+    ///
+    /// # Errors
+    /// As [`Origins::list`].
+    pub async fn list_for(
+        &self,
+        mount: &Arc<Mount>,
+        query: ListQuery,
+        client: Option<Arc<Writer>>,
+    ) -> Result<ListPage, OriginError> {
         let (this, mount) = (self.clone(), Arc::clone(mount));
         self.on_runtime(Arc::clone(&mount), "", async move {
             let uri = format!("{}/{}", mount.uri, query.prefix);
             check_prefix(&query.prefix)
                 .map_err(|cause| Fault::lasting(Kind::Invalid, cause).into_error(&uri, 0))?;
             let work = this.work(&mount)?;
+            let _turn = this.listings.turn(&work.store, client.as_ref()).await;
             let making = Making {
                 origins: &this,
                 store: &work.store,

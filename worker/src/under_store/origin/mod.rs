@@ -215,6 +215,7 @@ impl Origins {
             stores: Arc::clone(&self.stores),
             store,
             writer: None,
+            is_listing: false,
         })
     }
 

@@ -267,6 +267,11 @@ impl Origins {
         let parts_max = parts_max.clamp(1, PAGE_MAX);
         self.on_runtime(Arc::clone(&mount), &key.clone(), async move {
             let (work, uri) = this.upload_work(&mount, &key)?;
+            let work = Work {
+                is_listing: true,
+                ..work
+            };
+            let _turn = this.listings.turn(&work.store, None).await;
             let (key, id) = (key.as_str(), upload_id.as_str());
             match work.target() {
                 Err(fault) => work.failed(key, fault),
@@ -305,7 +310,11 @@ impl Origins {
         let (this, mount, prefix) = (self.clone(), Arc::clone(mount), prefix.to_owned());
         let uploads_max = uploads_max.clamp(1, PAGE_MAX);
         self.on_runtime(Arc::clone(&mount), "", async move {
-            let work = this.work(&mount)?;
+            let work = Work {
+                is_listing: true,
+                ..this.work(&mount)?
+            };
+            let _turn = this.listings.turn(&work.store, None).await;
             let uri = work.uri(&prefix);
             match work.target() {
                 Err(fault) => work.failed(&prefix, fault),

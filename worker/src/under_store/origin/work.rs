@@ -33,6 +33,8 @@ pub(super) struct Work {
     pub store: Arc<MountStore>,
     /// Who sends the body of the request, where a client does.
     pub writer: Option<Arc<Writer>>,
+    /// Whether it is a listing, which has limits of its own.
+    pub is_listing: bool,
 }
 
 impl Work {
@@ -61,6 +63,7 @@ impl Work {
         loop {
             count += 1;
             let pass = match repeat {
+                _ if self.is_listing => limiter.enter_listing(&mut tries).await,
                 Repeat::No => limiter.enter_with_body(self.writer.as_ref()).await,
                 _ => limiter.enter(&mut tries).await,
             };

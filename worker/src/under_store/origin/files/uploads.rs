@@ -4,6 +4,7 @@
 //! like those of any file, and `<id>/part-NNNNN`. Completing one joins the parts in a new file and
 //! renames that; the parts are removed only then, so a completion that failed can be repeated.
 
+use std::collections::BinaryHeap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -317,30 +318,38 @@ impl FileTree {
             }
             Err(error) => return Err(fault_of(error, "list the uploads of")),
         };
-        let mut uploads: Vec<ListedUpload> = entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let directory = root
-                    .directory(&format!("{STAGING}/{}", name.to_str()?))
-                    .ok()?;
-                let mut about = open_plain(directory, ABOUT).ok()?;
-                let metadata = about.metadata().ok()?;
-                Some(ListedUpload {
-                    key: key_of(&mut about).ok()?,
-                    upload_id: name.into_string().ok()?,
-                    initiated_ms: description_of(&metadata).last_modified_ms,
-                })
-            })
-            .filter(|upload| upload.key.starts_with(prefix))
-            .filter(|upload| {
-                after.is_none_or(|(key, id)| (&upload.key, &upload.upload_id) > (key, id))
+        // The least of them, the greatest on top: there may be any number.
+        let mut least = BinaryHeap::new();
+        for entry in entries.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let Ok(upload_id) = entry.file_name().into_string() else {
+                continue;
+            };
+            let Some((key, initiated_ms)) = upload_at(&root, &upload_id) else {
+                continue;
+            };
+            let upload = (key, upload_id, initiated_ms);
+            let is_wanted = upload.0.starts_with(prefix)
+                && after.is_none_or(|(key, id)| (&upload.0, &upload.1) > (key, id));
+            if is_wanted {
+                least.push(upload);
+                // One more tells whether something follows.
+                if least.len() > uploads_max + 1 {
+                    least.pop();
+                }
+            }
+        }
+        let mut uploads: Vec<ListedUpload> = least
+            .into_sorted_vec()
+            .into_iter()
+            .map(|(key, upload_id, initiated_ms)| ListedUpload {
+                key,
+                upload_id,
+                initiated_ms,
             })
             .collect();
-        uploads.sort_by(|left, right| {
-            (&left.key, &left.upload_id).cmp(&(&right.key, &right.upload_id))
-        });
         let is_cut = uploads.len() > uploads_max;
         uploads.truncate(uploads_max);
         let next_marker = uploads
@@ -352,4 +361,13 @@ impl FileTree {
             next_marker,
         })
     }
+}
+
+/// The key of an upload, and when it was begun.
+fn upload_at(root: &Root, upload_id: &str) -> Option<(String, u64)> {
+    let directory = root.directory(&format!("{STAGING}/{upload_id}")).ok()?;
+    let mut about = open_plain(directory, ABOUT).ok()?;
+    let metadata = about.metadata().ok()?;
+    let initiated_ms = description_of(&metadata).last_modified_ms;
+    Some((key_of(&mut about).ok()?, initiated_ms))
 }
