@@ -262,6 +262,20 @@ fn an_object_that_is_longer_than_the_cache_is_not_fetched_ahead_over_all_of_it()
     }
     assert!(fetched() < DEVICE, "{} bytes were fetched", fetched());
     assert!(scene.counter("prefetches_cut") > 0);
+    // Reads of a byte here and there bring blocks and what follows them, and no more.
+    let (before, mut next) = (fetched(), 1_u64 << 39);
+    for _ in 0..8 {
+        let range = format!("Range: bytes={next}-{next}\r\n");
+        assert_eq!(scene.ask(request("GET", "/data/long", &range)).status, 206);
+        next += 1;
+    }
+    let mut last = 0;
+    eventually("it comes to an end", || {
+        std::thread::sleep(Duration::from_millis(50));
+        std::mem::replace(&mut last, fetched()) == fetched()
+    });
+    let ahead = fetched() - before;
+    assert!(ahead <= 4 << 20, "{ahead} bytes were fetched for 8 bytes");
     let before = fetched();
     assert_same(&scene.ask(get("/data/hot")).body, &hot, "the hot object");
     assert_eq!(fetched(), before, "it is cached still");

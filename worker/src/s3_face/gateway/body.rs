@@ -192,3 +192,71 @@ fn cut() -> Error {
         "the connection ended before the body did; send it again",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use corelane_s3::head::Head;
+    use corelane_s3::sigv4::PayloadMode;
+
+    use super::*;
+    use crate::under_store::origin::OriginBody;
+
+    /// Lengths of the pieces that an origin gets of a body that comes in such pieces, and the body.
+    async fn pumped(lengths: Vec<usize>) -> (Vec<usize>, Vec<u8>) {
+        let length: usize = lengths.iter().sum();
+        let head = format!("PUT /b/k HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        let head = Head::parse(head.as_bytes()).expect("well formed");
+        let (head, _) = head.expect("whole");
+        let spec = PayloadSpec::of(&head, PayloadMode::Unsigned).expect("a payload");
+        let (pieces, receiver) = mpsc::channel(1);
+        let mut body = Body {
+            pieces: receiver,
+            writer: None,
+        };
+        let (sender, mut origin) = OriginBody::channel(Some(length as u64), 1);
+        let send = async {
+            let mut start = 0;
+            for length in lengths {
+                let bytes = (start..start + length).map(|index| index as u8).collect();
+                start += length;
+                let piece = BodyPiece::Bytes(bytes);
+                pieces.send(piece).await.expect("it is wanted");
+            }
+            pieces.send(BodyPiece::End).await.expect("it is wanted");
+        };
+        let receive = async {
+            let (mut lengths, mut whole) = (Vec::new(), Vec::new());
+            while let Some(piece) = origin.next().await.expect("a body") {
+                lengths.push(piece.len());
+                whole.extend_from_slice(&piece);
+            }
+            (lengths, whole)
+        };
+        let pump = pump(spec, &mut body, sender, None);
+        let ((), pumped, received) = futures::join!(send, pump, receive);
+        assert!(matches!(pumped, Ok(Pumped::Whole(_))));
+        received
+    }
+
+    #[tokio::test]
+    async fn short_pieces_travel_together_and_long_ones_as_they_are() {
+        let long = 3 * PIECE_BYTES_MIN;
+        for lengths in [
+            vec![1; 100_000],
+            vec![1],
+            vec![],
+            vec![PIECE_BYTES_MIN - 1; 9],
+            vec![long, 1, long, 5, 7, long],
+        ] {
+            let length: usize = lengths.iter().sum();
+            let (pieces, whole) = pumped(lengths).await;
+            let expected: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            assert!(whole == expected, "the bytes in their order");
+            let short = pieces.iter().rev().skip(1);
+            assert!(
+                short.clone().all(|piece| *piece >= PIECE_BYTES_MIN),
+                "{pieces:?}"
+            );
+        }
+    }
+}

@@ -302,16 +302,24 @@ impl Request {
         self.inner.written(mount, key).await
     }
 
-    /// Invalidates the object at once, and again later: the origin did not confirm the write, and may yet
-    /// carry it out.
-    async fn perhaps_written(&self, mount: &Arc<Mount>, key: &str) {
+    /// Invalidates the objects at once, and again later: the origin did not confirm their writes, and may yet
+    /// carry them out.
+    async fn perhaps_written<'a>(
+        &self,
+        mount: &Arc<Mount>,
+        keys: impl IntoIterator<Item = &'a str>,
+    ) {
         let since = *self.inner.writes.lock().await;
-        let told = self.inner.written(mount, key).await;
-        let now = Instant::now();
-        self.inner.uncertain.add(mount, key, since, now);
-        // The client is told of the failure already.
-        if told.is_err() {
-            self.inner.uncertain.add_untold(mount, since, now);
+        for key in keys {
+            let told = self.inner.written(mount, key).await;
+            let now = Instant::now();
+            self.inner.uncertain.add(mount, key, since, now);
+            // The client is told of the failure already.
+            if told.is_err() {
+                // All of the mount follows; each further key might wait as long for its shards.
+                self.inner.uncertain.add_untold(mount, since, now);
+                return;
+            }
         }
     }
 

@@ -153,7 +153,7 @@ impl Request {
             Ok(written) => self.written(mount, key).await.map(|()| written),
             Err(failure) => {
                 if may_be_done(&failure) {
-                    self.perhaps_written(mount, key).await;
+                    self.perhaps_written(mount, [key]).await;
                 }
                 Err(error_of(&failure))
             }
@@ -285,9 +285,8 @@ impl Request {
             }
             Err(failure) => {
                 if may_be_done(&failure) {
-                    for key in &keys {
-                        self.perhaps_written(mount, key).await;
-                    }
+                    let keys = keys.iter().map(String::as_str);
+                    self.perhaps_written(mount, keys).await;
                 }
                 return Err(error_of(&failure));
             }

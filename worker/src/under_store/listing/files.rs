@@ -78,7 +78,7 @@ impl Walk<'_> {
             let Some(stretch) = self.stretch(directory, stem, &from, depth)? else {
                 return Ok(true);
             };
-            if !is_begun && stretch.is_empty {
+            if !is_begun && stretch.is_empty() {
                 self.show_empty(directory);
             }
             is_begun = true;

@@ -30,8 +30,9 @@ const STRETCH_BYTES_MAX: usize = 16 << 20;
 /// of a deep tree holds one of each level.
 const HALVINGS_MAX: u32 = 6;
 
-/// Least names of a complete stretch that is worth keeping: fewer are read again in less than a page takes.
-const KEPT_NAMES_MIN: usize = 256;
+/// Least entries of a directory whose names are worth keeping, be they few of them: fewer are read again in less
+/// than a page takes.
+const KEPT_ENTRIES_MIN: u64 = 256;
 
 /// How long a stretch is kept.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -68,8 +69,8 @@ pub(super) struct Stretch {
     pub names: Vec<Name>,
     /// Whether no names follow.
     pub is_all: bool,
-    /// Whether the directory has nothing in it, not even what is not listed.
-    pub is_empty: bool,
+    /// What the directory had in it, also what is not listed.
+    entries: u64,
     identity: Identity,
     /// Whether the directory had been quiet, so that `identity` tells a change.
     was_quiet: bool,
@@ -157,6 +158,11 @@ impl Identity {
 }
 
 impl Stretch {
+    /// Whether the directory has nothing in it, not even what is not listed.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
     fn covers(&self, from: &str) -> bool {
         let reaches = self.is_all || self.names.last().is_some_and(|last| *last.text >= *from);
         *self.from <= *from && reaches
@@ -263,8 +269,7 @@ impl DirectoryNames {
 
     fn keep(&self, state: &mut State, key: Key, stretch: &Arc<Stretch>) {
         let bytes = stretch.bytes() + size_of::<Kept>() + key.directory.len();
-        let is_large = !stretch.is_all || stretch.names.len() >= KEPT_NAMES_MIN;
-        if !is_large || bytes > self.bytes_max {
+        if stretch.entries < KEPT_ENTRIES_MIN || bytes > self.bytes_max {
             return;
         }
         state.remove(&key);
@@ -316,12 +321,10 @@ fn read(wanted: WantedNames<'_>, path: &Path, identity: Identity) -> Result<Stre
     let was_quiet = identity.is_quiet();
     let halvings = (wanted.depth as u32).min(HALVINGS_MAX);
     let mut least = Least::new(STRETCH_BYTES_MAX >> halvings);
-    let mut is_empty = true;
-    let (mut count, mut skipped) = (0, 0);
+    let (mut entries, mut skipped) = (0, 0);
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        is_empty = false;
-        count += 1;
+        entries += 1;
         let Ok(text) = entry.file_name().into_string() else {
             skipped += 1;
             continue;
@@ -342,14 +345,14 @@ fn read(wanted: WantedNames<'_>, path: &Path, identity: Identity) -> Result<Stre
             Err(_) => skipped += 1,
         }
     }
-    wanted.counts.read.fetch_add(count, Ordering::Relaxed);
+    wanted.counts.read.fetch_add(entries, Ordering::Relaxed);
     wanted.counts.skipped.fetch_add(skipped, Ordering::Relaxed);
     let (names, is_all) = least.into_sorted();
     Ok(Stretch {
         from: wanted.from.to_owned(),
         names,
         is_all,
-        is_empty,
+        entries,
         identity,
         was_quiet,
         read_at,

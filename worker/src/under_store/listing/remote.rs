@@ -21,6 +21,30 @@ use crate::under_store::{UnderStoreError, UnderStoreErrorKind};
 /// Most entries that an unsorted listing may have: all of them are held while they are sorted.
 const UNSORTED_ENTRIES_MAX: usize = 100_000;
 
+/// Pages in a row that bring a run nothing, until the store is not asked for more: one that says without end
+/// that more follows would keep a listing for ever.
+const EMPTY_PAGES_MAX: usize = 1000;
+
+/// Notes that a page left a run with `length` entries.
+///
+/// # Errors
+/// When too many pages in a row brought nothing.
+fn note_page(empty: &mut (usize, usize), length: usize) -> Result<(), Failure> {
+    let (pages, before) = *empty;
+    *empty = if length > before {
+        (0, length)
+    } else {
+        (pages + 1, before)
+    };
+    if empty.0 < EMPTY_PAGES_MAX {
+        return Ok(());
+    }
+    Err(Failure::lasting(
+        UnderStoreErrorKind::Malformed,
+        format!("the store answers {EMPTY_PAGES_MAX} empty pages of the listing in a row"),
+    ))
+}
+
 /// One run of what `remote` has.
 pub(super) async fn run(
     remote: &RemoteStore,
@@ -41,7 +65,7 @@ pub(super) async fn run(
             append(remote, wanted, result, &mut items);
         }
         Some(pages) => {
-            let mut token = None;
+            let (mut token, mut empty) = (None, (0, 0));
             loop {
                 let request = |time| page(remote, pages, wanted, token.clone(), time).boxed();
                 let (result, next) = stores.with_tries(store, uri, request).await?;
@@ -53,6 +77,7 @@ pub(super) async fn run(
                     is_all = false;
                     break;
                 }
+                note_page(&mut empty, items.len()).map_err(|failure| failure.into_error(uri, 1))?;
                 if next == token {
                     let failure = Failure::lasting(
                         UnderStoreErrorKind::Malformed,
@@ -97,6 +122,7 @@ async fn bucket(
     let groups = wanted.depth == Depth::Children;
     // One more than wanted tells whether something follows; 1000 is what stores give at most.
     let keys_max = (wanted.entries_max + 1).min(1000);
+    let mut empty = (0, 0);
     loop {
         let (prefix, current) = (prefix.as_str(), token.as_deref());
         let page = stores
@@ -121,6 +147,7 @@ async fn bucket(
             items.dedup_by(|left, right| left.key() == right.key());
             return Ok(Run::new(items, page.token.is_none(), wanted.entries_max));
         }
+        note_page(&mut empty, items.len()).map_err(|failure| failure.into_error(uri, 1))?;
         if page.token == token {
             let failure = Failure::lasting(
                 UnderStoreErrorKind::Malformed,
@@ -274,4 +301,22 @@ fn append(remote: &RemoteStore, wanted: Wanted<'_>, result: ListResult, items: &
             .filter(|key| is_wanted(key))?;
         Some(Item::Prefix { key })
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_has_always_more_and_never_anything_is_left() {
+        let mut empty = (0, 0);
+        for length in 0..10 {
+            for _ in 1..EMPTY_PAGES_MAX {
+                assert!(note_page(&mut empty, length).is_ok());
+            }
+            assert!(note_page(&mut empty, length + 1).is_ok(), "it goes on");
+        }
+        let ended = (0..EMPTY_PAGES_MAX).find(|_| note_page(&mut empty, 10).is_err());
+        assert_eq!(ended, Some(EMPTY_PAGES_MAX - 1));
+    }
 }

@@ -137,7 +137,7 @@ impl OriginBody {
     }
 
     /// The next bytes, never empty; `None` once the whole body came and was confirmed.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
             let Some(piece) = self.pieces.recv().await else {
                 return self.confirmed().map(|()| None);
