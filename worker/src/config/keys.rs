@@ -298,7 +298,8 @@ pub const LIMITS: &Section = &Section {
             kind: count(1, 4096),
             default: "64",
             is_reloadable: true,
-            doc: "Requests to under-stores in flight at a time. More wait.",
+            doc: "Requests to under-stores in flight at a time. More wait. Besides, as many may be in flight whose \
+                  bodies clients send meanwhile, and a quarter as many of listings.",
         },
         Key {
             name: "load_objects",

@@ -266,20 +266,21 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Begins to bring this shard's blocks of an object in: the first of them where its budget does not reach
     /// for all.
     pub(super) fn load_in_background(self: &Rc<Self>, meta: &Arc<ObjectMeta>) {
-        let blocks = self.own_blocks_about(meta);
+        let (is_begun, begun) = {
+            let prefetches = self.prefetches.borrow();
+            (prefetches.contains(&meta.id), prefetches.len())
+        };
+        let blocks = if is_begun {
+            0
+        } else {
+            self.own_blocks_about(meta)
+        };
         if blocks == 0 {
             return;
         }
-        {
-            let mut prefetches = self.prefetches.borrow_mut();
-            if prefetches.contains(&meta.id) {
-                return;
-            }
-            if prefetches.len() >= PREFETCHES_MAX {
-                self.counters.prefetches_refused.increase();
-                return;
-            }
-            prefetches.insert(meta.id);
+        if begun >= PREFETCHES_MAX {
+            self.counters.prefetches_refused.increase();
+            return;
         }
         let block_bytes = u64::from(meta.block_bytes);
         let room = PrefetchRoom::of(&self.store.devices(), self.shards);
@@ -290,6 +291,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             self.counters.prefetches_cut.increase();
         }
         let blocks = usize::try_from(granted / block_bytes).unwrap_or(usize::MAX);
+        if blocks == 0 {
+            self.prefetch_budget.ended(granted, 0);
+            return;
+        }
+        self.prefetches.borrow_mut().insert(meta.id);
         let (shard, meta) = (Rc::clone(self), Arc::clone(meta));
         self.io.spawn(Priority::Background, async move {
             let fetched = match shard.load_first(&meta, blocks).await {

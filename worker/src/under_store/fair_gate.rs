@@ -61,7 +61,8 @@ impl State {
     fn let_in(&mut self) {
         while self.inside.len() < self.limit {
             let waiting = self.waiting.iter().map(|waiting| waiting.writer.as_ref());
-            let Some(place) = next_turn(self.writers(), waiting) else {
+            let inside = self.inside.iter().map(|(_, writer)| writer.as_ref());
+            let Some(place) = next_turn(inside, waiting) else {
                 return;
             };
             let next = self

@@ -170,16 +170,18 @@ pub fn victim<'a>(
     })
 }
 
-/// The place in a queue whose turn it is: of the key, then the peer, that has the fewest places already.
+/// The place in a queue whose turn it is: of the key, then the peer, that has the fewest places already. Requests
+/// of this worker itself, which have no writer, count as those of one key.
 pub fn next_turn<'a>(
-    inside: impl Iterator<Item = &'a Arc<Writer>>,
+    inside: impl Iterator<Item = Option<&'a Arc<Writer>>> + Clone,
     waiting: impl Iterator<Item = Option<&'a Arc<Writer>>>,
 ) -> Option<usize> {
-    let places = places(inside);
+    let own = inside.clone().filter(Option::is_none).count();
+    let places = places(inside.flatten());
     let turn = waiting.enumerate().min_by_key(|(place, writer)| {
         let client = writer.map(|writer| &writer.client);
-        let of_key = client.map_or(0, |client| places.of_key(client));
-        let of_client = client.map_or(0, |client| places.of_client(client));
+        let of_key = client.map_or(own, |client| places.of_key(client));
+        let of_client = client.map_or(own, |client| places.of_client(client));
         (of_key, of_client, *place)
     });
     turn.map(|(place, _)| place)
@@ -265,11 +267,18 @@ mod tests {
     fn turns_go_to_those_that_have_fewest_and_then_to_those_that_came_first() {
         let inside = [writer("a", 1, 0), writer("a", 1, 0), writer("b", 1, 0)];
         let waiting = [writer("a", 1, 0), writer("b", 1, 0), writer("b", 2, 0)];
-        let turn = |waiting: &[Arc<Writer>]| next_turn(inside.iter(), waiting.iter().map(Some));
+        let turn =
+            |waiting: &[Arc<Writer>]| next_turn(inside.iter().map(Some), waiting.iter().map(Some));
         assert_eq!(turn(&waiting), Some(2));
         assert_eq!(turn(&waiting[..2]), Some(1));
         assert_eq!(turn(&waiting[..1]), Some(0));
         assert_eq!(turn(&[]), None);
+        let of_worker = [Some(&inside[2]), None, None];
+        let waiting = [None, Some(&waiting[1]), None];
+        assert_eq!(
+            next_turn(of_worker.into_iter(), waiting.into_iter()),
+            Some(1)
+        );
     }
 
     #[tokio::test]

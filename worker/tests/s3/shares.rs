@@ -117,10 +117,10 @@ fn documents_that_are_held_open_keep_no_other_key_from_deleting() {
         0 => slow.request(
             "POST",
             "/data?delete=",
-            "Content-Length: 2000000\r\n",
+            "Content-Length: 20000\r\n",
             UNSIGNED,
         ),
-        _ => request("PUT", &presigned, "Content-Length: 2000000\r\n"),
+        _ => request("PUT", &presigned, "Content-Length: 20000\r\n"),
     };
     let held = begun(&scene, head, PLACES + 20);
     let document = "<Delete><Object><Key>object</Key></Object></Delete>";

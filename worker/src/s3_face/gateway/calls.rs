@@ -156,8 +156,25 @@ impl State {
         self.by_client.retain(|_, sum| *sum != Load::default());
     }
 
+    /// Whether a key, or a peer of the client's key, has so many calls that one of them could make room.
+    fn has_larger(&self, client: &Client) -> bool {
+        let calls = |load: Option<&Load>| load.map_or(0, |load| load.calls) + 1;
+        let of_key = calls(self.by_key.get(&client.key));
+        let of_client = calls(self.by_client.get(client));
+        self.by_key.values().any(|load| load.calls > of_key)
+            || self
+                .by_client
+                .iter()
+                .any(|(other, load)| other.key == client.key && load.calls > of_client)
+    }
+
     /// Cuts off a writer in favour of `client`; false when there is none.
     fn cut_one(&mut self, client: &Client) -> bool {
+        // Whoever is refused for what is its own asks again and again: that is not to cost a look at all calls,
+        // on the core that serves reads.
+        if !self.has_larger(client) {
+            return false;
+        }
         let writers = self.calls.values().filter_map(|call| call.writer.as_ref());
         let Some(writer) = victim(writers, client).cloned() else {
             return false;
