@@ -198,6 +198,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 tracing::warn!(object = meta.uri, %error, "an old version may come back after a restart");
             }
         }
+        if let Err(error) = self.store.distrust_absent_devices().await {
+            tracing::warn!(path_key, %error, "an old version may come back with a device that is absent");
+        }
     }
 
     /// Takes this shard's blocks of an object that was written a moment ago into the cache, as if they

@@ -123,7 +123,7 @@ async fn step(bed: &Bed, shards: &[Shard], model: &mut Model, random: &Prng) {
         }
         8..10 => {
             for shard in shards {
-                shard.store.flush().await;
+                let _ = shard.store.flush().await;
             }
             for state in model
                 .blocks
@@ -240,7 +240,7 @@ fn run(seed: u64, faults: Faults, bounds: Bounds) -> u64 {
             }
             if random.coin() {
                 for shard in &shards {
-                    shard.store.close().await;
+                    let _ = shard.store.close().await;
                 }
                 note_faults(&bed, &mut model);
                 for state in model
