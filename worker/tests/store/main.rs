@@ -3,6 +3,7 @@
 mod absent;
 mod bed;
 mod corpus;
+mod crash_points;
 mod damage;
 mod flushes;
 mod marks;
