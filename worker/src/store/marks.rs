@@ -90,6 +90,9 @@ impl<I: Io> Inner<I> {
 
     /// Whether every device that takes I/O says whether the object is pinned.
     fn is_pin_recorded(&self, object: ObjectId, pinned: bool) -> bool {
+        if self.pins_unsure.borrow().contains(&object) {
+            return false;
+        }
         let mut devices = self.devices.iter().flatten();
         devices.all(|device| {
             let marks = device.marks.borrow();
@@ -150,7 +153,14 @@ impl<I: Io> Inner<I> {
             }
         }
         if failed.is_empty() {
+            if pin.is_some() {
+                self.pins_unsure.borrow_mut().remove(&object);
+            }
             return self.note_marks(missed).await;
+        }
+        // A write that failed may have reached the device.
+        if pin.is_some() {
+            self.pins_unsure.borrow_mut().insert(object);
         }
         Err(MarkError::NotDurable(format!(
             "could not write the record to {}",

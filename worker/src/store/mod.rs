@@ -178,6 +178,9 @@ struct Inner<I: Io> {
     pending: RefCell<IdMap<BlockId, Rc<NewBlock>>>,
     objects: RefCell<Objects>,
     pinned: RefCell<HashSet<ObjectId>>,
+    /// Objects of which a record of a pin or its end failed to be written: it may be on a device all the
+    /// same. One for each that failed since the start; a device takes few errors.
+    pins_unsure: RefCell<HashSet<ObjectId>>,
     ghost: RefCell<Ghost>,
     policy: Policy,
     region_pages: u32,

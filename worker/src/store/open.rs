@@ -212,6 +212,7 @@ fn assemble<I: Io>(
         pending: RefCell::new(IdMap::default()),
         objects: RefCell::new(Objects::default()),
         pinned: RefCell::default(),
+        pins_unsure: RefCell::default(),
         ghost: RefCell::new(Ghost::new(config.index_capacity)),
         policy,
         region_pages,
