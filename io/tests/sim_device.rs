@@ -293,6 +293,45 @@ fn a_failed_flush_makes_nothing_durable() {
 }
 
 #[test]
+fn what_a_failed_flush_drops_is_lost_with_power_although_later_flushes_succeed() {
+    let dropping = Faults {
+        flush_drop: 1.0,
+        ..Faults::none()
+    };
+    let world = world(14, dropping);
+    let io = world.core();
+    on_bench(&world, &io, async |bench| {
+        bench.write(1, 1, 1).await;
+        bench.write(2, 2, 1).await;
+        bench.device.flush().await.expect_err("every flush fails");
+        world.set_faults(Faults::none());
+        bench.write(2, 3, 1).await;
+        bench.write(3, 4, 1).await;
+        bench.device.flush().await.expect("nothing is left of it");
+    });
+    assert_eq!(world.injected(Fault::FlushDropped), 1);
+    assert_eq!(page_of(&world, 1), [1; PAGE_SIZE], "reads see it");
+    world.cut_power_of(PATH);
+    assert_eq!(page_of(&world, 1), [0; PAGE_SIZE], "dropped");
+    assert_eq!(page_of(&world, 2), [3; PAGE_SIZE], "written again");
+    assert_eq!(page_of(&world, 3), [4; PAGE_SIZE], "flushed");
+}
+
+#[test]
+fn a_device_that_failed_and_is_restored_has_what_it_had() {
+    let world = world(15, Faults::none());
+    let io = world.core();
+    on_bench(&world, &io, async |bench| {
+        bench.write(1, 1, 1).await;
+        world.fail_device(PATH);
+        bench.device.flush().await.expect_err("it does not answer");
+        world.restore_device(PATH);
+        bench.device.flush().await.expect("it does");
+    });
+    assert_eq!(page_of(&world, 1), [1; PAGE_SIZE]);
+}
+
+#[test]
 fn a_flush_covers_only_the_writes_that_completed_before_it_started() {
     let world = world(
         13,

@@ -80,6 +80,8 @@ struct Unflushed {
     write: u64,
     page: u64,
     content: Option<Page>,
+    /// A flush gave it up: it never becomes durable.
+    is_given_up: bool,
 }
 
 pub(super) struct Disk {
@@ -179,7 +181,18 @@ impl Disk {
 
     pub(super) fn flush(&mut self, state: &State, writes_before: u64) -> Result<(), IoError> {
         self.check_alive("flush", 0)?;
-        if state.fate.chance(state.faults.borrow().flush_error) {
+        let (error, drop) = {
+            let faults = state.faults.borrow();
+            (faults.flush_error, faults.flush_drop)
+        };
+        let is_dropped = state.fate.chance(drop);
+        if is_dropped {
+            state.inject(Fault::FlushDropped, Some(self.number), 0, 0);
+            self.unflushed
+                .iter_mut()
+                .for_each(|unflushed| unflushed.is_given_up = true);
+        }
+        if is_dropped || state.fate.chance(error) {
             state.inject(Fault::FlushError, Some(self.number), 0, 0);
             return Err(self.error("flush", 0));
         }
@@ -241,7 +254,7 @@ impl Disk {
             touched.extend(write.iter().map(|page| page.page));
             let offset = write[0].page * PAGE_SIZE as u64;
             let length = (count * PAGE_SIZE) as u64;
-            if state.fate.chance(loss) {
+            if write[0].is_given_up || state.fate.chance(loss) {
                 state.inject(Fault::UnflushedLost, Some(self.number), offset, length);
                 continue;
             }
@@ -378,24 +391,37 @@ impl Disk {
             write: self.writes_completed,
             page,
             content,
+            is_given_up: false,
         });
     }
 
     /// Makes the oldest writes durable, each as a whole, until the cache is within its bound.
     fn bound_cache(&mut self) {
-        while self.unflushed.len() > UNFLUSHED_PAGES_MAX {
-            let oldest = self.unflushed[0].write;
+        let alive = |unflushed: &&Unflushed| !unflushed.is_given_up;
+        while self.unflushed.len() > UNFLUSHED_PAGES_MAX
+            && let Some(oldest) = self.unflushed.iter().find(alive)
+        {
+            let oldest = oldest.write;
             self.make_durable(oldest);
         }
     }
 
     /// Makes every write up to number `write` durable.
     fn make_durable(&mut self, write: u64) {
+        let mut given_up = Vec::new();
         while let Some(unflushed) = self
             .unflushed
             .pop_front_if(|unflushed| unflushed.write <= write)
         {
-            self.durable.set(unflushed.page, unflushed.content);
+            if unflushed.is_given_up {
+                given_up.push(unflushed);
+            } else {
+                self.durable.set(unflushed.page, unflushed.content);
+            }
+        }
+        // What a power cut takes back is still to be known.
+        for unflushed in given_up.into_iter().rev() {
+            self.unflushed.push_front(unflushed);
         }
     }
 }

@@ -15,6 +15,9 @@ pub struct Faults {
     pub write_error: f64,
     /// A flush fails with EIO; nothing became durable by it. Per flush.
     pub flush_error: f64,
+    /// A flush fails with EIO, and what was not durable never will be: later flushes succeed without it, reads
+    /// see it until power is cut. Per flush.
+    pub flush_drop: f64,
     /// One bit of what a read returns is wrong, and right again the next time. Per read.
     pub bit_flip_on_read: f64,
     /// One bit under a read turns on the medium and stays so. Per read.
@@ -64,6 +67,7 @@ impl Faults {
             read_error: 0.0,
             write_error: 0.0,
             flush_error: 0.0,
+            flush_drop: 0.0,
             bit_flip_on_read: 0.0,
             bit_flip_at_rest: 0.0,
             misdirected_read: 0.0,
@@ -123,6 +127,7 @@ impl Faults {
             stream_split: share(&prng),
             stream_reset: rate(&prng),
             connect_error: rate(&prng),
+            flush_drop: rate(&prng),
         }
     }
 }
@@ -136,6 +141,8 @@ pub enum Fault {
     WriteError,
     /// A flush that failed.
     FlushError,
+    /// A flush that failed and gave up what was not durable. A [`Fault::FlushError`] is injected beside it.
+    FlushDropped,
     /// A bit that was wrong in one read.
     BitFlipOnRead,
     /// A bit that turned on the medium.
@@ -154,7 +161,8 @@ pub enum Fault {
     UnflushedLost,
     /// An operation that took much longer.
     LatencySpike,
-    /// A device that failed for good. The extent is all of it.
+    /// A device that failed, for good or until [`World::restore_device`](super::World::restore_device). The
+    /// extent is all of it.
     DeviceFailed,
     /// What [`World::corrupt`](super::World::corrupt) overwrote.
     Corrupted,
@@ -225,6 +233,7 @@ mod tests {
                 self.read_error,
                 self.write_error,
                 self.flush_error,
+                self.flush_drop,
                 self.bit_flip_on_read,
                 self.bit_flip_at_rest,
                 self.misdirected_read,

@@ -55,6 +55,14 @@ impl World {
             .inject(Fault::DeviceFailed, Some(number), 0, length);
     }
 
+    /// Lets a device that failed answer again, with what it holds; as of a cable that is plugged in again.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    pub fn restore_device(&self, path: impl AsRef<Path>) {
+        self.with_disk(path.as_ref(), |_, disk| disk.has_failed = false);
+    }
+
     /// Does to one device what a power cut does: unflushed writes may be lost.
     ///
     /// # Panics

@@ -56,4 +56,4 @@ pub use handle::SimIo;
 pub use net::{Received, SimListener, SimStream};
 pub use random::Prng;
 pub use seeds::{check_seeds, replay_command, seeds};
-pub use world::{Crash, CrashPoint, Crashed, TURNS_MAX_DEFAULT, World};
+pub use world::{Crash, CrashPoint, CrashSwitch, Crashed, TURNS_MAX_DEFAULT, World};

@@ -59,6 +59,9 @@ impl Doorbell for SimDoorbell {
     }
 }
 
+/// Whether a crash is due with a write: number of the device, offset, bytes.
+pub(super) type WriteJudge = Box<dyn FnMut(usize, u64, &[u8]) -> bool>;
+
 pub(super) struct State {
     pub(super) seed: u64,
     pub(super) now: Cell<u64>,
@@ -74,6 +77,8 @@ pub(super) struct State {
     /// Writes submitted so far, and the one at which to crash.
     pub(super) writes_submitted: Cell<u64>,
     pub(super) crash_at_write: Cell<Option<u64>>,
+    /// Says of which write the world crashes.
+    pub(super) crash_when: RefCell<Option<WriteJudge>>,
     pub(super) is_crash_due: Cell<bool>,
     /// Set while the world goes down: tasks that destructors spawn are dropped at once.
     pub(super) is_ending: Cell<bool>,
@@ -149,6 +154,7 @@ impl State {
             } => {
                 self.record(Step::SubmitWrite, *offset, slice.bytes().len() as u64);
                 self.count_write();
+                self.show_write(*device, *offset, slice.bytes());
                 (*device, (slice.bytes().len() / crate::PAGE_SIZE) as u64)
             }
             Work::Flush {
@@ -196,6 +202,17 @@ impl State {
         self.writes_submitted.set(submitted);
         if self.crash_at_write.get().is_some_and(|at| at <= submitted) {
             self.crash_at_write.set(None);
+            self.is_crash_due.set(true);
+        }
+    }
+
+    fn show_write(&self, device: usize, offset: u64, bytes: &[u8]) {
+        let mut crash_when = self.crash_when.borrow_mut();
+        if crash_when
+            .as_mut()
+            .is_some_and(|is_due| is_due(device, offset, bytes))
+        {
+            *crash_when = None;
             self.is_crash_due.set(true);
         }
     }

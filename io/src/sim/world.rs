@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -86,6 +86,7 @@ impl World {
             cores: RefCell::default(),
             writes_submitted: Cell::new(0),
             crash_at_write: Cell::new(None),
+            crash_when: RefCell::default(),
             is_crash_due: Cell::new(false),
             is_ending: Cell::new(false),
             order: root.fork(),
@@ -355,10 +356,23 @@ impl World {
         }
     }
 
-    /// Forgets what [`World::crash_at`] scheduled.
+    /// Schedules a [`World::crash`] right after the first write that `is_due` says so of was submitted: it gets the
+    /// number of the device in the order of addition, the offset and the bytes. That write is in
+    /// flight then; the crash decides what becomes of it.
+    pub fn crash_when_written(&self, is_due: impl FnMut(usize, u64, &[u8]) -> bool + 'static) {
+        *self.state.crash_when.borrow_mut() = Some(Box::new(is_due));
+    }
+
+    /// A handle for the world's own programs to crash it with.
+    pub fn crash_switch(&self) -> CrashSwitch {
+        CrashSwitch(Rc::downgrade(&self.state))
+    }
+
+    /// Forgets what was scheduled by [`World::crash_at`] and [`World::crash_when_written`].
     pub fn cancel_crash(&self) {
         self.state.operations.borrow_mut().cancel_crash();
         self.state.crash_at_write.set(None);
+        self.state.crash_when.borrow_mut().take();
         self.state.is_crash_due.set(false);
     }
 
@@ -393,6 +407,19 @@ impl World {
             of(Priority::Flush),
             of(Priority::Background),
         );
+    }
+}
+
+/// Crashes a world from inside. See [`World::crash_switch`].
+#[derive(Clone)]
+pub struct CrashSwitch(Weak<State>);
+
+impl CrashSwitch {
+    /// The world crashes before anything else of it runs.
+    pub fn pull(&self) {
+        if let Some(state) = self.0.upgrade() {
+            state.is_crash_due.set(true);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use corelane_worker::s3_face::{FaceOptions, FaceShared};
 use corelane_worker::shard::look_up::compute::Compute;
 use corelane_worker::shard::request::{ShardLimits, ShardRequest};
 use corelane_worker::shard::{self, S3Setup, ShardSetup, Tuning};
-use corelane_worker::store::{FormatOptions, Wear, format_devices};
+use corelane_worker::store::{FormatOptions, SharedHealth, Wear, format_devices};
 use corelane_worker::under_store::listing::{ListingBounds, Listings};
 use corelane_worker::under_store::runtime::{FetchOptions, FetchRuntime};
 use corelane_worker::under_store::{Event, Job, Request, UnderStore};
@@ -191,6 +191,7 @@ pub(super) async fn start(world: &World, place: Place) -> Result<(SocketAddr, So
         },
         tuning,
         wear: Wear::default(),
+        health: SharedHealth::default(),
         compute: Compute::in_line(),
         under_store: PageStore {
             object_bytes: place.object_bytes(),

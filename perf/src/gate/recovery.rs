@@ -153,7 +153,7 @@ fn recover(path: &Path, core: usize, blocks: u64) -> Result<Recovered, String> {
         let (store, recovery) = open(&io, &path, blocks as usize + 1).await?;
         let taken = begin.elapsed().as_secs_f64();
         let usage = process::thread_usage().since(before);
-        store.close().await;
+        store.close().await.map_err(|error| error.to_string())?;
         Ok(Recovered {
             seconds: taken,
             usage,

@@ -318,7 +318,7 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
     for request in 0..requests {
         let counts = request >= requests / 4;
         if request == requests / 4 {
-            store.flush().await;
+            store.flush().await.map_err(|error| error.to_string())?;
             admitted_before = store.counters().bytes_admitted.get();
             written_before = store.counters().bytes_written_device.get();
         }
@@ -347,10 +347,10 @@ async fn policy_task(io: UringIo, path: PathBuf, device_bytes: u64) -> Result<Po
     }
     // The better of the two is the ideal.
     run.ideal_hits = ideal_hits.into_iter().max().unwrap_or(0);
-    store.flush().await;
+    store.flush().await.map_err(|error| error.to_string())?;
     run.bytes_admitted = store.counters().bytes_admitted.get() - admitted_before;
     run.bytes_written = store.counters().bytes_written_device.get() - written_before;
-    store.close().await;
+    store.close().await.map_err(|error| error.to_string())?;
     Ok(run)
 }
 

@@ -353,6 +353,9 @@ pub async fn devices(control: &Control) -> Result<Vec<DeviceStats>, CallError> {
             None => devices.push(part),
             Some(device) => {
                 device.healthy &= part.healthy;
+                if device.reason.is_empty() {
+                    device.reason = part.reason;
+                }
                 device.bytes_used += part.bytes_used;
                 device.regions += part.regions;
                 device.regions_free += part.regions_free;

@@ -171,7 +171,18 @@ pub async fn free(
         .buffer_unordered(OBJECTS_AT_ONCE)
         .try_collect()
         .await?;
+    distrust_absent_devices(control).await?;
     Ok(sum(freed))
+}
+
+/// Makes sure that what was freed or unpinned stays so on devices that are missing or were taken out:
+/// what they hold is not listed.
+async fn distrust_absent_devices(control: &Control) -> Result<(), CallError> {
+    let first = ShardId(0);
+    let answer = control.shards.ask(first, ANSWER_DEADLINE, |answer| {
+        ShardRequest::DistrustAbsentDevices { answer }
+    });
+    answer.await?.map_err(CallError::Failed)
 }
 
 /// Pins or unpins the object at `path`, or all below it. Returns how many.
@@ -193,6 +204,7 @@ pub async fn pin(
     // What is cached is known without the under-store, versions that it has no more included; what is
     // pinned and has no block yet only it can name.
     let cached = cached_in(control, rights, path, recursive).await?;
+    distrust_absent_devices(control).await?;
     let known: HashSet<ObjectId> = cached.iter().map(|object| object.meta.id).collect();
     let pinned = cached.into_iter().filter(|object| object.cached.pinned);
     let ended = pin_all(control, pinned.map(|object| object.meta).collect(), false).await?;

@@ -246,9 +246,9 @@ fn write_devices(body: &mut String, devices: &[DeviceStats]) {
     let _ = writeln!(body, "devices");
     for device in devices {
         let health = if device.healthy {
-            "healthy"
+            "healthy".to_owned()
         } else {
-            "TAKEN OUT"
+            format!("TAKEN OUT ({})", device.reason)
         };
         let _ = writeln!(
             body,

@@ -185,6 +185,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 let done = shard.store.pin(object.id, pinned).await;
                 reply(answer, done.map_err(|failure| failure.to_string()));
             }),
+            ShardRequest::DistrustAbsentDevices { answer } => {
+                self.in_background(async move |shard| {
+                    let done = shard.store.distrust_absent_devices().await;
+                    reply(answer, done.map_err(|failure| failure.to_string()));
+                });
+            }
             ShardRequest::Verify { object, answer } => self.in_background(async move |shard| {
                 reply(answer, shard.verify(&object).await);
             }),
@@ -279,6 +285,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 path: device.path,
                 uuid: device.uuid,
                 healthy: device.healthy,
+                reason: device.reason,
                 bytes: device.bytes,
                 bytes_used: device.bytes_used,
                 bytes_written: device.bytes_written,

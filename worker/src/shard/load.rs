@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Nanos};
+use corelane_rpc_schema::BlockId;
 use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 
@@ -122,7 +123,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 self.io.yield_now().await;
             }
             let (block, bytes) = (object.block(index), object.block_length(index));
-            if self.store.lookup(block).is_some() {
+            if self.is_held(block, object.block_bytes) {
                 loaded.bytes_skipped += u64::from(bytes);
             } else {
                 loaded.bytes_not_kept += u64::from(bytes);
@@ -144,19 +145,26 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         Ok(loaded)
     }
 
-    /// Flushes the store, for as long as its devices write. False when they do not.
+    /// Flushes the store, for as long as its devices write. False when they do not, or what they wrote is
+    /// not durable.
     async fn flush_patiently(&self, block_bytes: u32) -> bool {
         let mut patience = self.patience_for(block_bytes);
         let mut flush = pin!(self.store.flush());
         loop {
             let pause = pin!(self.io.sleep(FLUSH_LOOK));
-            if let Either::Left(_) = select(flush.as_mut(), pause).await {
-                return true;
+            if let Either::Left((flushed, _)) = select(flush.as_mut(), pause).await {
+                return flushed.is_ok();
             }
             if !patience.lasts(self.io.now(), self.bytes_written(), NotKept::Busy) {
                 return false;
             }
         }
+    }
+
+    /// Whether a device that takes I/O has the block. The index forgets those of one that was taken out
+    /// only by and by.
+    fn is_held(&self, block: BlockId, block_bytes: u32) -> bool {
+        self.store.lookup(block).is_some() && self.store.device_healthy(block, block_bytes)
     }
 
     fn patience_for(&self, block_bytes: u32) -> Patience {
@@ -183,7 +191,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 self.io.yield_now().await;
             }
             let block = object.block(index);
-            if self.store.lookup(block).is_none() && self.store.pending(block).is_none() {
+            let is_held = self.is_held(block, object.block_bytes);
+            if !is_held && self.store.pending(block).is_none() {
                 gone += u64::from(object.block_length(index));
             }
         }
@@ -204,7 +213,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut waiting: Option<Rc<Fill>> = None;
         let mut patience = self.patience_for(known.meta.block_bytes);
         loop {
-            if self.store.lookup(block).is_some() || self.store.pending(block).is_some() {
+            let is_held = self.is_held(block, known.meta.block_bytes);
+            if is_held || self.store.pending(block).is_some() {
                 if loaded.bytes_fetched == 0 {
                     loaded.bytes_skipped = bytes;
                 }

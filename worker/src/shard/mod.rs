@@ -72,7 +72,7 @@ use crate::data_plane::outbox::SharedCredit;
 use crate::inbox::Inbox;
 use crate::mount::{AccessSet, MountTable};
 use crate::s3_face::{self, Face, FaceShared};
-use crate::store::{Store, StoreConfig, StoreError, Wear};
+use crate::store::{SharedHealth, Store, StoreConfig, StoreError, Wear};
 use crate::under_store::UnderStore;
 use asking::{Asking, ShardSiblings};
 use counters::ShardCounters;
@@ -118,6 +118,8 @@ pub struct ShardSetup<U> {
     pub tuning: Tuning,
     /// What all shards write.
     pub wear: Wear,
+    /// What all shards know of the devices.
+    pub health: SharedHealth,
     /// Threads for work that would keep reads waiting.
     pub compute: Compute,
     /// Where misses go.
@@ -308,6 +310,7 @@ async fn start<I: Io, U: UnderStore>(
         }
         let config = StoreConfig {
             wear: setup.wear,
+            health: setup.health,
             ..tuning.store_config(setup.shard, setup.shards, setup.limits)
         };
         let siblings = Rc::new(ShardSiblings::new(io.clone()));
@@ -489,7 +492,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Brings everything onto the device.
     async fn finish(self: &Rc<Self>) {
         self.drain_lanes().await;
-        self.store.close().await;
+        if let Err(error) = self.store.close().await {
+            tracing::error!(shard = self.id.0, %error, "not all that was cached is durable");
+        }
         if let Some(answer) = self.stopped.take() {
             // The other side may have given up waiting.
             let _ = answer.send(());

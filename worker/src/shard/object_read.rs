@@ -202,6 +202,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 tracing::warn!(object = meta.uri, %error, "an old version may come back after a restart");
             }
         }
+        if let Err(error) = self.store.distrust_absent_devices().await {
+            tracing::warn!(path_key, %error, "an old version may come back with a device that is absent");
+        }
     }
 
     /// Forgets what was learned of objects below a prefix after the write `since`, and frees it as

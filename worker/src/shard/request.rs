@@ -119,6 +119,11 @@ pub enum ShardRequest {
         /// Gets an error sentence when pins would take more of a device than allowed.
         answer: oneshot::Sender<Result<(), String>>,
     },
+    /// Makes sure that what was freed stays so on devices that are missing or were taken out.
+    DistrustAbsentDevices {
+        /// Gets the reason if it could not be made durable.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
     /// Reads and checks everything that this shard's devices hold of one object; what is wrong is dropped.
     Verify {
         /// The object.
@@ -237,6 +242,8 @@ pub struct DeviceStats {
     pub uuid: String,
     /// Whether it takes I/O.
     pub healthy: bool,
+    /// Why it does not; empty while it does.
+    pub reason: String,
     /// Bytes of the whole device.
     pub bytes: u64,
     /// Live bytes of this shard's blocks.

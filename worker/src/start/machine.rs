@@ -32,7 +32,8 @@ use crate::shard::message::Message;
 use crate::shard::request::{ShardLimits, ShardRequest};
 use crate::shard::{self, S3Setup, ShardReady, ShardSetup, Tuning};
 use crate::store::{
-    DeviceIdentity, DeviceLock, FormatOptions, StoreError, Wear, format_paths, read_identity,
+    DeviceIdentity, DeviceLock, FormatOptions, SharedHealth, StoreError, Wear, format_paths,
+    read_identity,
 };
 use crate::under_store::Event;
 use crate::under_store::listing::{ListingBounds, Listings};
@@ -88,7 +89,7 @@ impl Launcher for Machine {
         let compute =
             Compute::start(config.lookup_threads, COMPUTE_NICENESS).map_err(environment)?;
         let shards = plan.seats.len();
-        let wear = Wear::default();
+        let (wear, health) = (Wear::default(), SharedHealth::default());
         let mut threads = Vec::with_capacity(shards);
         for (seat, mesh) in plan
             .seats
@@ -105,6 +106,7 @@ impl Launcher for Machine {
                 limits: config.shard_limits(),
                 tuning,
                 wear: wear.clone(),
+                health: health.clone(),
                 compute: compute.clone(),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
@@ -196,6 +198,7 @@ struct Place {
     limits: ShardLimits,
     tuning: Tuning,
     wear: Wear,
+    health: SharedHealth,
     compute: Compute,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
@@ -351,6 +354,7 @@ impl Body {
             limits: place.limits,
             tuning: place.tuning,
             wear: place.wear,
+            health: place.health,
             compute: place.compute,
             under_store: place.under_store,
             inbox: self.inbox,

@@ -12,7 +12,7 @@ use super::Inner;
 use super::block::NewBlock;
 use super::device::{DeviceState, MarkOrder, Queued, REGIONS_RESERVED};
 use super::entries::page_bytes;
-use super::error::NotKept;
+use super::error::{NotKept, StoreError};
 use super::extent::Written;
 use super::header::Log;
 use super::summary::Draft;
@@ -71,7 +71,7 @@ impl<I: Io> Inner<I> {
         let bytes = page_bytes(block.length());
         let pinned = block.pinned || self.pinned.borrow().contains(&block.id.object);
         let pinned_bytes_max = device.pinned_bytes_max(self.config.pin_fraction_max);
-        device.healthy.get()
+        self.is_well(device)
             && !device.is_full.get()
             && bytes > 0
             // A quarter of a region, so that a region is never left half empty for the next block.
@@ -250,9 +250,12 @@ impl<I: Io> Inner<I> {
     }
 
     /// See [`Store::flush`](super::Store::flush).
-    pub(super) async fn flush_all(&self) {
-        let mut waiting = Vec::new();
+    pub(super) async fn flush_all(&self) -> Result<(), StoreError> {
+        let (mut waiting, mut well) = (Vec::new(), Vec::new());
         for device in self.devices.iter().flatten() {
+            if self.is_well(device) {
+                well.push(device);
+            }
             for log in &device.logs {
                 log.urgent.set(log.queued.get());
                 waiting.push((log, log.queued.get()));
@@ -266,9 +269,10 @@ impl<I: Io> Inner<I> {
                     .all(|(log, ticket)| log.done.get() >= *ticket)
             })
             .await;
-        for device in self.devices.iter().flatten() {
-            // The error is counted; what is not durable is a miss after a power cut.
-            let _ = self.flush_device(device).await;
+        let mut result = Ok(());
+        for device in well {
+            result = result.and(self.flush_device(device).await);
         }
+        Ok(result?)
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use corelane_rpc_schema::ShardId;
 
+use super::shared_health::SharedHealth;
 use super::wear::Wear;
 
 /// Settings of one shard's store. The defaults suit one NVMe drive a core.
@@ -39,6 +40,8 @@ pub struct StoreConfig {
     pub discard: bool,
     /// What all shards of the worker write.
     pub wear: Wear,
+    /// What all shards of the worker know of its devices.
+    pub health: SharedHealth,
 }
 
 impl StoreConfig {
@@ -59,6 +62,7 @@ impl StoreConfig {
             reads_in_flight: 16,
             discard: false,
             wear: Wear::default(),
+            health: SharedHealth::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use futures::lock::Mutex;
 use super::DeviceStatus;
 use super::block::NewBlock;
 use super::header::Log;
+use super::shared_health::SharedHealth;
 use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
 use super::wear::Wear;
@@ -159,8 +160,10 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) device: D,
     pub(super) path: String,
     pub(super) superblock: Superblock,
-    /// Sequence and copy of the newest superblock.
+    /// Sequence and copy of the newest superblock that this shard read or wrote.
     pub(super) superblock_at: Cell<(u64, usize)>,
+    /// Smallest sequence of a device that lacks no mark, as its superblock said when it was opened.
+    pub(super) marks_at: u64,
     /// What the CRCs of summaries start from.
     pub(super) seed: u32,
     /// Number of its first region among all regions.
@@ -194,7 +197,9 @@ impl<D: Device> DeviceState<D> {
     }
 
     /// What an operator wants to know of it.
-    pub(super) fn status(&self, wear: &Wear) -> DeviceStatus {
+    pub(super) fn status(&self, wear: &Wear, health: &SharedHealth) -> DeviceStatus {
+        let healthy = self.healthy.get();
+        let reason = health.reason(self.superblock.ordinal);
         let region_bytes = u64::from(self.superblock.region_bytes);
         DeviceStatus {
             path: self.path.clone(),
@@ -204,7 +209,8 @@ impl<D: Device> DeviceState<D> {
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
-            healthy: self.healthy.get(),
+            healthy,
+            reason: reason.filter(|_| !healthy).unwrap_or_default(),
             bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
             bytes_used: self.bytes_live.get(),
             bytes_pinned: self.bytes_pinned.get(),

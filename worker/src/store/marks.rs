@@ -8,6 +8,7 @@ use corelane_rpc_schema::{BlockId, ObjectId};
 use super::Inner;
 use super::block::Held;
 use super::error::MarkError;
+use super::shared_health::bit;
 use crate::cache::hashing::IdMap;
 use crate::mount::{MountId, MountTable};
 
@@ -73,23 +74,25 @@ impl<I: Io> Inner<I> {
         self.write_marks(object, Some(pinned)).await
     }
 
-    /// Makes the records of a pin durable that were written before: their flush may have failed, or
-    /// not have come yet.
+    /// Makes the records of a pin durable that were written before: their flush may not have come yet,
+    /// and what made the devices that are absent doubtful may have failed.
     async fn flush_pin(&self, object: ObjectId) -> Result<(), MarkError> {
+        let mut missed = self.missing_devices();
         for device in self.devices.iter().flatten() {
             let is_recorded = device.marks.borrow().contains_key(&object);
-            if !is_recorded || !device.healthy.get() {
-                continue;
-            }
-            if let Err(error) = self.flush_device(device).await {
-                return Err(MarkError::NotDurable(error.to_string()));
+            // One that fails now may have the record or not.
+            if !self.is_well(device) || is_recorded && self.flush_device(device).await.is_err() {
+                missed |= bit(device.superblock.ordinal);
             }
         }
-        Ok(())
+        self.note_marks(missed).await
     }
 
     /// Whether every device that takes I/O says whether the object is pinned.
     fn is_pin_recorded(&self, object: ObjectId, pinned: bool) -> bool {
+        if self.pins_unsure.borrow().contains(&object) {
+            return false;
+        }
         let mut devices = self.devices.iter().flatten();
         devices.all(|device| {
             let marks = device.marks.borrow();
@@ -128,7 +131,8 @@ impl<I: Io> Inner<I> {
         Ok(())
     }
 
-    /// Writes a mark to every device that takes I/O: each knows for itself what holds for its blocks.
+    /// Writes a mark to every device that takes I/O: each knows for itself what holds for its blocks. What
+    /// a device lacks makes it doubtful when it comes back.
     async fn write_marks(
         self: &Rc<Self>,
         object: ObjectId,
@@ -137,24 +141,103 @@ impl<I: Io> Inner<I> {
         // One stamp for all devices, drawn after the last block was let go: what is fetched again
         // while the marks are being written is not theirs.
         let stamp = self.take_stamp();
-        let mut failed = Vec::new();
-        for device in self
-            .devices
-            .iter()
-            .flatten()
-            .filter(|device| device.healthy.get())
-        {
-            if !self.write_mark(device, object, pin, stamp).await && device.healthy.get() {
+        let (mut failed, mut missed) = (Vec::new(), self.missing_devices());
+        for device in self.devices.iter().flatten() {
+            if self.is_well(device) && self.write_mark(device, object, pin, stamp).await {
+                continue;
+            }
+            if self.is_well(device) {
                 failed.push(device.path.as_str());
+            } else {
+                missed |= bit(device.superblock.ordinal);
             }
         }
         if failed.is_empty() {
-            return Ok(());
+            if pin.is_some() {
+                self.pins_unsure.borrow_mut().remove(&object);
+            }
+            return self.note_marks(missed).await;
+        }
+        // A write that failed may have reached the device.
+        if pin.is_some() {
+            self.pins_unsure.borrow_mut().insert(object);
         }
         Err(MarkError::NotDurable(format!(
             "could not write the record to {}",
             failed.join(", ")
         )))
+    }
+
+    /// The devices of the set that are not there.
+    fn missing_devices(&self) -> u64 {
+        let ordinals = 0..self.devices.len() as u16;
+        let missing = ordinals.filter(|ordinal| self.device(*ordinal).is_none());
+        missing.map(bit).sum()
+    }
+
+    /// See [`Store::distrust_absent_devices`](super::Store::distrust_absent_devices).
+    pub(super) async fn distrust_absent_devices(&self) -> Result<(), MarkError> {
+        let mut absent = self.missing_devices();
+        for device in self.devices.iter().flatten() {
+            if !self.is_well(device) {
+                absent |= bit(device.superblock.ordinal);
+            }
+        }
+        if absent == 0 {
+            return Ok(());
+        }
+        self.note_marks(absent).await
+    }
+
+    /// Makes sure, before anyone is told that a mark is kept, that no device counts at a later start
+    /// which lacks it: those in `missed`, and copies that were made of a device before this start.
+    async fn note_marks(&self, missed: u64) -> Result<(), MarkError> {
+        let health = &self.config.health;
+        if self.devices_well().next().is_none() {
+            let text = "no device takes I/O: restart with devices that do".to_owned();
+            return Err(MarkError::NotDurable(text));
+        }
+        // The only device of a set has nobody to be compared with.
+        if self.devices.len() == 1 || health.is_noted(missed) {
+            return Ok(());
+        }
+        let held = health.lock(&self.io).await;
+        if health.is_noted(missed) {
+            return Ok(());
+        }
+        match self.raise_marks_at(&held).await {
+            Ok(()) => {
+                health.note(missed);
+                Ok(())
+            }
+            Err(error) => Err(MarkError::NotDurable(format!(
+                "could not write to the superblocks that marks were made: {error}"
+            ))),
+        }
+    }
+
+    /// Writes the pins to devices that lack their records: those that were emptied, or missed one.
+    pub(super) async fn complete_pins(self: &Rc<Self>) {
+        for device in self.devices.iter().flatten() {
+            let lacking: Vec<ObjectId> = {
+                let (pinned, marks) = (self.pinned.borrow(), device.marks.borrow());
+                let is_recorded = |object: &ObjectId| {
+                    let pin = marks.get(object).and_then(|mark| mark.pin);
+                    pin.is_some_and(|pin| pin.pinned)
+                };
+                let lacking = pinned.iter().filter(|object| !is_recorded(object));
+                lacking.copied().collect()
+            };
+            for object in lacking {
+                let is_over = self.stopping.get() || !self.is_well(device);
+                if is_over || !self.pinned.borrow().contains(&object) {
+                    continue;
+                }
+                // An unpin from now on has a larger stamp. The error is counted; the next start tries again.
+                let stamp = self.take_stamp();
+                self.write_mark(device, object, Some(true), stamp).await;
+            }
+        }
     }
 
     /// See [`Store::remap_mounts`](super::Store::remap_mounts).

@@ -34,6 +34,7 @@ mod region;
 mod region_records;
 mod rescue;
 mod scrub;
+mod shared_health;
 mod signal;
 mod state;
 mod summary;
@@ -53,7 +54,6 @@ use std::sync::Arc;
 
 use corelane_io::{Frame, FrameLease, FramePool, Io};
 use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
-use futures::lock::Mutex;
 
 pub use block::{BlockEntry, Held, Located, NewBlock, PendingBlock};
 pub use config::{FormatOptions, StoreConfig};
@@ -64,6 +64,7 @@ pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
 pub use read::BlockRead;
+pub use shared_health::SharedHealth;
 pub use untrusted::hold_for_device_bytes;
 pub use verify::{DAMAGE_NAMED_MAX, Damage, DeviceReport, inspect_offline, verify_offline};
 pub use wear::Wear;
@@ -141,6 +142,8 @@ pub struct DeviceStatus {
     pub uuid: String,
     /// Whether it takes I/O.
     pub healthy: bool,
+    /// Why it does not; empty while it does.
+    pub reason: String,
     /// Bytes of the whole device.
     pub bytes: u64,
     /// Bytes of this shard's blocks on it.
@@ -175,6 +178,9 @@ struct Inner<I: Io> {
     pending: RefCell<IdMap<BlockId, Rc<NewBlock>>>,
     objects: RefCell<Objects>,
     pinned: RefCell<HashSet<ObjectId>>,
+    /// Objects of which a record of a pin or its end failed to be written: it may be on a device all the
+    /// same. One for each that failed since the start; a device takes few errors.
+    pins_unsure: RefCell<HashSet<ObjectId>>,
     ghost: RefCell<Ghost>,
     policy: Policy,
     region_pages: u32,
@@ -185,8 +191,6 @@ struct Inner<I: Io> {
     next_stamp: Cell<u64>,
     next_sequence: Cell<u64>,
     epoch: Cell<u64>,
-    /// Held while they are written.
-    superblocks: Mutex<()>,
     write_pace: Pace,
     scrub_pace: Pace,
     /// Background tasks end when they see it.
@@ -305,8 +309,13 @@ impl<I: Io> Store<I> {
     }
 
     /// Resolves when everything appended so far is written (or was given up) and durable.
-    pub async fn flush(&self) {
-        self.0.flush_all().await;
+    ///
+    /// # Errors
+    /// When a device did not make durable what was written to it. It is taken out then: nothing
+    /// that was appended since its last good flush may be counted on. One that was taken out before
+    /// is no error: what belongs on it is not kept, see [`Store::device_healthy`].
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.0.flush_all().await
     }
 
     /// The object with id `id`, if a block of it is on the devices or waits to be written.
@@ -351,7 +360,7 @@ impl<I: Io> Store<I> {
     /// The blocks are gone when the call's first poll returns, durably when it resolves.
     ///
     /// # Errors
-    /// When the record could not be written.
+    /// When the record could not be written, or a device that is absent could come back without it.
     pub async fn free(&self, object: ObjectId) -> Result<Held, MarkError> {
         self.0.free_object(object).await
     }
@@ -380,7 +389,17 @@ impl<I: Io> Store<I> {
         let partition = self.0.partition_of(id, block_bytes);
         self.0
             .device(self.0.ordinal_of(partition))
-            .is_some_and(|device| device.healthy.get())
+            .is_some_and(|device| self.0.is_well(device))
+    }
+
+    /// Makes sure that what is freed now stays so on devices that are missing or were taken out, whose
+    /// objects nobody can name: they will be emptied when they come back. Nothing to do when all
+    /// devices are there.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub async fn distrust_absent_devices(&self) -> Result<(), MarkError> {
+        self.0.distrust_absent_devices().await
     }
 
     /// The devices.
@@ -389,7 +408,11 @@ impl<I: Io> Store<I> {
             .devices
             .iter()
             .flatten()
-            .map(|device| device.status(&self.0.config.wear))
+            .map(|device| {
+                // What another shard found holds here too.
+                self.0.is_well(device);
+                device.status(&self.0.config.wear, &self.0.config.health)
+            })
             .collect()
     }
 
@@ -426,7 +449,8 @@ impl<I: Io> Store<I> {
     /// Keeps `state` on the devices. Shard 0 only.
     ///
     /// # Errors
-    /// When no device took it, or it is longer than [`STATE_BYTES_MAX`].
+    /// When a device that takes I/O did not take it, or none does, or it is longer than
+    /// [`STATE_BYTES_MAX`].
     pub async fn save_state(&self, state: Vec<u8>) -> Result<(), StoreError> {
         self.0.save_state(&state).await
     }
@@ -441,13 +465,17 @@ impl<I: Io> Store<I> {
 
     /// Ends the background tasks after writing what was appended, the footers' worth of wear
     /// counters and all, so that the next start finds everything.
-    pub async fn close(&self) {
+    ///
+    /// # Errors
+    /// As [`Store::flush`].
+    pub async fn close(&self) -> Result<(), StoreError> {
         self.0.stopping.set(true);
         self.0.signal.raise();
-        self.0.flush_all().await;
+        let flushed = self.0.flush_all().await;
         if self.0.config.shard.0 == 0 {
             // The error is counted; only the count of written bytes is older then.
-            let _ = self.0.write_superblocks(self.0.epoch.get()).await;
+            let _ = self.0.write_superblocks().await;
         }
+        flushed
     }
 }

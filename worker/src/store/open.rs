@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use corelane_io::{Device, FramePool, Io, IoError, Priority};
-use futures::lock::Mutex;
+use corelane_io::{Device, FramePool, Io, IoError, PAGE_SIZE, Priority};
+use futures::stream::{self, StreamExt};
 use rkyv::util::AlignedVec;
 
 use super::config::StoreConfig;
@@ -15,12 +15,16 @@ use super::error::StoreError;
 use super::objects::Objects;
 use super::policy::{Ghost, Policy};
 use super::region::{Region, RegionState};
+use super::shared_health::SuperblockLock;
 use super::signal::Signal;
-use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
+use super::superblock::{STATE_OFFSETS, SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
 use super::{Inner, Recovery, Siblings, Store};
 use crate::cache::hashing::IdMap;
 use crate::cache::index::Index;
+
+/// Writes of a superblock before its device is taken out: one that fails twice more is no accident.
+const SUPERBLOCK_TRIES: u32 = 3;
 
 /// A device whose superblock was read.
 struct Opened<D> {
@@ -29,6 +33,15 @@ struct Opened<D> {
     superblock: Superblock,
     sequence: u64,
     copy: usize,
+    marks_at: u64,
+}
+
+/// What the superblock of a device says now.
+struct Newest {
+    epoch: u64,
+    sequence: u64,
+    copy: usize,
+    marks_at: u64,
 }
 
 /// See [`Store::open`].
@@ -40,14 +53,19 @@ pub(super) async fn open<I: Io>(
     siblings: Rc<dyn Siblings>,
 ) -> Result<(Store<I>, Recovery), StoreError> {
     check_config(&config, &scratch)?;
+    // No shard reads superblocks while another decides over what they say.
+    let held = config.health.lock(&io).await;
     let mut opened = Vec::new();
     for device in devices {
         opened.push(read_superblock(device, &scratch).await?);
     }
     check_set(&opened, &config)?;
     let inner = Rc::new(assemble(io, config, opened, scratch, siblings));
+    inner.empty_doubtful(&held).await?;
+    let epoch = inner.count_start(&held).await?;
+    drop(held);
     let mut recovery = inner.recover().await;
-    recovery.epoch = inner.count_start().await?;
+    recovery.epoch = epoch;
     inner.spawn_background();
     Ok((Store(inner), recovery))
 }
@@ -95,6 +113,7 @@ async fn read_superblock<D: Device>(
         superblock,
         sequence,
         copy,
+        marks_at: Superblock::marks_at([&pages[0], &pages[1]]),
     })
 }
 
@@ -180,6 +199,10 @@ fn assemble<I: Io>(
             ordinal,
             "a device of the set is missing: its partitions are served from the under-store"
         );
+        // Another shard may have found it: what this one writes does not reach it.
+        config
+            .health
+            .take_out(ordinal as u16, "a shard did not find it at the start");
     }
     let policy = Policy::new(config.small_log_fraction);
     Inner {
@@ -189,6 +212,7 @@ fn assemble<I: Io>(
         pending: RefCell::new(IdMap::default()),
         objects: RefCell::new(Objects::default()),
         pinned: RefCell::default(),
+        pins_unsure: RefCell::default(),
         ghost: RefCell::new(Ghost::new(config.index_capacity)),
         policy,
         region_pages,
@@ -203,7 +227,6 @@ fn assemble<I: Io>(
         scrub_pace: pace(config.scrub_bytes_per_second),
         stopping: Cell::new(false),
         epoch: Cell::new(0),
-        superblocks: Mutex::new(()),
         config,
         io,
     }
@@ -230,6 +253,7 @@ fn device_state<D: Device>(
         path: found.path,
         superblock: found.superblock,
         superblock_at: Cell::new((found.sequence, found.copy)),
+        marks_at: found.marks_at,
         first_region,
         healthy: Cell::new(true),
         errors: Cell::new(0),
@@ -246,7 +270,7 @@ fn device_state<D: Device>(
 
 impl<I: Io> Inner<I> {
     /// Counts the start in the superblocks (shard 0) and gives the count.
-    async fn count_start(&self) -> Result<u64, StoreError> {
+    async fn count_start(&self, held: &SuperblockLock) -> Result<u64, StoreError> {
         let mut epoch = 0;
         for device in self.devices.iter().flatten() {
             epoch = epoch.max(device.superblock.epoch);
@@ -255,46 +279,162 @@ impl<I: Io> Inner<I> {
             return Ok(epoch);
         }
         let epoch = epoch.saturating_add(1);
-        self.write_superblocks(epoch).await?;
+        self.epoch.set(epoch);
+        self.write_round(held, 1, 0, 0).await?;
         Ok(epoch)
     }
 
-    /// Writes the superblock of each device over its older copy.
+    /// Brings the superblock of each device up to date.
     ///
     /// # Errors
     /// When no device took it.
-    pub(super) async fn write_superblocks(&self, epoch: u64) -> Result<(), IoError> {
-        // One at a time: which copy is the older one follows from the last time.
-        let _writing = self.superblocks.lock().await;
+    pub(super) async fn write_superblocks(&self) -> Result<(), IoError> {
+        let held = self.config.health.lock(&self.io).await;
+        self.write_round(&held, 1, 0, 0).await.map(|_| ())
+    }
+
+    /// Writes to all superblocks that a device lacks marks which has none as new as they are now.
+    ///
+    /// # Errors
+    /// When no device took it.
+    pub(super) async fn raise_marks_at(&self, held: &SuperblockLock) -> Result<(), IoError> {
+        // First a sequence that every device has which takes I/O, and no other: one that is not
+        // there may be a round ahead of these, if a crash came in the middle of it. It is a time, so
+        // that of two parts of a set that ran without each other the later one counts.
+        let sequence = self.write_round(held, 2, self.io.wall_clock_ms(), 0);
+        let sequence = sequence.await?;
+        let written = self.write_round(held, 1, 0, sequence).await;
+        written.map(|_| ())
+    }
+
+    /// Writes the superblock of each device that takes I/O over its older copy, all with the same sequence,
+    /// at least `step` after the largest and at least `floor`, and gives it. A device that does not take
+    /// it is taken out: it must not seem to lack what it has.
+    ///
+    /// # Errors
+    /// When no device took it.
+    async fn write_round(
+        &self,
+        _held: &SuperblockLock,
+        step: u64,
+        floor: u64,
+        marks_at: u64,
+    ) -> Result<u64, IoError> {
+        let mut round = Vec::new();
+        for device in self.devices_well() {
+            round.push((device, self.newest_superblock(device).await));
+        }
+        let (mut sequence, mut epoch, mut marks_at) = (0, self.epoch.get(), marks_at);
+        for (_, newest) in &round {
+            sequence = sequence.max(newest.sequence);
+            epoch = epoch.max(newest.epoch);
+            marks_at = marks_at.max(newest.marks_at);
+        }
+        sequence = (sequence + step).max(floor);
         let mut result = Err(super::transfer::taken_out("all devices"));
-        for device in self.devices.iter().flatten() {
-            let (sequence, copy) = device.superblock_at.get();
+        for (device, Newest { copy, .. }) in round {
             let written = self.config.wear.bytes(device.superblock.ordinal);
-            let bytes_written = device.superblock.bytes_written.saturating_add(written);
             let page = Superblock {
                 epoch,
-                bytes_written,
+                bytes_written: device.superblock.bytes_written.saturating_add(written),
                 ..device.superblock
             }
-            .encode(sequence + 1);
-            let written = self
-                .write_bytes(device, SUPERBLOCK_OFFSETS[1 - copy], &page)
-                .await;
-            let written = match written {
-                Ok(()) => self.flush_device(device).await,
-                failed => failed,
-            };
-            match written {
+            .encode_with(sequence, marks_at);
+            let offset = SUPERBLOCK_OFFSETS[1 - copy];
+            match self.write_superblock(device, offset, &page).await {
                 Ok(()) => {
-                    device.superblock_at.set((sequence + 1, 1 - copy));
-                    result = Ok(());
+                    device.superblock_at.set((sequence, 1 - copy));
+                    result = Ok(sequence);
                 }
-                Err(error) if result.is_err() => result = Err(error),
-                Err(_) => {}
+                Err(error) => {
+                    self.take_out(device, "its superblock cannot be written");
+                    result = result.map_err(|_| error);
+                }
             }
         }
         self.epoch.set(epoch);
         result
+    }
+
+    async fn write_superblock(
+        &self,
+        device: &DeviceState<I::Device>,
+        offset: u64,
+        page: &[u8],
+    ) -> Result<(), IoError> {
+        let mut tries = 1;
+        loop {
+            match self.write_bytes(device, offset, page).await {
+                Ok(()) => return self.flush_device(device).await,
+                Err(error) if tries == SUPERBLOCK_TRIES || !self.is_well(device) => {
+                    return Err(error);
+                }
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    /// The superblock of a device with its sequence and copy. Other shards write it too; where it cannot
+    /// be read, what this one knows of it has to do.
+    async fn newest_superblock(&self, device: &DeviceState<I::Device>) -> Newest {
+        let (sequence, copy) = device.superblock_at.get();
+        let known = Newest {
+            epoch: device.superblock.epoch,
+            sequence,
+            copy,
+            marks_at: device.marks_at,
+        };
+        let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
+        for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
+            if self.read_bytes(device, offset, 1, page).await.is_err() {
+                return known;
+            }
+        }
+        let length = device.device.geometry().length;
+        match Superblock::choose([&pages[0], &pages[1]], &device.path, length) {
+            Ok((superblock, newest, copy)) if newest >= sequence => Newest {
+                epoch: superblock.epoch,
+                sequence: newest,
+                copy,
+                marks_at: Superblock::marks_at([&pages[0], &pages[1]]),
+            },
+            _ => known,
+        }
+    }
+
+    /// Empties the devices that lack marks of the set: what was freed may be on them, and nobody knows
+    /// which of their blocks were meant. Their superblocks are as new as the others' only once
+    /// that is durable.
+    async fn empty_doubtful(&self, held: &SuperblockLock) -> Result<(), StoreError> {
+        let devices = || self.devices.iter().flatten();
+        let marks_at = devices().map(|device| device.marks_at).max();
+        let marks_at = marks_at.unwrap_or(0);
+        let mut is_any = false;
+        for device in devices().filter(|device| device.superblock_at.get().0 < marks_at) {
+            is_any = true;
+            tracing::warn!(
+                device = %device.path,
+                "the device was away while objects were freed or pinned, or was restored from a copy: it is emptied"
+            );
+            if let Err(error) = self.empty_device(device).await {
+                tracing::error!(device = %device.path, %error, "the device cannot be emptied");
+                self.take_out(device, "it lacks marks and cannot be emptied");
+            }
+        }
+        if is_any {
+            self.write_round(held, 1, 0, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn empty_device(&self, device: &DeviceState<I::Device>) -> Result<(), IoError> {
+        let regions = (0..device.superblock.regions).map(|local| device.offset(local, 0));
+        stream::iter(STATE_OFFSETS.into_iter().chain(regions))
+            .map(|offset| async move { self.write_bytes(device, offset, &[0; PAGE_SIZE]).await })
+            .buffer_unordered(self.config.reads_in_flight)
+            .fold(Ok(()), |result, written| async move { result.and(written) })
+            .await?;
+        self.flush_device(device).await
     }
 
     fn spawn_background(self: &Rc<Self>) {
@@ -313,6 +453,10 @@ impl<I: Io> Inner<I> {
         let store = Rc::clone(self);
         self.io.spawn(Priority::Background, async move {
             store.list_found_objects().await;
+        });
+        let store = Rc::clone(self);
+        self.io.spawn(Priority::Background, async move {
+            store.complete_pins().await;
         });
         if self.config.shard.0 == 0 {
             let store = Rc::clone(self);

@@ -279,8 +279,8 @@ impl<I: Io> Inner<I> {
         let evacuated = self.evacuate(device, number, at_any_price).await;
         let is_durable = !evacuated.has_written || self.flush_device(device).await.is_ok();
         self.signal.wait_until(|| region.readers.get() == 0).await;
-        // A device that was taken out keeps nothing anyway.
-        let is_released = is_durable && evacuated.has_all_records || !device.healthy.get();
+        // Also of a device that was taken out: it may come back, with what was not moved in this region.
+        let is_released = is_durable && evacuated.has_all_records;
         if is_released {
             region.sequence.set(0);
         }

@@ -24,8 +24,8 @@ impl<I: Io> Inner<I> {
         let sequence = newest.map_or(1, |(sequence, _)| sequence.saturating_add(1));
         let mut slot = vec![0; (HEADER_BYTES + state.len()).next_multiple_of(PAGE_SIZE)];
         slot[HEADER_BYTES..HEADER_BYTES + state.len()].copy_from_slice(state);
-        let mut result = Err(super::transfer::taken_out("all devices"));
-        for device in self.devices.iter().flatten() {
+        let (mut result, mut failed) = (Err(super::transfer::taken_out("all devices")), None);
+        for device in self.devices_well() {
             plain_header(Kind::State, sequence, state.len()).seal(&mut slot, device.seed);
             // The slot follows from the sequence, so that the one before stays whole.
             let offset = STATE_OFFSETS[(sequence % 2) as usize];
@@ -33,11 +33,18 @@ impl<I: Io> Inner<I> {
                 Ok(()) => self.flush_device(device).await,
                 failed => failed,
             };
-            if written.is_ok() || result.is_err() {
-                result = written;
+            match written {
+                // One that was taken out by this does not hold up the others.
+                Err(_) if !device.healthy.get() => {}
+                // An older state would count where only this device is left.
+                Err(error) => failed = failed.or(Some(error)),
+                Ok(()) => result = Ok(()),
             }
         }
-        Ok(result?)
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(result?),
+        }
     }
 
     /// See [`Store::load_state`](super::Store::load_state).

@@ -87,12 +87,31 @@ impl Superblock {
 
     /// The page with copy number `sequence`.
     pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
+        self.encode_with(sequence, 0)
+    }
+
+    /// The page with copy number `sequence`. `marks_at` is the sequence that a device of the set has at least
+    /// which lacks no mark; 0: all do. It stands where other headers have their stamp.
+    pub(super) fn encode_with(&self, sequence: u64, marks_at: u64) -> Vec<u8> {
         let archive: AlignedVec =
             rkyv::to_bytes::<ArchiveError>(self).expect("a flat record serializes into memory");
         let mut page = vec![0; PAGE_SIZE];
         page[HEADER_BYTES..HEADER_BYTES + archive.len()].copy_from_slice(&archive);
-        plain_header(Kind::Superblock, sequence, archive.len()).seal(&mut page, 0);
+        let header = Header {
+            stamp: marks_at,
+            ..plain_header(Kind::Superblock, sequence, archive.len())
+        };
+        header.seal(&mut page, 0);
         page
+    }
+
+    /// The largest `marks_at` of the copies that check; aligned to 16.
+    pub(super) fn marks_at(pages: [&[u8]; 2]) -> u64 {
+        let valid = pages
+            .into_iter()
+            .filter(|page| Superblock::decode(page).is_ok());
+        let stamps = valid.filter_map(|page| Header::decode(page).ok().map(|header| header.stamp));
+        stamps.max().unwrap_or(0)
     }
 
     /// The superblock in a page and its sequence. The page must be aligned to 16.

@@ -119,14 +119,40 @@ impl<I: Io> Inner<I> {
         self.counters.device_errors.add(1);
         device.errors.set(device.errors.get() + 1);
         tracing::warn!(device = %device.path, %error, "the device failed an operation");
-        if device.errors.get() >= self.config.device_errors_max && device.healthy.replace(false) {
+        if device.errors.get() >= self.config.device_errors_max {
+            self.take_out(
+                device,
+                &format!("{} operations failed", device.errors.get()),
+            );
+        }
+    }
+
+    /// Takes a device out, for this shard and for the others, until the next start.
+    pub(super) fn take_out(&self, device: &DeviceState<I::Device>, reason: &str) {
+        let ordinal = device.superblock.ordinal;
+        self.config.health.take_out(ordinal, reason);
+        if device.healthy.replace(false) {
             self.counters.devices_failed.add(1);
             tracing::error!(
-                device = %device.path, errors = device.errors.get(),
+                device = %device.path, reason,
                 "the device is taken out: its partitions are served from the under-store; replace it and restart"
             );
             self.signal.raise();
         }
+    }
+
+    /// Whether a device takes I/O. One that another shard took out does not here either.
+    pub(super) fn is_well(&self, device: &DeviceState<I::Device>) -> bool {
+        if device.healthy.get() && self.config.health.is_out(device.superblock.ordinal) {
+            self.take_out(device, "another shard took it out");
+        }
+        device.healthy.get()
+    }
+
+    /// The devices that take I/O.
+    pub(super) fn devices_well(&self) -> impl Iterator<Item = &DeviceState<I::Device>> {
+        let devices = self.devices.iter().flatten();
+        devices.filter(|device| self.is_well(device))
     }
 
     /// Reads into `lease`; an error is counted.
@@ -150,7 +176,7 @@ impl<I: Io> Inner<I> {
         offset: u64,
         slice: FrameSlice,
     ) -> Result<(), IoError> {
-        if !device.healthy.get() {
+        if !self.is_well(device) {
             return Err(taken_out(&device.path));
         }
         let bytes = slice.bytes().len() as u64;
@@ -212,26 +238,34 @@ impl<I: Io> Inner<I> {
         Ok(())
     }
 
-    /// Makes what was written to `device` durable; an error is counted.
+    /// Makes what was written to `device` durable.
+    ///
+    /// The first failure takes the device out, for all shards: what was written since the last good flush
+    /// may be gone, and no later flush would say so.
     pub(super) async fn flush_device(
         &self,
         device: &DeviceState<I::Device>,
     ) -> Result<(), IoError> {
-        if !device.healthy.get() {
+        if !self.is_well(device) {
             return Err(taken_out(&device.path));
         }
-        device
-            .device
-            .flush()
-            .await
-            .inspect_err(|error| self.note_error(device, error))
+        let flushed = device.device.flush().await;
+        if let Err(error) = &flushed {
+            self.note_error(device, error);
+            self.take_out(device, "a flush failed: what was not durable may be lost");
+        }
+        // A good flush says nothing of what an earlier one, of whichever shard, gave up.
+        if flushed.is_ok() && !self.is_well(device) {
+            return Err(taken_out(&device.path));
+        }
+        flushed
     }
 }
 
 pub(super) fn taken_out(path: &str) -> IoError {
     IoError::new(
         IoErrorKind::Device,
-        "the device was taken out after too many errors; replace it and restart",
+        "the device was taken out after errors; replace it and restart",
     )
     .with("device", path)
 }

@@ -55,7 +55,7 @@ impl<I: Io> Inner<I> {
             }
             if all() != noted {
                 // The error is counted; the next time may do better.
-                let _ = self.write_superblocks(self.epoch.get()).await;
+                let _ = self.write_superblocks().await;
                 noted = all();
             }
         }

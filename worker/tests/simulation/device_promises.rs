@@ -260,3 +260,40 @@ fn a_cache_full_of_pinned_blocks_is_served_from_the_store_and_says_so() {
         },
     );
 }
+
+#[test]
+fn a_load_whose_flush_failed_says_that_nothing_was_kept() {
+    let scene = scene(8, 1);
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(2).await;
+        scene.put("/a/x", 150_000);
+        let meta = cast.worker.describe(0, "/a/x").await.expect("alive");
+        let meta = meta.expect("the store is there");
+        scene.world.set_faults(Faults {
+            flush_drop: 1.0,
+            ..Faults::none()
+        });
+        let loaded = cast.worker.load(&meta).await.expect("alive");
+        let loaded = loaded.expect("the store is there");
+        scene.world.set_faults(Faults::none());
+        assert!(scene.world.injected(Fault::FlushDropped) > 0);
+        assert_eq!(loaded.bytes_fetched + loaded.bytes_skipped, 0, "{loaded:?}");
+        assert_eq!(loaded.bytes_not_kept, 150_000, "{loaded:?}");
+        let devices = cast
+            .worker
+            .ask_all(|answer| ShardRequest::Devices { answer });
+        for device in devices.await.expect("alive").iter().flatten() {
+            assert!(!device.healthy, "{device:?}");
+            assert!(!device.reason.is_empty(), "{device:?}");
+        }
+        // Again: now the device is out, and this is no better.
+        let loaded = cast.worker.load(&meta).await.expect("alive");
+        let loaded = loaded.expect("the store is there");
+        assert_eq!(loaded.bytes_not_kept, 150_000, "{loaded:?}");
+        let opened = cast.open("/a/x").await;
+        cast.read_all(&opened, 48 << 10).await;
+        let freed = cast.worker.free(&meta).await.expect("alive");
+        assert!(freed.is_err(), "nothing says so at the next start");
+    });
+    ended.expect("no crash is scheduled");
+}

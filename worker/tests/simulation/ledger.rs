@@ -24,6 +24,8 @@ pub struct Ledger {
     freed_at: RefCell<BTreeMap<ObjectId, Nanos>>,
     loaded: RefCell<BTreeMap<ObjectId, Arc<ObjectMeta>>>,
     pinned: RefCell<BTreeSet<ObjectId>>,
+    /// Loaded whole while they were pinned, and neither freed nor unpinned since.
+    pinned_whole: RefCell<BTreeMap<ObjectId, Arc<ObjectMeta>>>,
     at_rest: RefCell<Option<Holdings>>,
 }
 
@@ -41,12 +43,16 @@ impl Ledger {
     /// A free is about to be sent.
     pub fn about_to_free(&self, object: ObjectId) {
         self.loaded.borrow_mut().remove(&object);
-        self.pinned.borrow_mut().remove(&object);
+        self.about_to_unpin(object);
     }
 
     /// All blocks of an object were brought onto the devices.
     pub fn loaded(&self, meta: &Arc<ObjectMeta>) {
         self.loaded.borrow_mut().insert(meta.id, Arc::clone(meta));
+        if self.pinned.borrow().contains(&meta.id) {
+            let mut whole = self.pinned_whole.borrow_mut();
+            whole.insert(meta.id, Arc::clone(meta));
+        }
     }
 
     /// Whether all blocks of an object were brought onto the devices and not freed since.
@@ -62,6 +68,12 @@ impl Ledger {
     /// An unpin is about to be sent.
     pub fn about_to_unpin(&self, object: ObjectId) {
         self.pinned.borrow_mut().remove(&object);
+        self.pinned_whole.borrow_mut().remove(&object);
+    }
+
+    /// How many objects must be held whole because they are pinned.
+    pub fn pinned_whole(&self) -> usize {
+        self.pinned_whole.borrow().len()
     }
 
     /// The worker ended with everything flushed, holding this; `None`: in the middle of things.
@@ -74,6 +86,7 @@ impl Ledger {
         self.freed_at.borrow_mut().clear();
         self.loaded.borrow_mut().clear();
         self.pinned.borrow_mut().clear();
+        self.pinned_whole.borrow_mut().clear();
         self.at_rest.borrow_mut().take();
     }
 
@@ -98,6 +111,15 @@ impl Ledger {
                     "{object} lost its pin: {cached:?}"
                 );
             }
+        }
+        for (object, meta) in self.pinned_whole.borrow().iter() {
+            let cached = found.get(object).map(|(_, cached)| cached);
+            assert!(
+                cached.is_some_and(|cached| {
+                    cached.pinned && cached.blocks == u64::from(meta.blocks())
+                }) || meta.blocks() == 0,
+                "{object} was loaded while it was pinned, and this came back: {cached:?}"
+            );
         }
         if is_roomy {
             for (object, meta) in self.loaded.borrow().iter() {

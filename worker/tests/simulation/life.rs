@@ -129,6 +129,7 @@ impl Stage<'_> {
 
     /// The world crashed in the middle of a start.
     pub fn crashed(&self) {
+        Tally::count(&self.tally.crashes);
         self.has_crashed.set(true);
         self.site.origin.set_away(false);
         self.ledger.set_at_rest(None);
@@ -140,6 +141,12 @@ impl Stage<'_> {
             self.ledger.forget_all();
             return Ok(());
         }
+        Tally::count(&self.tally.recoveries);
+        let recovered = crowd.worker.recovered_blocks();
+        let blocks_recovered = &self.tally.blocks_recovered;
+        blocks_recovered.set(blocks_recovered.get() + recovered);
+        let pinned_whole = &self.tally.pinned_whole;
+        pinned_whole.set(pinned_whole.get() + self.ledger.pinned_whole() as u64);
         let found = crowd.worker.cached().await?;
         let stats = crowd.worker.stats().await?;
         let origin = &self.site.origin;
@@ -473,12 +480,16 @@ impl Operator {
     }
 
     async fn load(&self) -> Result<(), Gone> {
-        let Some(object) = self.any_object().await? else {
-            return Ok(());
-        };
-        (self.crowd.touched)(&Self::opened(&object));
-        let loaded = self.crowd.worker.load(&object).await?;
-        (self.crowd.touched)(&Self::opened(&object));
+        match self.any_object().await? {
+            Some(object) => self.load_object(&object).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn load_object(&self, object: &Arc<ObjectMeta>) -> Result<(), Gone> {
+        (self.crowd.touched)(&Self::opened(object));
+        let loaded = self.crowd.worker.load(object).await?;
+        (self.crowd.touched)(&Self::opened(object));
         // Failures of the store end a load; the reads judge them.
         let Ok(loaded) = loaded else {
             return Ok(());
@@ -490,7 +501,7 @@ impl Operator {
             "{loaded:?} of {object:?}"
         );
         if loaded.bytes_not_kept == 0 {
-            self.ledger.loaded(&object);
+            self.ledger.loaded(object);
         }
         Ok(())
     }
@@ -519,6 +530,10 @@ impl Operator {
         let done = self.crowd.worker.pin(&object, pinned).await?;
         if pinned && done.is_ok() {
             self.ledger.pinned(object.id);
+            // What comes after the pin is exempt as well.
+            if self.prng.coin() {
+                return self.load_object(&object).await;
+            }
         }
         Ok(())
     }

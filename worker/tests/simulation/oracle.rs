@@ -73,11 +73,53 @@ pub struct Tally {
     pub errors: Cell<u64>,
     /// Lanes that ended although nobody closed them.
     pub lanes_lost: Cell<u64>,
+    /// Starts of which what came back was judged.
+    pub recoveries: Cell<u64>,
+    /// Blocks that came back with them.
+    pub blocks_recovered: Cell<u64>,
+    /// Pinned objects that had to come back whole with them.
+    pub pinned_whole: Cell<u64>,
+    /// Ends in the middle of things.
+    pub crashes: Cell<u64>,
     /// Counters of all workers that came to rest, summed.
     pub stats: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 impl Tally {
+    /// Adds what another run saw.
+    pub fn add(&self, other: &Tally) {
+        let cells = |tally: &Tally| {
+            [
+                tally.reads.get(),
+                tally.bytes.get(),
+                tally.opens.get(),
+                tally.errors.get(),
+                tally.lanes_lost.get(),
+                tally.recoveries.get(),
+                tally.blocks_recovered.get(),
+                tally.pinned_whole.get(),
+                tally.crashes.get(),
+            ]
+        };
+        let sums = [
+            &self.reads,
+            &self.bytes,
+            &self.opens,
+            &self.errors,
+            &self.lanes_lost,
+            &self.recoveries,
+            &self.blocks_recovered,
+            &self.pinned_whole,
+            &self.crashes,
+        ];
+        for (sum, more) in sums.into_iter().zip(cells(other)) {
+            sum.set(sum.get() + more);
+        }
+        for (name, value) in other.stats.borrow().iter() {
+            *self.stats.borrow_mut().entry(name).or_default() += value;
+        }
+    }
+
     /// Adds one to a count.
     pub fn count(cell: &Cell<u64>) {
         cell.set(cell.get() + 1);

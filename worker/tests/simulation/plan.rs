@@ -200,6 +200,7 @@ pub fn has_device_faults(faults: &Faults) -> bool {
         faults.read_error,
         faults.write_error,
         faults.flush_error,
+        faults.flush_drop,
         faults.bit_flip_on_read,
         faults.bit_flip_at_rest,
         faults.misdirected_read,

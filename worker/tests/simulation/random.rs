@@ -19,8 +19,21 @@ const SEEDS_DEFAULT: u64 = 30;
 /// Polls that one start of a worker may take; a usual one takes some ten thousand.
 const TURNS_MAX: u64 = 5_000_000;
 
-/// Runs the world of `seed` to its end; gives the hash of all that happened.
-fn run(seed: u64) -> u64 {
+/// Seeds from which on a run must have seen something of everything: fewer are a replay.
+const SEEDS_FOR_FLOORS: u64 = 20;
+
+/// What the world of a seed came to.
+struct Run {
+    /// Of all that happened.
+    hash: u64,
+    /// What clients and restarts saw.
+    tally: Tally,
+    /// Whether "busy" was an answer to everything.
+    is_pressed: bool,
+}
+
+/// Runs the world of `seed` to its end.
+fn run(seed: u64) -> Run {
     let plan = Plan::from_seed(seed);
     let world = World::new(seed, corelane_io::sim::Faults::none());
     world.set_turns_max(TURNS_MAX);
@@ -61,7 +74,43 @@ fn run(seed: u64) -> u64 {
         }
         println!("seed {seed}: injected {injected:?}");
     }
-    hash
+    let tally = Tally::default();
+    tally.add(&stage.tally);
+    Run {
+        hash,
+        tally,
+        is_pressed: plan.is_pressed,
+    }
+}
+
+/// A worker that answers "busy" to all, and one to which nothing happens, keep every promise: so these are
+/// floors of what must have happened, apart for the seeds in which "busy" is an answer.
+fn assert_floors(seeds: u64, pressed: &Tally, others: &Tally) {
+    if seeds < SEEDS_FOR_FLOORS {
+        return;
+    }
+    for (name, tally) in [("pressed", pressed), ("others", others)] {
+        let stat = |name: &str| tally.stats.borrow().get(name).copied().unwrap_or_default();
+        let seen = [
+            ("reads", tally.reads.get(), 40 * seeds),
+            ("opens", tally.opens.get(), 4 * seeds),
+            ("recoveries", tally.recoveries.get(), seeds / 10),
+            ("blocks recovered", tally.blocks_recovered.get(), seeds),
+            ("crashes", tally.crashes.get(), seeds / 20),
+            ("reads from the device", stat("reads_device"), seeds),
+            ("reads forwarded", stat("reads_forwarded"), seeds),
+            ("blocks evicted", stat("blocks_evicted"), seeds),
+            ("regions reclaimed", stat("regions_reclaimed"), seeds / 2),
+        ];
+        for (what, count, floor) in seen {
+            assert!(
+                count >= floor,
+                "{what} of the seeds that are {name}: {count}, at least {floor} of {seeds} seeds were meant"
+            );
+        }
+    }
+    let pinned = pressed.pinned_whole.get() + others.pinned_whole.get();
+    assert!(pinned >= seeds / 10, "{pinned} pinned objects came back");
 }
 
 #[test]
@@ -72,9 +121,18 @@ fn simulation() {
         let seed = waiting.lock().ok()?.next();
         seed.filter(|_| !has_failed.load(Ordering::Relaxed))
     };
+    // Seeds, and the sums of those that are pressed and of the others.
+    let sums = Mutex::new((0, Tally::default(), Tally::default()));
     let work = || {
         while let Some(seed) = next() {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            let ended = catch_unwind(AssertUnwindSafe(|| run(seed)));
+            if let Ok(run) = &ended {
+                let mut sums = sums.lock().expect("nobody panics with it");
+                sums.0 += 1;
+                let sum = if run.is_pressed { &sums.1 } else { &sums.2 };
+                sum.add(&run.tally);
+            }
+            if let Err(panic) = ended {
                 has_failed.store(true, Ordering::Relaxed);
                 eprintln!(
                     "seed {seed} failed; replay it with\n  {}",
@@ -93,11 +151,13 @@ fn simulation() {
             }
         }
     });
+    let (seeds, pressed, others) = sums.into_inner().expect("nobody panicked with it");
+    assert_floors(seeds, &pressed, &others);
 }
 
 #[test]
 fn the_same_seed_takes_the_same_steps() {
     for seed in [1, 2, 3] {
-        assert_eq!(run(seed), run(seed), "seed {seed}");
+        assert_eq!(run(seed).hash, run(seed).hash, "seed {seed}");
     }
 }

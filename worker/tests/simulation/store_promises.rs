@@ -199,7 +199,7 @@ fn second_touch_admits_on_the_second_fetch() {
     };
     let other = mount(1, "/b", BLOCK as u32, Freshness::Immutable);
     let mut scene = Scene::new(1, 1, vec![second, other]);
-    scene.site.tuning.tier_frames_min = 8;
+    scene.site.tuning.tier_frames_min = 16;
     scene.put("/a/x", BLOCK);
     scene.put("/b/y", 64 * BLOCK);
     let ended = scene.world.block_on(async {

@@ -23,7 +23,7 @@ use corelane_worker::shard::request::{
     Cached, DescribeError, Loaded, ShardLimits, ShardRequest, Verified,
 };
 use corelane_worker::shard::{self, ShardReady, ShardSetup, Tuning};
-use corelane_worker::store::{FormatOptions, Wear, format_devices};
+use corelane_worker::store::{FormatOptions, SharedHealth, Wear, format_devices};
 use futures::future::Either;
 use tokio::sync::oneshot;
 
@@ -177,7 +177,7 @@ impl Worker {
         let under_way = Rc::new(UnderWay::default());
         let mut waiting = Vec::new();
         let access = Arc::new(Access::open());
-        let wear = Wear::default();
+        let (wear, health) = (Wear::default(), SharedHealth::default());
         for (number, end) in mesh::build(usize::from(shards), MESH_MESSAGES)
             .into_iter()
             .enumerate()
@@ -197,6 +197,7 @@ impl Worker {
                 limits: site.limits,
                 tuning: site.tuning,
                 wear: wear.clone(),
+                health: health.clone(),
                 compute: Compute::in_line(),
                 under_store: site.origin.end_for(io.clone(), Rc::clone(&under_way)),
                 inbox: letter_box,

@@ -2,19 +2,20 @@
 //! follow from their names.
 
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corelane_io::sim::{Faults, SimIo, World};
+use corelane_io::sim::{Crashed, Faults, SimIo, World};
 use corelane_io::{Frame, FramePool, Io, PAGE_SIZE};
 use corelane_rpc_schema::{BlockId, ObjectId, ShardId, Stripe};
 use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::{
-    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Release, Siblings,
-    Store, StoreConfig, StoreError, format_devices,
+    FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Release, SharedHealth,
+    Siblings, Store, StoreConfig, StoreError, format_devices,
 };
 
 pub const REGION_BYTES: u32 = 1 << 20;
@@ -27,24 +28,41 @@ pub fn device_bytes(regions: u64) -> u64 {
 
 /// Other shards of one world, found when their stores are open.
 #[derive(Clone, Default)]
-pub struct Family(Rc<RefCell<Vec<Member>>>);
+pub struct Family {
+    members: Rc<RefCell<Vec<Member>>>,
+    /// Sees each answer, before the shard that asked.
+    on_answer: Rc<RefCell<Option<OnAnswer>>>,
+}
 
 type Member = (ShardId, Store<SimIo>);
+
+/// The shard that answers, what it was asked, and its answer.
+type OnAnswer = Box<dyn FnMut(ShardId, Release, bool)>;
+
+impl Family {
+    /// Shows each answer of a shard to `see`, before the shard that asked gets it.
+    pub fn on_answer(&self, see: impl FnMut(ShardId, Release, bool) + 'static) {
+        *self.on_answer.borrow_mut() = Some(Box::new(see));
+    }
+}
 
 impl Siblings for Family {
     fn release(&self, shard: ShardId, release: Release) -> LocalBoxFuture<bool> {
         let found = self
-            .0
+            .members
             .borrow()
             .iter()
             .find(|(number, _)| *number == shard)
             .map(|(_, store)| store.clone());
+        let on_answer = Rc::clone(&self.on_answer);
         Box::pin(async move {
-            match found {
-                Some(store) => store.release_region(release).await,
-                // A shard that is not open reads nothing.
-                None => true,
+            // A shard that is not open reads nothing.
+            let Some(store) = found else { return true };
+            let is_released = store.release_region(release).await;
+            if let Some(see) = on_answer.borrow_mut().as_mut() {
+                see(shard, release, is_released);
             }
+            is_released
         })
     }
 }
@@ -53,6 +71,12 @@ impl Siblings for Family {
 pub struct Bed {
     pub world: World,
     pub paths: Vec<String>,
+    /// Regions of each device.
+    pub regions: u64,
+    /// Devices that are not there when a store is opened.
+    pub absent: RefCell<BTreeSet<String>>,
+    /// Blocks that are looked up before anything of a store that was opened runs.
+    pub watched: RefCell<Vec<BlockId>>,
 }
 
 /// One open store with the memory for its blocks.
@@ -60,6 +84,8 @@ pub struct Shard {
     pub store: Store<SimIo>,
     pub recovery: Recovery,
     pub pool: FramePool,
+    /// Of [`Bed::watched`], those in the index when the store was opened.
+    pub held_at_open: HashSet<BlockId>,
 }
 
 impl Bed {
@@ -72,7 +98,7 @@ impl Bed {
         for path in &paths {
             world.add_device(path, device_bytes(regions));
         }
-        let bed = Bed { world, paths };
+        let bed = Bed::over(world, paths, regions);
         let mut options = FormatOptions::new([seed as u8 ^ 0x5a; 16]);
         options.region_bytes = REGION_BYTES;
         let io = bed.world.core();
@@ -86,9 +112,23 @@ impl Bed {
         bed
     }
 
+    /// Devices of `regions` regions each that are in `world` already.
+    pub fn over(world: World, paths: Vec<String>, regions: u64) -> Bed {
+        Bed {
+            world,
+            paths,
+            regions,
+            absent: RefCell::default(),
+            watched: RefCell::default(),
+        }
+    }
+
     pub async fn devices(&self, io: &SimIo) -> Vec<<SimIo as Io>::Device> {
         let mut devices = Vec::new();
         for path in &self.paths {
+            if self.absent.borrow().contains(path) {
+                continue;
+            }
             devices.push(
                 io.open_device(Path::new(path))
                     .await
@@ -105,20 +145,29 @@ impl Bed {
 
     /// Opens all shards of a worker of `shards`, one after the other.
     pub fn open_all(&self, shards: u16, change: impl Fn(&mut StoreConfig)) -> Vec<Shard> {
-        let family = Family::default();
+        let opened = self.try_open_all(shards, &Family::default(), change);
+        opened.expect("no crash was asked for")
+    }
+
+    /// As [`Bed::open_all`], with `family` for siblings and crashes in between.
+    pub fn try_open_all(
+        &self,
+        shards: u16,
+        family: &Family,
+        change: impl Fn(&mut StoreConfig),
+    ) -> Result<Vec<Shard>, Crashed> {
+        let health = SharedHealth::default();
         (0..shards)
             .map(|shard| {
                 let mut config = StoreConfig::new(ShardId(shard), shards, 4096);
                 config.flush_bytes = 256 << 10;
+                config.health = health.clone();
                 change(&mut config);
-                let opened = self
-                    .open(config, family.clone())
-                    .expect("the devices are ours");
-                family
-                    .0
-                    .borrow_mut()
-                    .push((ShardId(shard), opened.store.clone()));
-                opened
+                let opened = self.try_open(config, family.clone())?;
+                let opened = opened.expect("the devices are ours");
+                let member = (ShardId(shard), opened.store.clone());
+                family.members.borrow_mut().push(member);
+                Ok(opened)
             })
             .collect()
     }
@@ -129,15 +178,28 @@ impl Bed {
     }
 
     pub fn open(&self, config: StoreConfig, family: Family) -> Result<Shard, StoreError> {
+        let opened = self.try_open(config, family);
+        opened.expect("no crash was asked for")
+    }
+
+    fn try_open(
+        &self,
+        config: StoreConfig,
+        family: Family,
+    ) -> Result<Result<Shard, StoreError>, Crashed> {
         let io = self.world.core();
-        self.run(async {
+        self.world.block_on(async {
             let scratch = io.allocate_pool(64, 16).expect("memory");
             let devices = self.devices(&io).await;
             let siblings: Rc<dyn Siblings> = Rc::new(family);
             let (store, recovery) =
                 Store::open(io.clone(), config, devices, scratch, siblings).await?;
+            let watched = self.watched.borrow();
+            let is_held = |block: &&BlockId| store.lookup(**block).is_some();
+            let held_at_open = watched.iter().filter(is_held).copied().collect();
             let pool = io.allocate_pool(1024, 16).expect("memory");
             Ok(Shard {
+                held_at_open,
                 store,
                 recovery,
                 pool,
@@ -166,14 +228,13 @@ pub fn object(number: u32, length: u64) -> Arc<ObjectMeta> {
 pub fn page_of(object: &ObjectMeta, block: u32, page: u32) -> Vec<u8> {
     let id = object.block(block);
     let mut state = id.object.version ^ u64::from(id.index) << 32 ^ u64::from(page) << 3 | 1;
-    let mut bytes: Vec<u8> = (0..PAGE_SIZE / 8)
-        .flat_map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        })
-        .collect();
+    let mut bytes = vec![0; PAGE_SIZE];
+    for eight in bytes.as_chunks_mut::<8>().0 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        *eight = state.to_le_bytes();
+    }
     let length = object.block_length(block) as usize;
     let end = length
         .saturating_sub(page as usize * PAGE_SIZE)
@@ -193,6 +254,14 @@ impl Shard {
         let partitions = self.store.partitions();
         let partition = corelane_placement::partition_of(object.id.home, stripe.0, partitions);
         corelane_placement::shard_of(partition, partitions, shards) == shard
+    }
+
+    /// Ordinal of the device, of `devices`, that `block` of `object` belongs on.
+    pub fn device_of(&self, object: &ObjectMeta, block: u32, devices: usize) -> usize {
+        let stripe = Stripe::of_block(block, object.block_bytes);
+        let partitions = self.store.partitions();
+        let partition = corelane_placement::partition_of(object.id.home, stripe.0, partitions);
+        usize::from(partition) % devices
     }
 
     /// The block with its bytes in fresh frames.
@@ -233,12 +302,13 @@ impl Shard {
         for block in 0..object.blocks() {
             loop {
                 if self.pool.available() < 64 {
-                    self.store.flush().await;
+                    // Only to make room.
+                    let _ = self.store.flush().await;
                 }
                 match self.append(object, block) {
                     Ok(()) => kept += 1,
                     Err(NotKept::Busy) => {
-                        self.store.flush().await;
+                        let _ = self.store.flush().await;
                         continue;
                     }
                     Err(_) => {}

@@ -45,7 +45,7 @@ fn write_the_corpus() {
     bed.run(async {
         for number in 0..6 {
             shard.append_all(&object(number, 200_000)).await;
-            shard.store.flush().await;
+            shard.store.flush().await.expect("durable");
         }
         shard
             .store

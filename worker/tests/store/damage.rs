@@ -20,7 +20,7 @@ fn filled(seed: u64) -> Bed {
         for number in 0..20 {
             assert_eq!(shard.append_all(&object(number, 300_000)).await, 5);
         }
-        shard.store.close().await;
+        shard.store.close().await.expect("durable");
     });
     bed.world.crash();
     bed
@@ -54,7 +54,7 @@ fn a_wrong_page_is_a_counted_miss_and_the_block_leaves() {
         assert!(shard.store.lookup(meta.block(2)).is_none());
         assert_eq!(shard.store.counters().corrupt_pages.get(), 1);
         assert_eq!(shard.append(&meta, 2), Ok(()), "it can come again");
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert!(matches!(shard.read(&meta, 2).await, Some(Ok(()))));
     });
     assert_eq!(readable(&bed, &shard), 100);
@@ -67,7 +67,7 @@ fn a_block_that_is_shorter_than_its_object_is_said_to_be_is_a_miss_and_leaves() 
     let short = object(1, 1000);
     bed.run(async {
         assert_eq!(shard.append(&short, 0), Ok(()));
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let id = short.block(0);
         // First pages and counts of pages, none of which the block has.
         for (first, pages) in [(0, 16), (1, 1), (15, 1), (u32::MAX, 1), (u32::MAX - 15, 16)] {
@@ -78,7 +78,7 @@ fn a_block_that_is_shorter_than_its_object_is_said_to_be_is_a_miss_and_leaves() 
             assert!(matches!(read, Err(ReadError::Gone)), "{first}+{pages}");
             assert!(shard.store.lookup(id).is_none(), "{first}+{pages}");
             assert_eq!(shard.append(&short, 0), Ok(()), "it can come again");
-            shard.store.flush().await;
+            shard.store.flush().await.expect("durable");
         }
         assert!(matches!(shard.read(&short, 0).await, Some(Ok(()))));
     });
@@ -103,9 +103,9 @@ fn a_device_with_objects_of_two_lengths_under_one_id_opens_and_serves_what_fits(
         bed.run(async {
             for meta in [&old, &new, &old] {
                 shard.append_all(meta).await;
-                shard.store.flush().await;
+                shard.store.flush().await.expect("durable");
             }
-            shard.store.close().await;
+            shard.store.close().await.expect("durable");
         });
         bed.world.crash();
         for _ in 0..2 {
@@ -125,8 +125,8 @@ fn a_device_with_objects_of_two_lengths_under_one_id_opens_and_serves_what_fits(
                     }
                 }
                 shard.append_all(&new).await;
-                shard.store.flush().await;
-                shard.store.close().await;
+                shard.store.flush().await.expect("durable");
+                shard.store.close().await.expect("durable");
             });
             bed.world.crash();
         }
@@ -149,7 +149,7 @@ fn damage_in_any_page_of_the_regions_loses_blocks_and_nothing_else() {
             for number in 0..20 {
                 shard.append_all(&object(number, 300_000)).await;
             }
-            shard.store.flush().await;
+            shard.store.flush().await.expect("durable");
         });
         assert_eq!(readable(&bed, &shard), 100, "what was lost came again");
     }
@@ -164,7 +164,7 @@ fn a_torn_summary_ends_recovery_at_the_extent_before_it() {
     bed.run(async {
         for meta in &metas {
             shard.append_all(meta).await;
-            shard.store.flush().await;
+            shard.store.flush().await.expect("durable");
             entries.push(shard.store.lookup(meta.block(0)).expect("written"));
         }
     });
@@ -241,7 +241,7 @@ fn a_device_that_fails_is_taken_out_and_the_others_serve_on() {
         for number in 0..60 {
             shard.append_all(&object(number, 64 << 10)).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         bed.world.fail_device("/dev/nvme1");
         let mut readable = 0;
         for number in 0..60 {
@@ -254,7 +254,7 @@ fn a_device_that_fails_is_taken_out_and_the_others_serve_on() {
         for number in 100..160 {
             let _ = shard.append(&object(number, 64 << 10), 0);
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(shard.store.counters().devices_failed.get(), 1);
         let health: Vec<_> = shard
             .store

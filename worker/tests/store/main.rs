@@ -1,8 +1,11 @@
 //! The store on simulated devices: what it promises about reading back, crashes, damage and room.
 
+mod absent;
 mod bed;
 mod corpus;
+mod crash_points;
 mod damage;
+mod flushes;
 mod marks;
 mod offline;
 mod oracle;

@@ -21,7 +21,7 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
             .pin(kept.id, true)
             .await
             .expect("within the share");
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let held = shard.store.free(freed.id).await.expect("durable");
         assert_eq!((held.blocks, held.bytes), (16, 1 << 20));
         assert!(shard.store.object(freed.id).is_none());
@@ -37,7 +37,7 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
                 .append_all(&object(number, u64::from(BLOCK_BYTES)))
                 .await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert!(shard.store.counters().regions_reclaimed.get() > 60);
     });
     bed.world.crash_with(Crash::PowerLoss);
@@ -46,7 +46,7 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
         assert_eq!(shard.readable(&freed).await, 0);
         assert_eq!(shard.readable(&kept).await, 16);
         shard.append_all(&freed).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
     });
     bed.world.crash_with(Crash::PowerLoss);
     let shard = bed.open_one();
@@ -68,7 +68,7 @@ fn a_block_freed_while_it_waits_is_never_seen_again() {
         shard.append_all(&meta).await;
         shard.store.free(meta.id).await.expect("durable");
         assert!(shard.store.pending(meta.block(0)).is_none());
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(shard.readable(&meta).await, 0);
         assert_eq!(shard.store.counters().bytes_in_flight.get(), 0);
     });
@@ -97,7 +97,7 @@ fn entries_get_the_mount_that_covers_their_object() {
     .expect("a valid table");
     bed.run(async {
         shard.append_all(&meta).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         shard.store.remap_mounts(&table).await;
         assert_eq!(
             shard.store.lookup(meta.block(3)).map(|entry| entry.mount),
@@ -119,7 +119,7 @@ fn objects_are_listed_by_uri_with_what_is_held() {
         for number in [3, 1, 2] {
             shard.append_all(&object(number, 100_000)).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let listed = shard
             .store
             .objects("s3://bucket/", "s3://bucket/object-00001", 1)

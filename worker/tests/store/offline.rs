@@ -99,7 +99,7 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
         for number in 0..20 {
             shard.append_all(&object(number, 300_000)).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         shard
             .store
             .free(object(9, 300_000).id)
@@ -110,7 +110,7 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
             .pin(meta.id, true)
             .await
             .expect("within the share");
-        shard.store.close().await;
+        shard.store.close().await.expect("durable");
     });
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cache.img");

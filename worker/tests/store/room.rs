@@ -22,7 +22,7 @@ fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
         for meta in &hot {
             assert_eq!(shard.append_all(meta).await, 1);
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let mut kept = 0;
         for number in 1000..1000 + count {
             kept += shard
@@ -32,7 +32,7 @@ fn old_blocks_make_room_for_new_ones_and_used_ones_stay() {
                 hot.iter().for_each(|meta| shard.store.touch(meta.block(0)));
             }
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(kept, count, "every block was taken");
         let mut readable = 0;
         for meta in &hot {
@@ -85,10 +85,10 @@ fn a_full_index_makes_room_like_a_full_device() {
         for number in 0..400 {
             shard.append_all(&object(number, 4096)).await;
             if number % 16 == 0 {
-                shard.store.flush().await;
+                shard.store.flush().await.expect("durable");
             }
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let counters = shard.store.counters();
         let kept = counters.blocks_inserted.get() + counters.not_kept_index_full.get();
         assert_eq!(kept, 400);
@@ -103,7 +103,7 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
     bed.run(async {
         let big = object(1, 24 << 20);
         assert_eq!(shard.append_all(&big).await, big.blocks());
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         // 24 MiB of 40 MiB; another 16 MiB would be beyond 80 %.
         shard
             .store
@@ -112,7 +112,7 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
             .expect("within the share");
         let second = object(2, 10 << 20);
         shard.append_all(&second).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let error = shard
             .store
             .pin(second.id, true)
@@ -124,7 +124,7 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
                 .append_all(&object(number, u64::from(BLOCK_BYTES)))
                 .await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(
             shard.readable(&big).await,
             big.blocks(),
@@ -148,7 +148,7 @@ fn pins_up_to_their_share_stay_and_the_rest_still_turns_over() {
                 .append_all(&object(number, u64::from(BLOCK_BYTES)))
                 .await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         // The few that reclaim moved to the main log stay until something else is used again.
         assert!(shard.readable(&big).await < 40, "unpinned blocks leave");
     });
@@ -167,7 +167,7 @@ fn more_than_the_queue_holds_is_busy() {
         }
         assert_eq!(shard.append(&meta, 4), Err(NotKept::Busy));
         assert_eq!(shard.store.counters().not_kept_busy.get(), 1);
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(shard.append(&meta, 4), Ok(()));
     });
 }
@@ -181,7 +181,7 @@ fn writes_keep_to_their_limit() {
     let started = bed.world.now();
     bed.run(async {
         shard.append_all(&object(1, 8 << 20)).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
     });
     let seconds = bed.world.now().since(started).as_secs_f64();
     assert!(

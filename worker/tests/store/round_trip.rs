@@ -17,13 +17,13 @@ fn appended_blocks_are_pending_first_and_then_on_the_device() {
         assert!(shard.store.lookup(meta.block(2)).is_none());
         let pending = shard.store.pending(meta.block(2)).expect("appended");
         assert_eq!(pending.checksums().len(), pages_of(&meta, 2) as usize);
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert!(shard.store.pending(meta.block(2)).is_none());
         let entry = shard.store.lookup(meta.block(2)).expect("written");
         assert_eq!((entry.length, entry.mount), (150_000 - 131_072, MountId(3)));
         assert!(matches!(shard.read(&meta, 2).await, Some(Ok(()))));
         assert_eq!(shard.append_all(&meta).await, 2);
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         assert_eq!(shard.readable(&meta).await, 3);
         assert_eq!(shard.store.held(meta.id).blocks, 3);
         assert_eq!(shard.store.held(meta.id).bytes, 150_000);
@@ -40,7 +40,7 @@ fn a_restart_keeps_blocks_and_objects() {
         for meta in &metas {
             assert_eq!(shard.append_all(meta).await, 4);
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
     });
     bed.world.crash();
     let shard = bed.open_one();

@@ -32,7 +32,7 @@ async fn append(shards: &[Shard], numbers: std::ops::Range<u32>) {
             .await;
     }
     for shard in shards {
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
     }
 }
 

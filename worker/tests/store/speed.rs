@@ -26,10 +26,8 @@ fn recover(records: SyntheticRecords, gibibytes: u64) {
     let options = FormatOptions::new([3; 16]);
     let write = |offset: u64, bytes: &[u8]| world.write_device_bytes("/dev/nvme0", offset, bytes);
     let described = write_synthetic(options, length, records, write).expect("it fits");
-    let bed = Bed {
-        world,
-        paths: vec!["/dev/nvme0".to_owned()],
-    };
+    let regions = length / u64::from(options.region_bytes);
+    let bed = Bed::over(world, vec!["/dev/nvme0".to_owned()], regions);
     let started = busy_seconds();
     let config = StoreConfig::new(ShardId(0), 1, 1_200_000);
     let shard = bed.open(config, Family::default()).expect("ours");
@@ -72,7 +70,7 @@ fn speed_of_reads() {
     let meta = object(1, 32 << 20);
     bed.run(async {
         shard.append_all(&meta).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("durable");
         let count = 200_000u32;
         let started = busy_seconds();
         for number in 0..count {
