@@ -12,12 +12,14 @@
 
 mod append;
 mod block;
+mod claim;
 mod config;
 mod counters;
 mod device;
 mod entries;
 mod error;
 mod extent;
+mod foreign_data;
 mod format;
 mod header;
 mod identity;
@@ -56,10 +58,11 @@ use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
 use futures::lock::Mutex;
 
 pub use block::{BlockEntry, Held, Located, NewBlock, PendingBlock};
+pub use claim::DeviceLock;
 pub use config::{FormatOptions, StoreConfig};
 pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
-pub use format::{DeviceLock, format_devices, format_paths};
+pub use format::{format_devices, format_paths, is_blank_file};
 pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};

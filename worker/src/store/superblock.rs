@@ -175,6 +175,9 @@ pub(super) fn plain_header(kind: Kind, sequence: u64, body: usize) -> Header {
 }
 
 pub(super) fn format_command(path: &str, length: u64) -> String {
+    if length == 0 {
+        return format!("corelane device format {path} --size SIZE");
+    }
     format!("corelane device format {path} --size {length} --force")
 }
 

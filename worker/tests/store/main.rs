@@ -1,6 +1,7 @@
 //! The store on simulated devices: what it promises about reading back, crashes, damage and room.
 
 mod bed;
+mod claims;
 mod corpus;
 mod damage;
 mod marks;
