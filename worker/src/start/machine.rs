@@ -163,6 +163,7 @@ impl Machine {
             })?;
         let tuning = Tuning {
             policy: config.dram_policy,
+            device_timeout: config.device_timeout,
             lookup: LookupLimits {
                 index_after: config.lookup_index_after,
                 ..LookupLimits::of_memory(config.lookup_bytes / shards)

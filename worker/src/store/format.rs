@@ -410,6 +410,6 @@ pub(super) fn superblock_for(
         partitions,
         ordinal: ordinal as u16,
         devices: devices as u16,
-        reserved: 0,
+        owner: 0,
     })
 }

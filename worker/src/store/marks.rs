@@ -81,8 +81,16 @@ impl<I: Io> Inner<I> {
             if !is_recorded || !device.healthy.get() {
                 continue;
             }
-            if let Err(error) = self.flush_device(device).await {
-                return Err(MarkError::NotDurable(error.to_string()));
+            match self
+                .while_it_answers(device, self.flush_device(device))
+                .await
+            {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(MarkError::NotDurable(error.to_string())),
+                None => {
+                    let message = format!("{} does not answer", device.path);
+                    return Err(MarkError::NotDurable(message));
+                }
             }
         }
         Ok(())

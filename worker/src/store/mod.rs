@@ -44,6 +44,7 @@ pub mod synthetic;
 mod transfer;
 mod untrusted;
 mod verify;
+mod watch;
 mod wear;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -386,6 +387,21 @@ impl<I: Io> Store<I> {
             .is_some_and(|device| device.healthy.get())
     }
 
+    /// Whether the device that `id` is on answers, if it is on one.
+    pub fn is_readable(&self, id: BlockId) -> bool {
+        let entry = self.lookup(id);
+        let device = entry.map(|entry| self.0.regions[entry.region as usize].device);
+        device
+            .and_then(|ordinal| self.0.device(ordinal))
+            .is_some_and(DeviceState::is_usable)
+    }
+
+    /// Whether a device was taken out or does not answer; it may hold memory of reads then.
+    pub fn has_silent_device(&self) -> bool {
+        let mut devices = self.0.devices.iter().flatten();
+        devices.any(|device| !device.is_usable())
+    }
+
     /// The devices.
     pub fn devices(&self) -> Vec<DeviceStatus> {
         self.0
@@ -443,14 +459,18 @@ impl<I: Io> Store<I> {
     }
 
     /// Ends the background tasks after writing what was appended, the footers' worth of wear
-    /// counters and all, so that the next start finds everything.
+    /// counters and all, so that the next start finds everything. Devices that do not answer are not
+    /// waited for longer than 20 s in all.
     pub async fn close(&self) {
         self.0.stopping.set(true);
         self.0.signal.raise();
-        self.0.flush_all().await;
-        if self.0.config.shard.0 == 0 {
-            // The error is counted; only the count of written bytes is older then.
-            let _ = self.0.write_superblocks(self.0.epoch.get()).await;
-        }
+        let last_writes = async {
+            self.0.flush_all().await;
+            if self.0.config.shard.0 == 0 {
+                // The error is counted; only the count of written bytes is older then.
+                let _ = self.0.write_superblocks(self.0.epoch.get()).await;
+            }
+        };
+        self.0.close_with(last_writes).await;
     }
 }

@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
-use corelane_io::{Device, FramePool, Io, IoError, Priority};
+use corelane_io::{Device, FramePool, Io, IoError, IoErrorKind, Priority};
 use futures::lock::Mutex;
 use rkyv::util::AlignedVec;
 
@@ -18,6 +19,7 @@ use super::region::{Region, RegionState};
 use super::signal::Signal;
 use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
+use super::watch::within;
 use super::{Inner, Recovery, Siblings, Store};
 use crate::cache::hashing::IdMap;
 use crate::cache::index::Index;
@@ -29,6 +31,7 @@ struct Opened<D> {
     superblock: Superblock,
     sequence: u64,
     copy: usize,
+    owners: [Option<u64>; 2],
 }
 
 /// See [`Store::open`].
@@ -42,10 +45,11 @@ pub(super) async fn open<I: Io>(
     check_config(&config, &scratch)?;
     let mut opened = Vec::new();
     for device in devices {
-        opened.push(read_superblock(device, &scratch).await?);
+        opened.push(read_superblock(&io, config.device_timeout, device, &scratch).await?);
     }
     check_set(&opened, &config)?;
     let inner = Rc::new(assemble(io, config, opened, scratch, siblings));
+    inner.spawn_watches();
     let mut recovery = inner.recover().await;
     recovery.epoch = inner.count_start().await?;
     inner.spawn_background();
@@ -74,10 +78,12 @@ fn check_config(config: &StoreConfig, scratch: &FramePool) -> Result<(), StoreEr
     Ok(())
 }
 
-async fn read_superblock<D: Device>(
-    device: D,
+async fn read_superblock<I: Io>(
+    io: &I,
+    max: Duration,
+    device: I::Device,
     scratch: &FramePool,
-) -> Result<Opened<D>, StoreError> {
+) -> Result<Opened<I::Device>, StoreError> {
     let path = device.geometry().path.display().to_string();
     let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
     for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
@@ -85,8 +91,15 @@ async fn read_superblock<D: Device>(
             .take()
             .expect("nothing else uses the scratch frames yet");
         let lease = frame.lease(0..1).expect("a fresh frame is vacant");
-        page.extend_from_slice(device.read(offset, lease).await?.bytes());
+        let read = within(io, max, device.read(offset, lease)).await;
+        let silent = || IoError::new(IoErrorKind::Timeout, "the device does not answer");
+        let lease = read.unwrap_or_else(|| Err(silent().with("device", &path)))?;
+        page.extend_from_slice(lease.bytes());
     }
+    let owners = [&pages[0], &pages[1]].map(|page| {
+        let found = Superblock::decode(page).ok();
+        found.map(|(_, superblock)| superblock.owner)
+    });
     let length = device.geometry().length;
     let (superblock, sequence, copy) = Superblock::choose([&pages[0], &pages[1]], &path, length)?;
     Ok(Opened {
@@ -95,6 +108,7 @@ async fn read_superblock<D: Device>(
         superblock,
         sequence,
         copy,
+        owners,
     })
 }
 
@@ -232,6 +246,8 @@ fn device_state<D: Device>(
         superblock_at: Cell::new((found.sequence, found.copy)),
         first_region,
         healthy: Cell::new(true),
+        answers: Cell::new(true),
+        owners_before: found.owners,
         errors: Cell::new(0),
         regions_ours: ours as u32,
         free: RefCell::new(VecDeque::new()),
@@ -255,6 +271,8 @@ impl<I: Io> Inner<I> {
             return Ok(epoch);
         }
         let epoch = epoch.saturating_add(1);
+        // Never zero, which stands for nobody.
+        self.config.wear.set_owner(self.io.random() | 1);
         self.write_superblocks(epoch).await?;
         Ok(epoch)
     }
@@ -268,12 +286,16 @@ impl<I: Io> Inner<I> {
         let _writing = self.superblocks.lock().await;
         let mut result = Err(super::transfer::taken_out("all devices"));
         for device in self.devices.iter().flatten() {
+            if !device.healthy.get() || !self.is_owner(device).await {
+                continue;
+            }
             let (sequence, copy) = device.superblock_at.get();
             let written = self.config.wear.bytes(device.superblock.ordinal);
             let bytes_written = device.superblock.bytes_written.saturating_add(written);
             let page = Superblock {
                 epoch,
                 bytes_written,
+                owner: self.config.wear.owner(),
                 ..device.superblock
             }
             .encode(sequence + 1);

@@ -40,11 +40,16 @@ impl Drop for Permit<'_> {
 
 impl Permit<'_> {
     /// The frame, all vacant. One at a time: the last one must be gone.
-    pub(super) fn frame(&self) -> Frame {
-        self.scratch
-            .pool
-            .take()
-            .expect("a permit stands for a free frame")
+    ///
+    /// # Errors
+    /// When devices that were given up hold all frames, which a permit does not count.
+    pub(super) fn frame(&self) -> Result<Frame, IoError> {
+        self.scratch.pool.take().ok_or_else(|| {
+            IoError::new(
+                IoErrorKind::Timeout,
+                "devices that do not answer hold all memory for records; replace them and restart",
+            )
+        })
     }
 }
 
@@ -116,16 +121,16 @@ impl Pace {
 impl<I: Io> Inner<I> {
     /// Counts an error of `device` and takes it out after too many.
     pub(super) fn note_error(&self, device: &DeviceState<I::Device>, error: &IoError) {
+        if error.kind() == IoErrorKind::Timeout {
+            // It may be a matter of seconds: the watch decides, and logs.
+            self.counters.device_timeouts.add(1);
+            return;
+        }
         self.counters.device_errors.add(1);
         device.errors.set(device.errors.get() + 1);
         tracing::warn!(device = %device.path, %error, "the device failed an operation");
-        if device.errors.get() >= self.config.device_errors_max && device.healthy.replace(false) {
-            self.counters.devices_failed.add(1);
-            tracing::error!(
-                device = %device.path, errors = device.errors.get(),
-                "the device is taken out: its partitions are served from the under-store; replace it and restart"
-            );
-            self.signal.raise();
+        if device.errors.get() >= self.config.device_errors_max {
+            self.take_out(device, "after too many errors");
         }
     }
 
@@ -139,7 +144,8 @@ impl<I: Io> Inner<I> {
         if !device.healthy.get() {
             return Err(taken_out(&device.path));
         }
-        let result = device.device.read(offset, lease).await;
+        // What recovery, reclaim and scrub cannot read is lost: they wait as long as a device may take.
+        let result = device.device.read_patiently(offset, lease).await;
         result.inspect_err(|error| self.note_error(device, error))
     }
 
@@ -174,7 +180,7 @@ impl<I: Io> Inner<I> {
         );
         let permit = self.scratch.for_writing(&self.signal).await;
         for chunk in bytes.chunks(self.scratch.frame_pages() * PAGE_SIZE) {
-            let frame = permit.frame();
+            let frame = permit.frame()?;
             let mut lease = frame
                 .lease(0..chunk.len() / PAGE_SIZE)
                 .expect("a fresh frame is vacant");
@@ -201,7 +207,7 @@ impl<I: Io> Inner<I> {
         while left > 0 {
             let count = left.min(self.scratch.frame_pages());
             let lease = permit
-                .frame()
+                .frame()?
                 .lease(0..count)
                 .expect("a fresh frame is vacant");
             let lease = self.read_device(device, offset, lease).await?;
@@ -231,7 +237,7 @@ impl<I: Io> Inner<I> {
 pub(super) fn taken_out(path: &str) -> IoError {
     IoError::new(
         IoErrorKind::Device,
-        "the device was taken out after too many errors; replace it and restart",
+        "the device was taken out, the log says why; replace it and restart",
     )
     .with("device", path)
 }

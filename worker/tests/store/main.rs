@@ -4,6 +4,7 @@ mod bed;
 mod claims;
 mod corpus;
 mod damage;
+mod hangs;
 mod marks;
 mod offline;
 mod oracle;
