@@ -7,6 +7,8 @@ use std::fmt;
 pub enum IoErrorKind {
     /// The device failed an operation (EIO and its kin). Its pages may be lost.
     Device,
+    /// The device did not answer in time, and may still. What it works on stays its own until then.
+    Timeout,
     /// No space is left where a file was to be created or extended.
     NoSpace,
     /// The path, address or option is not usable as given.

@@ -213,6 +213,17 @@ pub trait Device: Clone + 'static {
         lease: FrameLease,
     ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static;
 
+    /// As [`Device::read`], for work that loses more by a read that is given up than by one that takes long:
+    /// [`Device::time_out`] counts it among the other operations.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    fn read_patiently(
+        &self,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static;
+
     /// Writes the sealed pages of `slice` at `offset`. Short writes are continued inside.
     ///
     /// # Errors
@@ -228,6 +239,13 @@ pub trait Device: Clone + 'static {
     /// # Errors
     /// The device's error with its path.
     fn flush(&self) -> impl Future<Output = Result<(), IoError>> + 'static;
+
+    /// Ends waits that take too long: operations of [`Device::read`] that began `read_max` ago or earlier, and other operations that
+    /// began `other_max` ago or earlier, resolve with [`IoErrorKind::Timeout`]. The memory of such an
+    /// operation stays with the device until it answers. Gives the age of the oldest operation that the
+    /// device works on, waited for or not; zero if there is none. Looks at every operation of the core:
+    /// for a call a second.
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration;
 
     /// Tells the device that `length` bytes from `offset` are free. A hint: errors are ignored
     /// where the device has no such operation.

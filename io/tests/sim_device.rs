@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use corelane_io::sim::{Crash, CrashPoint, Fault, Faults, SimDevice, SimIo, World, check_seeds};
+use corelane_io::sim::{
+    Crash, CrashPoint, Fault, Faults, Hang, SimDevice, SimIo, World, check_seeds,
+};
 use corelane_io::{
     Device, FrameLease, FramePool, FrameSlice, Io, IoErrorKind, PAGE_SIZE, Priority,
 };
@@ -558,4 +560,51 @@ fn corruption_from_outside_changes_every_byte_for_good() {
     assert!(page_of(&world, 1)[..10].iter().all(|byte| *byte != 3));
     assert_eq!(page_of(&world, 1)[10..], [3; PAGE_SIZE - 10]);
     assert_eq!(world.injected(Fault::Corrupted), 1);
+}
+
+#[test]
+fn a_device_that_hangs_keeps_what_it_works_on_until_it_answers_late() {
+    let world = world(11, Faults::none());
+    let io = world.core();
+    on_bench(&world, &io, async |bench: Bench| {
+        bench.write(0, 7, 1).await;
+        world.hang_device(PATH, Hang::ALL);
+        let free = bench.pool.available();
+        let mut read = pin!(bench.device.read(0, bench.lease(1)));
+        let mut write = pin!(bench.device.write(0, bench.pages_of(8, 1)));
+        let mut flush = pin!(bench.device.flush());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        assert!(write.as_mut().poll(&mut context).is_pending());
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+        io.sleep(Duration::from_secs(3)).await;
+        let three = Duration::from_secs(3);
+        assert!(bench.device.time_out(Duration::MAX, Duration::MAX) >= three);
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        bench.device.time_out(three, three);
+        let error = read.await.expect_err("timed out");
+        assert_eq!(error.kind(), IoErrorKind::Timeout);
+        assert_eq!(
+            write.await.expect_err("timed out").kind(),
+            IoErrorKind::Timeout
+        );
+        assert_eq!(
+            flush.await.expect_err("timed out").kind(),
+            IoErrorKind::Timeout
+        );
+        assert_eq!(bench.pool.available(), free - 2, "it may still touch them");
+        assert_eq!(page_of(&world, 0)[0], 7, "nothing was written yet");
+        world.answer_device(PATH);
+        io.sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.pool.available(), free);
+        assert_eq!(page_of(&world, 0)[0], 8, "it came late");
+        assert!(
+            bench
+                .device
+                .time_out(Duration::ZERO, Duration::ZERO)
+                .is_zero()
+        );
+        assert_eq!(bench.read(0, 1).await, vec![8; PAGE_SIZE]);
+        assert_eq!(world.injected(Fault::Unanswered), 3);
+    });
 }

@@ -12,12 +12,13 @@ use std::future::Future;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::glommio::GlommioError;
 use ::glommio::io::{DmaFile, OpenOptions};
 
 use super::core::Core;
-use super::operation::Operation;
+use super::operation::Waits;
 use super::system_error;
 use crate::buffer::{FrameLease, FrameSlice, PAGE_SIZE};
 use crate::error::{IoError, IoErrorKind};
@@ -34,6 +35,7 @@ struct OpenDevice {
     file: DmaFile,
     /// The same file, for operations that have to wait for resources of the kernel.
     patient: DmaFile,
+    waits: Waits,
 }
 
 impl GlommioDevice {
@@ -47,6 +49,7 @@ impl GlommioDevice {
             geometry,
             file: open_file(path, libc::O_DIRECT | libc::O_NONBLOCK).await?,
             patient: open_file(path, libc::O_DIRECT).await?,
+            waits: Waits::default(),
         })))
     }
 }
@@ -77,6 +80,24 @@ async fn open_file(path: &Path, flags: libc::c_int) -> Result<DmaFile, IoError> 
         let message = "glommio cannot open the device; check that the worker may read and write it";
         system_error(&error, message).with("device", path.display())
     })
+}
+
+impl GlommioDevice {
+    fn read_as(
+        &self,
+        is_urgent: bool,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        let device = Rc::clone(&self.0);
+        device.check_range(offset, lease.len());
+        async move {
+            let reader = Rc::clone(&device);
+            let read = async move { reader.read(offset, lease).await };
+            let read = device.waits.watch(is_urgent, &device.core, read).await;
+            read.unwrap_or_else(|| Err(device.timed_out(offset)))
+        }
+    }
 }
 
 impl Drop for OpenDevice {
@@ -113,6 +134,13 @@ impl OpenDevice {
             self.geometry.path.display(),
             self.geometry.length
         );
+    }
+
+    fn timed_out(&self, offset: u64) -> IoError {
+        let message = "the device does not answer; check the drive (dmesg, smartctl)";
+        IoError::new(IoErrorKind::Timeout, message)
+            .with("device", self.geometry.path.display())
+            .with("offset", offset)
     }
 
     fn error(&self, error: &GlommioError<()>, message: &'static str, offset: u64) -> IoError {
@@ -233,12 +261,15 @@ impl Device for GlommioDevice {
         offset: u64,
         lease: FrameLease,
     ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
-        let device = Rc::clone(&self.0);
-        device.check_range(offset, lease.len());
-        Operation::new(
-            &self.0.core,
-            async move { device.read(offset, lease).await },
-        )
+        self.read_as(true, offset, lease)
+    }
+
+    fn read_patiently(
+        &self,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        self.read_as(false, offset, lease)
     }
 
     fn write(
@@ -248,15 +279,26 @@ impl Device for GlommioDevice {
     ) -> impl Future<Output = Result<(), IoError>> + 'static {
         let device = Rc::clone(&self.0);
         device.check_range(offset, slice.bytes().len());
-        Operation::new(
-            &self.0.core,
-            async move { device.write(offset, slice).await },
-        )
+        async move {
+            let writer = Rc::clone(&device);
+            let written = async move { writer.write(offset, slice).await };
+            let written = device.waits.watch(false, &device.core, written).await;
+            written.unwrap_or_else(|| Err(device.timed_out(offset)))
+        }
     }
 
     fn flush(&self) -> impl Future<Output = Result<(), IoError>> + 'static {
         let device = Rc::clone(&self.0);
-        Operation::new(&self.0.core, async move { device.flush().await })
+        async move {
+            let flusher = Rc::clone(&device);
+            let flushed = async move { flusher.flush().await };
+            let flushed = device.waits.watch(false, &device.core, flushed).await;
+            flushed.unwrap_or_else(|| Err(device.timed_out(0)))
+        }
+    }
+
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+        self.0.waits.time_out(read_max, other_max)
     }
 
     fn discard(
@@ -266,9 +308,11 @@ impl Device for GlommioDevice {
     ) -> impl Future<Output = Result<(), IoError>> + 'static {
         let device = Rc::clone(&self.0);
         device.check_range(offset, length as usize);
-        Operation::new(
-            &self.0.core,
-            async move { device.discard(offset, length).await },
-        )
+        async move {
+            let owner = Rc::clone(&device);
+            let discarded = async move { owner.discard(offset, length).await };
+            let discarded = device.waits.watch(false, &device.core, discarded).await;
+            discarded.unwrap_or_else(|| Err(device.timed_out(offset)))
+        }
     }
 }

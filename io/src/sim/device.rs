@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::handle::SimIo;
 use super::operations::Work;
+use super::state::nanoseconds;
 use crate::{Device, DeviceGeometry, FrameLease, FrameSlice, IoError, PAGE_SIZE};
 
 /// A device of a [`World`](super::World), opened by one core.
@@ -60,6 +62,27 @@ impl SimDevice {
         );
     }
 
+    fn read_as(
+        &self,
+        is_urgent: bool,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        self.check_extent(offset, lease.len() as u64);
+        let device = self.clone();
+        async move {
+            let filled = device
+                .perform(|device| Work::Read {
+                    device: device.number,
+                    offset,
+                    lease,
+                    is_urgent,
+                })
+                .await?;
+            Ok(filled.expect("a read that succeeds gives its lease back"))
+        }
+    }
+
     async fn perform(
         self,
         work: impl FnOnce(&SimDevice) -> Work,
@@ -80,18 +103,15 @@ impl Device for SimDevice {
         offset: u64,
         lease: FrameLease,
     ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
-        self.check_extent(offset, lease.len() as u64);
-        let device = self.clone();
-        async move {
-            let filled = device
-                .perform(|device| Work::Read {
-                    device: device.number,
-                    offset,
-                    lease,
-                })
-                .await?;
-            Ok(filled.expect("a read that succeeds gives its lease back"))
-        }
+        self.read_as(true, offset, lease)
+    }
+
+    fn read_patiently(
+        &self,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        self.read_as(false, offset, lease)
     }
 
     fn write(
@@ -132,6 +152,16 @@ impl Device for SimDevice {
                 .await?;
             Ok(())
         }
+    }
+
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+        let mut operations = self.io.state.operations.borrow_mut();
+        let oldest_ns = operations.time_out(
+            (self.io.core.id, self.number),
+            self.io.state.now.get(),
+            (nanoseconds(read_max), nanoseconds(other_max)),
+        );
+        Duration::from_nanos(oldest_ns)
     }
 
     fn discard(

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::faults::Fault;
+use super::faults::{Fault, Hang};
 use super::random::Prng;
 use super::state::State;
 use super::world::Crash;
@@ -87,6 +87,8 @@ struct Unflushed {
 pub(super) struct Disk {
     pub(super) geometry: DeviceGeometry,
     pub(super) has_failed: bool,
+    /// What is not answered.
+    pub(super) hang: Hang,
     number: usize,
     current: SparsePages,
     durable: SparsePages,
@@ -102,6 +104,7 @@ impl Disk {
             durable: SparsePages::new(geometry.length),
             geometry,
             has_failed: false,
+            hang: Hang::default(),
             number,
             unflushed: VecDeque::new(),
             writes_completed: 0,

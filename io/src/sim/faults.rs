@@ -132,6 +132,26 @@ impl Faults {
     }
 }
 
+/// Kinds of operations that a device does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hang {
+    /// Reads.
+    pub reads: bool,
+    /// Writes and discards.
+    pub writes: bool,
+    /// Flushes.
+    pub flushes: bool,
+}
+
+impl Hang {
+    /// Nothing is answered.
+    pub const ALL: Hang = Hang {
+        reads: true,
+        writes: true,
+        flushes: true,
+    };
+}
+
 /// A kind of fault that a world injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
@@ -161,6 +181,8 @@ pub enum Fault {
     UnflushedLost,
     /// An operation that took much longer.
     LatencySpike,
+    /// An operation that is not answered until [`World::answer_device`](super::World::answer_device).
+    Unanswered,
     /// A device that failed, for good or until [`World::restore_device`](super::World::restore_device). The
     /// extent is all of it.
     DeviceFailed,

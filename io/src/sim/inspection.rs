@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
-use super::faults::{Fault, Faults, Injection};
+use super::faults::{Fault, Faults, Hang, Injection};
+use super::operations::Event;
 use super::random::{Prng, mix};
 use super::world::World;
 use crate::{DeviceGeometry, PAGE_SIZE};
@@ -61,6 +62,32 @@ impl World {
     /// If there is no such device.
     pub fn restore_device(&self, path: impl AsRef<Path>) {
         self.with_disk(path.as_ref(), |_, disk| disk.has_failed = false);
+    }
+
+    /// Makes the device answer to none of the operations in `hang` that are submitted from now on. They stay in
+    /// flight, with their memory, until [`World::answer_device`].
+    ///
+    /// # Panics
+    /// If there is no such device.
+    pub fn hang_device(&self, path: impl AsRef<Path>, hang: Hang) {
+        self.with_disk(path.as_ref(), |_, disk| disk.hang = hang);
+    }
+
+    /// Ends a [`World::hang_device`]: what was not answered is answered late, in the usual time from now.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    pub fn answer_device(&self, path: impl AsRef<Path>) {
+        let number = self.with_disk(path.as_ref(), |number, disk| {
+            disk.hang = Hang::default();
+            number
+        });
+        let hung = self.state.operations.borrow_mut().take_hung(number);
+        for (key, id) in hung {
+            let device_ns = self.state.faults.borrow().device_ns;
+            let at = self.state.now.get() + self.state.between(device_ns);
+            self.state.schedule(at, Event::Operation { key, id });
+        }
     }
 
     /// Does to one device what a power cut does: unflushed writes may be lost.

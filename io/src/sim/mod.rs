@@ -51,7 +51,7 @@ mod trace;
 mod world;
 
 pub use device::SimDevice;
-pub use faults::{Fault, Faults, Injection};
+pub use faults::{Fault, Faults, Hang, Injection};
 pub use handle::SimIo;
 pub use net::{Received, SimListener, SimStream};
 pub use random::Prng;

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use super::state::State;
-use crate::{FrameLease, FrameSlice, IoError};
+use crate::{FrameLease, FrameSlice, IoError, IoErrorKind};
 
 /// Stale events are swept out when there are this many and they are the greater part.
 const STALE_EVENTS_MIN: usize = 256;
@@ -27,6 +27,8 @@ pub(super) enum Work {
         device: usize,
         offset: u64,
         lease: FrameLease,
+        /// Whether somebody waits for it who can go elsewhere.
+        is_urgent: bool,
     },
     Write {
         device: usize,
@@ -62,6 +64,26 @@ struct Operation {
     core: Option<u64>,
     waker: Option<Waker>,
     stage: Stage,
+    /// When it was put in flight.
+    began: u64,
+    /// Whoever waits is to be told that the device does not answer, and leave the operation to it.
+    is_timed_out: bool,
+}
+
+impl Operation {
+    /// The device that works on it.
+    fn device(&self) -> Option<usize> {
+        match &self.stage {
+            Stage::InFlight(work) | Stage::Abandoned(work) => match work {
+                Work::Timer => None,
+                Work::Read { device, .. }
+                | Work::Write { device, .. }
+                | Work::Flush { device, .. }
+                | Work::Discard { device, .. } => Some(*device),
+            },
+            Stage::Finishing | Stage::Done(_) => None,
+        }
+    }
 }
 
 /// What happens at a time.
@@ -117,6 +139,8 @@ pub(super) struct Operations {
     cancelled_timers: usize,
     /// The number of the scheduled crash that counts.
     crash: Option<u64>,
+    /// Operations that are not answered until their device is told to: their keys and ids.
+    hung: Vec<(usize, u64)>,
 }
 
 impl Operations {
@@ -128,6 +152,7 @@ impl Operations {
             scheduled: 0,
             cancelled_timers: 0,
             crash: None,
+            hung: Vec::new(),
         }
     }
 
@@ -147,14 +172,32 @@ impl Operations {
         self.crash = None;
     }
 
-    /// Puts `work` in flight until `at`; its key and id.
+    /// Puts `work` in flight from `began` until `at`; its key and id.
     pub(super) fn insert(
         &mut self,
         core: Option<u64>,
         work: Work,
-        at: u64,
+        (began, at): (u64, u64),
         tie_break: u32,
     ) -> (usize, u64) {
+        let (key, id) = self.put(core, work, began);
+        self.schedule(at, tie_break, Event::Operation { key, id });
+        (key, id)
+    }
+
+    /// Puts `work` in flight from `began` until it is scheduled; see [`Operations::take_hung`].
+    pub(super) fn insert_hung(
+        &mut self,
+        core: Option<u64>,
+        work: Work,
+        began: u64,
+    ) -> (usize, u64) {
+        let (key, id) = self.put(core, work, began);
+        self.hung.push((key, id));
+        (key, id)
+    }
+
+    fn put(&mut self, core: Option<u64>, work: Work, began: u64) -> (usize, u64) {
         let id = self.next_id;
         self.next_id += 1;
         let key = self.slots.insert(Operation {
@@ -162,9 +205,54 @@ impl Operations {
             core,
             waker: None,
             stage: Stage::InFlight(work),
+            began,
+            is_timed_out: false,
         });
-        self.schedule(at, tie_break, Event::Operation { key, id });
         (key, id)
+    }
+
+    /// Takes out the operations of `device` that hang, to be scheduled.
+    pub(super) fn take_hung(&mut self, device: usize) -> Vec<(usize, u64)> {
+        let slots = &self.slots;
+        let (taken, left) = std::mem::take(&mut self.hung)
+            .into_iter()
+            .filter(|(key, id)| slots.get(*key).is_some_and(|known| known.id == *id))
+            .partition(|(key, _)| slots[*key].device() == Some(device));
+        self.hung = left;
+        taken
+    }
+
+    /// See [`Device::time_out`](crate::Device::time_out).
+    pub(super) fn time_out(
+        &mut self,
+        (core, device): (u64, usize),
+        now: u64,
+        (read_max_ns, other_max_ns): (u64, u64),
+    ) -> u64 {
+        let mut oldest_ns = 0;
+        for (_, operation) in &mut self.slots {
+            let is_awaited = matches!(operation.stage, Stage::InFlight(_));
+            if operation.core != Some(core) || operation.device() != Some(device) {
+                continue;
+            }
+            let age_ns = now.saturating_sub(operation.began);
+            oldest_ns = oldest_ns.max(age_ns);
+            let is_urgent = matches!(
+                operation.stage,
+                Stage::InFlight(Work::Read {
+                    is_urgent: true,
+                    ..
+                })
+            );
+            let max_ns = if is_urgent { read_max_ns } else { other_max_ns };
+            if is_awaited && age_ns >= max_ns {
+                operation.is_timed_out = true;
+                if let Some(waker) = operation.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+        oldest_ns
     }
 
     fn get(&mut self, key: usize, id: u64) -> Option<&mut Operation> {
@@ -266,6 +354,13 @@ impl Operations {
                 unreachable!("the stage was just seen to be done")
             };
             return Poll::Ready(outcome);
+        }
+        if operation.is_timed_out
+            && let Stage::InFlight(work) = std::mem::replace(&mut operation.stage, Stage::Finishing)
+        {
+            operation.stage = Stage::Abandoned(work);
+            let message = "the device does not answer; if this goes on, replace it";
+            return Poll::Ready(Err(IoError::new(IoErrorKind::Timeout, message)));
         }
         match &mut operation.waker {
             Some(waker) => waker.clone_from(context.waker()),

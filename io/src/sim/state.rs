@@ -113,11 +113,12 @@ impl State {
     }
 
     pub(super) fn sleep(self: &Rc<Self>, core: Option<u64>, duration_ns: u64) -> Completion {
-        let at = self.now.get().saturating_add(duration_ns);
-        let inserted = self
-            .operations
-            .borrow_mut()
-            .insert(core, Work::Timer, at, self.tie_break());
+        let now = self.now.get();
+        let at = now.saturating_add(duration_ns);
+        let inserted =
+            self.operations
+                .borrow_mut()
+                .insert(core, Work::Timer, (now, at), self.tie_break());
         Completion::new(Rc::clone(self), inserted)
     }
 
@@ -143,6 +144,7 @@ impl State {
                 device,
                 offset,
                 lease,
+                ..
             } => {
                 self.record(Step::SubmitRead, *offset, lease.len() as u64);
                 (*device, lease.pages().len() as u64)
@@ -177,13 +179,34 @@ impl State {
             counters.submissions += 1;
             counters.enters += 1;
         });
-        let duration_ns = self.device_ns(device, pages);
-        let at = self.now.get().saturating_add(duration_ns);
+        let now = self.now.get();
+        if self.hangs(device, &work) {
+            let mut operations = self.operations.borrow_mut();
+            let inserted = operations.insert_hung(Some(core.id), work, now);
+            return Completion::new(Rc::clone(self), inserted);
+        }
+        let at = now.saturating_add(self.device_ns(device, pages));
         let inserted =
             self.operations
                 .borrow_mut()
-                .insert(Some(core.id), work, at, self.tie_break());
+                .insert(Some(core.id), work, (now, at), self.tie_break());
         Completion::new(Rc::clone(self), inserted)
+    }
+
+    /// Whether the device does not answer to `work`, which is noted.
+    fn hangs(&self, device: usize, work: &Work) -> bool {
+        let hang = self.disks.borrow()[device].hang;
+        let (hangs, offset, length) = match work {
+            Work::Timer => return false,
+            Work::Read { offset, lease, .. } => (hang.reads, *offset, lease.len() as u64),
+            Work::Write { offset, slice, .. } => (hang.writes, *offset, slice.bytes().len() as u64),
+            Work::Flush { .. } => (hang.flushes, 0, 0),
+            Work::Discard { offset, length, .. } => (hang.writes, *offset, *length),
+        };
+        if hangs {
+            self.inject(Fault::Unanswered, Some(device), offset, length);
+        }
+        hangs
     }
 
     /// How long an operation on `pages` pages takes.
@@ -277,6 +300,7 @@ impl State {
                 device,
                 offset,
                 lease,
+                ..
             } => self.disks.borrow_mut()[device]
                 .read(self, offset, lease)
                 .map(Some),

@@ -234,6 +234,7 @@ impl Core {
                 }
             },
             Kind::Maintain { .. } | Kind::Connect { .. } => self.finish(operations, key, result),
+            Kind::TimedOut { .. } => unreachable!("no operation is one that timed out"),
             Kind::Send(sending) => {
                 let outcome = sending.advance(result, flags);
                 drop(operations);

@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
 
 use futures::FutureExt;
 use io_uring::{opcode, squeue, types};
@@ -17,7 +19,7 @@ use super::files::Target;
 use super::operation::{Completion, Kind};
 use crate::buffer::{FrameLease, FrameSlice, PAGE_SIZE};
 use crate::error::{IoError, IoErrorKind};
-use crate::{Device, DeviceGeometry};
+use crate::{Device, DeviceGeometry, Nanos};
 
 /// Times that one transfer is tried again after the kernel had no resources for it (EAGAIN).
 /// Each goes to a kernel thread that may wait, so a handful means that something is wrong.
@@ -63,6 +65,14 @@ impl OpenDevice {
             .with("offset", offset)
     }
 
+    #[cold]
+    fn timed_out(&self, offset: u64) -> IoError {
+        let message = "the device does not answer; check the drive (dmesg, smartctl)";
+        IoError::new(IoErrorKind::Timeout, message)
+            .with("device", self.geometry.path.display())
+            .with("offset", offset)
+    }
+
     fn check_range(&self, offset: u64, length: usize) {
         let page = PAGE_SIZE as u64;
         assert!(
@@ -94,6 +104,9 @@ pub(super) struct Transfer {
     length: usize,
     retries: u8,
     errno: i32,
+    began: Nanos,
+    /// Whether somebody waits for it who can go elsewhere.
+    is_urgent: bool,
 }
 
 impl Transfer {
@@ -104,6 +117,8 @@ impl Transfer {
         };
         device.check_range(offset, length);
         Transfer {
+            began: device.core.now(),
+            is_urgent: false,
             device,
             held,
             offset,
@@ -112,6 +127,11 @@ impl Transfer {
             retries: 0,
             errno: 0,
         }
+    }
+
+    /// The device, and the first byte on it.
+    pub fn place(&self) -> (&Rc<OpenDevice>, u64) {
+        (&self.device, self.offset)
     }
 
     /// The submission of what is left.
@@ -212,6 +232,17 @@ impl Transfer {
         Ok(self.held)
     }
 
+    /// Reads; the lease comes back filled.
+    #[inline(always)]
+    fn read(self) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        // Started here and not when it is first polled: what the caller keeps is a few words then,
+        // and a server holds thousands of them.
+        self.start().map(|done| match finish(done)? {
+            Held::Lease(lease) => Ok(lease),
+            Held::Slice(_) => unreachable!("a read holds a lease"),
+        })
+    }
+
     /// Queues the first submission.
     fn start(self) -> Completion {
         let core = Rc::clone(&self.device.core);
@@ -226,17 +257,20 @@ impl Transfer {
 fn finish((result, kind): (i32, Kind)) -> Result<Held, IoError> {
     match kind {
         Kind::Transfer(transfer) => transfer.finish(result),
+        Kind::TimedOut { device, offset } => Err(device.timed_out(offset)),
         _ => unreachable!("an operation keeps its kind"),
     }
 }
 
-async fn maintain(device: Rc<OpenDevice>, entry: squeue::Entry) -> i32 {
+async fn maintain(device: Rc<OpenDevice>, entry: squeue::Entry) -> Result<i32, IoError> {
     let core = Rc::clone(&device.core);
     let entry = device.target.mark(entry);
+    let began = core.now();
     // SAFETY: flushes and discards point at no memory.
-    unsafe { Completion::of(&core, Kind::Maintain { _device: device }, entry) }
-        .await
-        .0
+    match unsafe { Completion::of(&core, Kind::Maintain { device, began }, entry) }.await {
+        (_, Kind::TimedOut { device, offset }) => Err(device.timed_out(offset)),
+        (result, _) => Ok(result),
+    }
 }
 
 impl Device for UringDevice {
@@ -249,13 +283,17 @@ impl Device for UringDevice {
         offset: u64,
         lease: FrameLease,
     ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
-        let transfer = Transfer::new(Rc::clone(&self.0), offset, Held::Lease(lease));
-        // Started here and not when it is first polled: what the caller keeps is a few words then,
-        // and a server holds thousands of them.
-        transfer.start().map(|done| match finish(done)? {
-            Held::Lease(lease) => Ok(lease),
-            Held::Slice(_) => unreachable!("a read holds a lease"),
-        })
+        let mut transfer = Transfer::new(Rc::clone(&self.0), offset, Held::Lease(lease));
+        transfer.is_urgent = true;
+        transfer.read()
+    }
+
+    fn read_patiently(
+        &self,
+        offset: u64,
+        lease: FrameLease,
+    ) -> impl Future<Output = Result<FrameLease, IoError>> + 'static {
+        Transfer::new(Rc::clone(&self.0), offset, Held::Lease(lease)).read()
     }
 
     fn write(
@@ -278,13 +316,39 @@ impl Device for UringDevice {
             let entry = opcode::Fsync::new(device.target.number())
                 .flags(types::FsyncFlags::DATASYNC)
                 .build();
-            let result = maintain(Rc::clone(&device), entry).await;
+            let result = maintain(Rc::clone(&device), entry).await?;
             if result < 0 {
                 let message = "flushing failed; what was written may be lost, check the drive (dmesg, smartctl)";
                 return Err(device.error(-result, message, 0));
             }
             Ok(())
         }
+    }
+
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+        let now = self.0.core.time_now();
+        let (mut oldest, mut wakers) = (Duration::ZERO, Vec::new());
+        let mut operations = self.0.core.operations.borrow_mut();
+        for (_, operation) in operations.iter_mut() {
+            let (device, began, is_urgent) = match &operation.kind {
+                Kind::Transfer(transfer) => (&transfer.device, transfer.began, transfer.is_urgent),
+                Kind::Maintain { device, began } => (device, *began, false),
+                _ => continue,
+            };
+            if operation.result.is_some() || !Rc::ptr_eq(device, &self.0) {
+                continue;
+            }
+            let age = now.since(began);
+            oldest = oldest.max(age);
+            let max = if is_urgent { read_max } else { other_max };
+            if age >= max && !operation.orphaned {
+                operation.timed_out = true;
+                wakers.extend(operation.waker.take());
+            }
+        }
+        drop(operations);
+        wakers.into_iter().for_each(Waker::wake);
+        oldest
     }
 
     fn discard(
@@ -303,7 +367,7 @@ impl Device for UringDevice {
                 .mode(mode)
                 .build()
                 .flags(squeue::Flags::ASYNC);
-            match -maintain(Rc::clone(&device), entry).await {
+            match -maintain(Rc::clone(&device), entry).await? {
                 no_error if no_error <= 0 => Ok(()),
                 libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL => Ok(()),
                 errno => Err(device.error(

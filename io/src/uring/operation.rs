@@ -19,13 +19,19 @@ use super::device::{OpenDevice, Transfer};
 use super::doorbell::Bell;
 use super::listener::Acceptor;
 use super::send::Sending;
+use crate::Nanos;
 
 /// What an operation is, with what it owns.
 pub(super) enum Kind {
     /// A read or write of a device.
     Transfer(Transfer),
     /// A flush or discard.
-    Maintain { _device: Rc<OpenDevice> },
+    Maintain {
+        device: Rc<OpenDevice>,
+        began: Nanos,
+    },
+    /// What the future of a device operation gets that nobody waits for any longer. Never in the slab.
+    TimedOut { device: Rc<OpenDevice>, offset: u64 },
     /// Connecting a socket to the address.
     Connect {
         socket: OwnedFd,
@@ -55,6 +61,8 @@ pub(super) struct Operation {
     pub result: Option<i32>,
     /// No future waits: the operation goes with its last completion.
     pub orphaned: bool,
+    /// The future that waits is to end without a result, and leave the operation to itself.
+    pub timed_out: bool,
 }
 
 impl Operation {
@@ -65,6 +73,7 @@ impl Operation {
             waker: None,
             result: None,
             orphaned: false,
+            timed_out: false,
         }
     }
 
@@ -114,11 +123,29 @@ impl Future for Completion {
                 self.taken = true;
                 Poll::Ready((result, operation.kind))
             }
+            None if operation.timed_out => {
+                operation.orphaned = true;
+                self.taken = true;
+                Poll::Ready((-libc::ETIMEDOUT, timed_out(&operation.kind)))
+            }
             None => {
                 operation.waker = Some(context.waker().clone());
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cold]
+fn timed_out(kind: &Kind) -> Kind {
+    let (device, offset) = match kind {
+        Kind::Transfer(transfer) => transfer.place(),
+        Kind::Maintain { device, .. } => (device, 0),
+        _ => unreachable!("only operations of devices have a limit"),
+    };
+    Kind::TimedOut {
+        device: Rc::clone(device),
+        offset,
     }
 }
 

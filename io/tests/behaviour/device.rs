@@ -139,6 +139,54 @@ fn a_dropped_read_keeps_its_pages_until_the_kernel_is_done() {
 }
 
 #[test]
+fn a_wait_that_is_timed_out_leaves_its_pages_with_the_kernel() {
+    let file = device_file(on_disk(), 64);
+    let path = file.path().to_owned();
+    backend::run(&small(), |io| async move {
+        let device = io.open_device(&path).await.expect("a device");
+        let pool = io.allocate_pool(8, 16).expect("memory");
+        for round in 0..20 {
+            let lease = |pages| pool.take().expect("free").lease(0..pages).expect("vacant");
+            let mut written = lease(16);
+            written.bytes_mut().fill(round);
+            let slice = written.seal().slice(0..16 * PAGE_SIZE);
+            let mut read = Box::pin(device.read(0, lease(16)));
+            let mut write = Box::pin(device.write(0, slice));
+            let mut flush = Box::pin(device.flush());
+            assert!(futures::poll!(&mut read).is_pending());
+            assert!(futures::poll!(&mut write).is_pending());
+            assert!(futures::poll!(&mut flush).is_pending());
+            device.time_out(Duration::MAX, Duration::MAX);
+            assert!(
+                futures::poll!(&mut read).is_pending(),
+                "nothing is that old"
+            );
+            device.time_out(Duration::ZERO, Duration::MAX);
+            assert!(
+                futures::poll!(&mut write).is_pending(),
+                "only reads were meant"
+            );
+            let error = read.await.expect_err("not waited for");
+            assert_eq!(error.kind(), IoErrorKind::Timeout);
+            device.time_out(Duration::MAX, Duration::ZERO);
+            for outcome in [write.await, flush.await] {
+                let error = outcome.expect_err("not waited for");
+                assert_eq!(error.kind(), IoErrorKind::Timeout, "{error}");
+            }
+            assert_eq!(pool.available(), 6, "round {round}: both are in flight");
+            until(&io, "the frames", || pool.available() == 8).await;
+            let oldest = || device.time_out(Duration::MAX, Duration::MAX);
+            until(&io, "the flush", || oldest().is_zero()).await;
+        }
+        // The device is as usable as before.
+        let lease = pool.take().expect("free").lease(0..1).expect("vacant");
+        let lease = device.read(0, lease).await.expect("a page");
+        assert_eq!(lease.bytes()[0], 19, "what was written late");
+    })
+    .expect("a core");
+}
+
+#[test]
 fn an_end_of_file_is_an_error_that_names_the_device() {
     let file = device_file(on_disk(), 16);
     let path = file.path().to_owned();

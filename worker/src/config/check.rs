@@ -59,6 +59,7 @@ pub(super) fn config(
             .map(PathBuf::from)
             .collect(),
         device_bytes: top.number("device_size"),
+        device_timeout: duration(top, "device_timeout"),
         region_bytes: number(top, "region_size"),
         partitions: number(top, "partitions") as u32,
         dram_bytes: number(top, "dram"),

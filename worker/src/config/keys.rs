@@ -151,7 +151,19 @@ pub const TOP: &Section = &Section {
             default: "",
             is_reloadable: false,
             doc: "With it, devices that do not exist are created as files of this size and formatted. \
-                  What exists is never created or formatted anew.",
+                  A file of nothing but zeroes, which an interrupted start leaves, is formatted as well; \
+                  what exists otherwise is never created or formatted anew.",
+        },
+        Key {
+            name: "device_timeout",
+            kind: Kind::Duration {
+                max: Duration::from_secs(3600),
+            },
+            default: "60s",
+            is_reloadable: false,
+            doc: "Age of a read, write or flush at which its device is taken out until the next start; 0: \
+                  never. Reads do not wait so long: what a device has not given after 5 s is fetched. \
+                  The kernel gives up a command of an NVMe drive after 30 s by default, and resets it.",
         },
         Key {
             name: "region_size",

@@ -71,6 +71,8 @@ pub struct Config {
     pub devices: Vec<PathBuf>,
     /// Size of devices that are to be created when missing.
     pub device_bytes: Option<u64>,
+    /// Age of an operation at which its device is taken out; zero: never.
+    pub device_timeout: Duration,
     /// Region size of devices that are created.
     pub region_bytes: u64,
     /// Partitions of devices that are created.

@@ -183,6 +183,14 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("device_errors", "Operations that a device failed."),
     ("devices_failed", "Devices taken out."),
+    (
+        "device_timeouts",
+        "Operations that a device did not answer in time.",
+    ),
+    (
+        "device_stalls",
+        "Times that a device stopped answering; its share is served from the under-store meanwhile.",
+    ),
     ("not_kept_busy", "Blocks not kept: too much waited."),
     ("not_kept_no_room", "Blocks not kept: no region."),
     (

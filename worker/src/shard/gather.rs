@@ -295,7 +295,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     ) -> Result<OnDevice, ErrorMessage> {
         loop {
             let pages = piece.pages();
-            let (lease, base) = self.lease_for_read(known, piece, pages.clone()).await?;
+            // Before memory is waited for, which a device that hangs may hold.
+            if !self.store.is_readable(block) {
+                return Ok(OnDevice::Gone);
+            }
+            let leased = self.lease_for_read(known, piece, pages.clone()).await?;
+            let Some((lease, base)) = leased else {
+                return Ok(OnDevice::Gone);
+            };
             // Memory may have taken a while to come: only now is the entry looked up.
             let Some(entry) = self.store.lookup(block) else {
                 return Ok(OnDevice::Gone);
@@ -337,15 +344,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Memory for `pages` of a piece: in the tier where the frame is worth keeping, else in a
     /// buffer that ends with the answer. Returns the lease and the offset in the object's frame of
-    /// the first byte of the memory's frame.
+    /// the first byte of the memory's frame; `None` where a device that hangs holds the buffers.
     async fn lease_for_read(
         self: &Rc<Self>,
         known: &Known,
         piece: Piece,
         pages: Range<usize>,
-    ) -> Result<(FrameLease, usize), ErrorMessage> {
+    ) -> Result<Option<(FrameLease, usize)>, ErrorMessage> {
         if let Some(lease) = self.lease_in_tier(known, piece, &pages) {
-            return Ok((lease, 0));
+            return Ok(Some((lease, 0)));
         }
         let pool = if pages.len() == 1 {
             &self.pages
@@ -354,6 +361,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         };
         let frame = match pool.take() {
             Some(frame) => frame,
+            None if self.store.has_silent_device() => return Ok(None),
             None => self
                 .until_memory(&self.buffer_turn, || pool.take())
                 .await
@@ -367,7 +375,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let lease = frame
             .lease(0..pages.len())
             .expect("a fresh frame is vacant");
-        Ok((lease, pages.start * PAGE_SIZE))
+        Ok(Some((lease, pages.start * PAGE_SIZE)))
     }
 
     fn lease_in_tier(

@@ -56,6 +56,8 @@ pub struct Tuning {
     pub lookup: LookupLimits,
     /// Extent size at which a flush starts without waiting for more.
     pub flush_bytes: usize,
+    /// Age of an operation at which its device is taken out; zero: never.
+    pub device_timeout: Duration,
     /// How long an admitted block waits for others to share its flush.
     pub flush_delay: Duration,
 }
@@ -84,6 +86,7 @@ impl Default for Tuning {
             lookup: LookupLimits::default(),
             flush_bytes: 2 << 20,
             flush_delay: Duration::from_millis(20),
+            device_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -97,6 +100,7 @@ impl Tuning {
             index_capacity: self.index_blocks,
             flush_bytes: self.flush_bytes,
             flush_delay: self.flush_delay,
+            device_timeout: self.device_timeout,
             device_write_bytes_per_second: limits.device_write_bytes_per_second,
             scrub_bytes_per_second: limits.scrub_bytes_per_second,
             ..StoreConfig::default()

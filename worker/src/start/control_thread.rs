@@ -1,5 +1,6 @@
 //! The life of the control thread: it waits for the shards, serves, and ends everything in order.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,30 +10,32 @@ use std::time::Duration;
 use corelane_rpc_schema::ShardId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{FailureKind, WorkerError};
 use super::running::{Command, StartReport};
 use super::seats::SeatReady;
 use super::{EndOfShard, pin_thread};
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Changes, Config};
 use crate::control_plane::catalogue::Catalogue;
-use crate::control_plane::shards::Shards;
+use crate::control_plane::shards::{AskError, Shards};
 use crate::control_plane::state::SavedState;
 use crate::control_plane::{Control, ControlSetup, server};
 use crate::operations::{self, status::Status};
 use crate::shard::request::ShardRequest;
 
-/// How long shards may take to finish what is under way and to flush. Longer than a lane's own
-/// deadline to read its answers, so that it is the lane that is cut off and not the flush.
-const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a stop may take in all, whatever hangs: a device, an under-store, a client. The unit of systemd
+/// kills the worker after 90 s (`TimeoutStopSec`); the rest is for the fetch threads (5 s) and the exit.
+const STOP_MAX: Duration = Duration::from_secs(75);
 
-/// How long threads may take to end after their shard has said that it stopped.
-const JOIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Of that, how long jobs and mounts may take to be kept.
+const SAVE_MAX: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether threads have ended.
-const JOIN_PAUSE: Duration = Duration::from_millis(1);
+/// Of that, how long threads may take to end after their shard has said that it stopped: a core waits for 10 s
+/// for what its ring has in flight. What is left is for the shards to drain their lanes (10 s, twice at most) and to close
+/// their stores (20 s).
+const JOIN_MAX: Duration = Duration::from_secs(12);
 
 /// What the control thread starts with.
 pub(super) struct Setup {
@@ -76,6 +79,8 @@ pub(super) fn spawn(setup: Setup) -> Result<JoinHandle<Result<(), WorkerError>>,
         // be waited for inside a runtime.
         drop(local);
         drop(companions);
+        // Names that are being resolved, or files that are being read, are not waited for.
+        runtime.shutdown_background();
         ended
     };
     thread.spawn(body).map_err(environment)
@@ -102,6 +107,8 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
         Arc::clone(&setup.access),
     )?;
 
+    // Counts from the moment in which the worker was told to stop, or had to.
+    let end = Cell::new(None);
     let served = async {
         let seats = all_ready(ready).await?;
         let state = saved_state(&seats)?;
@@ -138,14 +145,18 @@ async fn live(setup: Setup) -> Result<(), WorkerError> {
         // Whoever started us gave up when nobody receives: the stop command follows.
         let _ = started.send(report);
         let result = until_the_end(&control, &mut commands, &mut ends).await;
+        end.set(Some(Instant::now() + STOP_MAX));
         status.stop();
         listener.abort();
-        control.wind_up().await;
+        if timeout(SAVE_MAX, control.wind_up()).await.is_err() {
+            tracing::warn!("unfinished jobs and run-time mounts could not be kept in time");
+        }
         result
     }
     .await;
     status.stop();
-    let ended = stop_shards(&shards, threads, operations.finish()).await;
+    let end = end.get().unwrap_or_else(|| Instant::now() + STOP_MAX);
+    let ended = stop_shards(&shards, threads, operations.finish(), end).await;
     served.and(ended)
 }
 
@@ -232,7 +243,9 @@ async fn until_the_end(
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Reload { config, answer }) => {
-                    let result = control.reload(*config).await;
+                    let Some(result) = reload(control, *config, commands).await else {
+                        return Ok(());
+                    };
                     // Whoever asked may be gone.
                     let _ = answer.send(result);
                 }
@@ -248,21 +261,42 @@ async fn until_the_end(
     }
 }
 
+/// Takes over a configuration; `None` if the worker is to stop meanwhile, which waits for no reload.
+async fn reload(
+    control: &Control,
+    config: Config,
+    commands: &mut mpsc::Receiver<Command>,
+) -> Option<Result<Changes, String>> {
+    let mut reloaded = std::pin::pin!(control.reload(config));
+    loop {
+        tokio::select! {
+            result = &mut reloaded => return Some(result),
+            command = commands.recv() => match command {
+                Some(Command::Reload { answer, .. }) => {
+                    let _ = answer.send(Err("the configuration before is still being taken over; try again".to_owned()));
+                }
+                Some(Command::Stop) | None => return None,
+            },
+        }
+    }
+}
+
 /// Sends a letter to every shard and waits for the answers; the shards that were late.
 async fn tell_all(
     shards: &Shards,
     end: Instant,
     letter: impl Fn(oneshot::Sender<()>) -> ShardRequest,
 ) -> Vec<u16> {
-    let mut answers = Vec::new();
+    let (mut answers, mut late) = (Vec::new(), Vec::new());
     for shard in shards.ids() {
         let (answer, answered) = oneshot::channel();
-        // A shard that is gone already needs no telling.
-        if shards.tell(shard, letter(answer)).await.is_ok() {
-            answers.push((shard, answered));
+        match timeout_at(end, shards.tell(shard, letter(answer))).await {
+            Ok(Ok(())) => answers.push((shard, answered)),
+            // A shard that is gone already needs no telling.
+            Ok(Err(AskError::Stopping(_))) => {}
+            Ok(Err(_)) | Err(_) => late.push(shard.0),
         }
     }
-    let mut late = Vec::new();
     for (shard, answered) in answers {
         // A dropped answer is a shard that ended first; its thread is waited for.
         if timeout_at(end, answered).await.is_err() {
@@ -273,16 +307,20 @@ async fn tell_all(
 }
 
 /// Tells every shard to finish and flush, and waits for their threads. What asks shards from outside of
-/// their lanes is over with `askers`.
+/// their lanes is over with `askers`. All of it is over at `all_end`.
 async fn stop_shards(
     shards: &Shards,
     threads: Vec<JoinHandle<()>>,
     askers: impl Future<Output = ()>,
+    all_end: Instant,
 ) -> Result<(), WorkerError> {
-    let end = Instant::now() + STOP_DEADLINE;
+    let end = all_end - JOIN_MAX;
     // In two steps, because a lane of one shard may wait for an answer of another.
-    let drained = tell_all(shards, end, |answer| ShardRequest::Drain { answer });
-    let (drained, ()) = tokio::join!(drained, askers);
+    // Half of the time for the first, so that closing the stores has the rest whatever the lanes do.
+    let now = Instant::now();
+    let drain_end = now + end.saturating_duration_since(now) / 2;
+    let drained = tell_all(shards, drain_end, |answer| ShardRequest::Drain { answer });
+    let (drained, _) = tokio::join!(drained, timeout_at(drain_end, askers));
     let stopped = tell_all(shards, end, |answer| ShardRequest::Stop { answer }).await;
     let mut late: Vec<u16> = drained.into_iter().chain(stopped).collect();
     late.sort_unstable();
@@ -292,25 +330,29 @@ async fn stop_shards(
         let message = format!(
             "shard {} did not stop within {} s; blocks of its last flushes may be missing from the cache",
             late.join(", "),
-            STOP_DEADLINE.as_secs()
+            (STOP_MAX - JOIN_MAX).as_secs()
         );
         return Err(WorkerError::new(FailureKind::Other, message));
     }
-    let all_ended = timeout(JOIN_DEADLINE, async {
-        while threads.iter().any(|thread| !thread.is_finished()) {
-            sleep(JOIN_PAUSE).await;
+    // On a thread of its own: what a ring has in flight may keep the end of its thread in the kernel for ever.
+    let (ended, all_ended) = oneshot::channel();
+    let join = move || {
+        for thread in threads {
+            // A panic was reported as the end of the shard.
+            let _ = thread.join();
         }
-    });
-    if all_ended.await.is_err() {
+        let _ = ended.send(());
+    };
+    let is_joining = std::thread::Builder::new()
+        .name("join".to_owned())
+        .spawn(join)
+        .is_ok();
+    if !is_joining || timeout(JOIN_MAX, all_ended).await.is_err() {
         let message = format!(
-            "a shard's thread did not end within {} s",
-            JOIN_DEADLINE.as_secs()
+            "a shard's thread did not end within {} s; a device that does not answer may hold it",
+            JOIN_MAX.as_secs()
         );
         return Err(WorkerError::new(FailureKind::Other, message));
-    }
-    for thread in threads {
-        // A panic was reported as the end of the shard.
-        let _ = thread.join();
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use crate::shard::request::{ShardLimits, ShardRequest};
 use crate::shard::{self, S3Setup, ShardReady, ShardSetup, Tuning};
 use crate::store::{
     DeviceIdentity, DeviceLock, FormatOptions, SharedHealth, StoreError, Wear, format_paths,
-    read_identity,
+    is_blank_file, read_identity,
 };
 use crate::under_store::Event;
 use crate::under_store::listing::{ListingBounds, Listings};
@@ -63,6 +63,12 @@ impl Launcher for Machine {
     fn prepare(&self, config: &Config) -> Result<DeviceSet, WorkerError> {
         probe::check().map_err(environment)?;
         create_missing(config)?;
+        // Before what they hold is judged: of one that is in use, that is what there is to say.
+        let claims = config
+            .devices
+            .iter()
+            .map(|path| DeviceLock::take_for_writing(path));
+        let _claims = claims.collect::<Result<Vec<_>, _>>().map_err(refused)?;
         let mut identities = Vec::new();
         for path in &config.devices {
             identities.push(read_identity(path).map_err(refused)?);
@@ -76,7 +82,7 @@ impl Launcher for Machine {
         let config = plan.config;
         let mut locks = Vec::new();
         for path in &plan.devices.paths {
-            locks.push(DeviceLock::take(path).map_err(refused)?);
+            locks.push(DeviceLock::take_for_writing(path).map_err(refused)?);
         }
         let mut identities = Vec::new();
         for path in &plan.devices.paths {
@@ -158,6 +164,7 @@ impl Machine {
             })?;
         let tuning = Tuning {
             policy: config.dram_policy,
+            device_timeout: config.device_timeout,
             lookup: LookupLimits {
                 index_after: config.lookup_index_after,
                 ..LookupLimits::of_memory(config.lookup_bytes / shards)
@@ -435,29 +442,23 @@ fn create_missing(config: &Config) -> Result<(), WorkerError> {
     let Some(bytes) = config.device_bytes else {
         return Ok(());
     };
-    let missing: Vec<&Path> = config
-        .devices
-        .iter()
-        .map(PathBuf::as_path)
-        .filter(|path| !path.exists())
-        .collect();
+    let mut missing: Vec<&Path> = Vec::new();
+    for path in &config.devices {
+        // A file of nothing but zeroes is what a creation that was interrupted leaves.
+        if !path.exists() || is_blank_file(path).map_err(refused)? {
+            missing.push(path);
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }
+    let mut force = false;
     if missing.len() < config.devices.len() {
-        let names: Vec<String> = missing
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        return Err(WorkerError::new(
-            FailureKind::Device,
-            format!(
-                "{} does not exist, but other devices of the set do: a set is formatted as a whole; \
-                 correct the path, take it out of `devices` to go on without it (its part is fetched \
-                 again), or move the others away to begin with an empty cache",
-                names.join(", ")
-            ),
-        ));
+        if !is_formatted_in_part(config, &missing) {
+            return Err(formatted_as_a_whole(&missing));
+        }
+        missing = config.devices.iter().map(PathBuf::as_path).collect();
+        force = true;
     }
     // Before anything is written: corrected, the configuration finds nothing in its way.
     check_block_sizes(config, config.region_bytes as u32)?;
@@ -467,7 +468,37 @@ fn create_missing(config: &Config) -> Result<(), WorkerError> {
         set_uuid: random_uuid()?,
     };
     tracing::info!(devices = ?missing, size = show_size(bytes), "creating and formatting");
-    format_paths(&missing, Some(bytes), options, false).map_err(refused)
+    format_paths(&missing, Some(bytes), options, force).map_err(refused)
+}
+
+/// Whether formatting the set was interrupted: the files are all there, and those with a superblock have
+/// never been started, so that they hold nothing.
+fn is_formatted_in_part(config: &Config, missing: &[&Path]) -> bool {
+    let devices = config.devices.iter().map(PathBuf::as_path);
+    let is_new = |path: &Path| {
+        path.is_file()
+            && read_identity(path).is_ok_and(|identity| {
+                identity.epoch == 0 && usize::from(identity.devices) == config.devices.len()
+            })
+    };
+    missing.iter().all(|path| path.exists())
+        && devices.filter(|path| !missing.contains(path)).all(is_new)
+}
+
+fn formatted_as_a_whole(missing: &[&Path]) -> WorkerError {
+    let names: Vec<String> = missing
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    WorkerError::new(
+        FailureKind::Device,
+        format!(
+            "{} does not exist or holds nothing, but other devices of the set do: a set is formatted as a whole; \
+             correct the path, take it out of `devices` to go on without it (its part is fetched \
+             again), or move the others away to begin with an empty cache",
+            names.join(", ")
+        ),
+    )
 }
 
 fn random_uuid() -> Result<[u8; 16], WorkerError> {

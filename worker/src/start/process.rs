@@ -84,7 +84,10 @@ fn serve(flags: &WorkerFlags) -> Result<(), WorkerError> {
     tracing::info!("{}", summary(&config).trim_end().replace('\n', "; "));
     let worker = Worker::start(config)?;
     announce(&worker, &cores);
-    runtime.block_on(follow(worker, &mut signals, flags, &log))
+    let ended = runtime.block_on(follow(worker, &mut signals, flags, &log));
+    // A reload that still waits for an answer keeps nobody from leaving.
+    runtime.shutdown_background();
+    ended
 }
 
 /// What a configuration amounts to, for `--check-config` and the log.

@@ -72,6 +72,7 @@ impl<I: Io> Inner<I> {
         let pinned = block.pinned || self.pinned.borrow().contains(&block.id.object);
         let pinned_bytes_max = device.pinned_bytes_max(self.config.pin_fraction_max);
         self.is_well(device)
+            && device.answers.get()
             && !device.is_full.get()
             && bytes > 0
             // A quarter of a region, so that a region is never left half empty for the next block.
@@ -98,8 +99,12 @@ impl<I: Io> Inner<I> {
         let log = device.log(Log::Small);
         log.urgent.set(log.queued.get() + 1);
         self.enqueue(device, Log::Small, Queued::Mark(order), 0);
-        self.signal.wait_until(|| outcome.get().is_some()).await;
-        outcome.get() == Some(true) && self.flush_device(device).await.is_ok()
+        let written = async {
+            self.signal.wait_until(|| outcome.get().is_some()).await;
+            outcome.get() == Some(true) && self.flush_device(device).await.is_ok()
+        };
+        // A device that does not answer may take the mark later, but nobody waits for that.
+        self.while_it_answers(device, written).await == Some(true)
     }
 
     fn enqueue(

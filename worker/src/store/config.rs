@@ -33,6 +33,8 @@ pub struct StoreConfig {
     pub scrub_bytes_per_second: u64,
     /// Errors after which a device is taken out.
     pub device_errors_max: u32,
+    /// Age of an operation at which its device is taken out; zero: never.
+    pub device_timeout: Duration,
     /// Reads in flight during recovery, reclaim and scrub, one scratch frame each.
     pub reads_in_flight: usize,
     /// Whether regions are discarded (TRIM) when they become free. Off until a measurement on the
@@ -59,6 +61,7 @@ impl StoreConfig {
             small_log_fraction: 0.1,
             scrub_bytes_per_second: 0,
             device_errors_max: 16,
+            device_timeout: Duration::from_secs(60),
             reads_in_flight: 16,
             discard: false,
             wear: Wear::default(),

@@ -84,6 +84,10 @@ counters! {
     corrupt_summaries,
     /// Operations that a device failed.
     device_errors,
+    /// Operations that a device did not answer in time.
+    device_timeouts,
+    /// Times that a device stopped answering.
+    device_stalls,
     /// Devices taken out.
     devices_failed,
     /// Blocks not kept: too much waited.

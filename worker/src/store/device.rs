@@ -169,6 +169,10 @@ pub(super) struct DeviceState<D: Device> {
     /// Number of its first region among all regions.
     pub(super) first_region: u32,
     pub(super) healthy: Cell<bool>,
+    /// Whether it has no operation that takes too long.
+    pub(super) answers: Cell<bool>,
+    /// Owners that its copies of the superblock named when it was opened.
+    pub(super) owners_before: [Option<u64>; 2],
     pub(super) errors: Cell<u32>,
     /// Regions of this shard.
     pub(super) regions_ours: u32,

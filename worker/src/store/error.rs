@@ -18,11 +18,13 @@ pub enum StoreError {
     /// The configuration and the device, or two devices, do not go together.
     #[error("{0}")]
     Mismatch(String),
-    /// Another process uses the device.
-    #[error("{device} is in use by another process; stop that worker first")]
+    /// The device is in use. Nothing was written to it, and nothing will be by force.
+    #[error("{device} is in use by {users}; end that first, or name another device")]
     Locked {
         /// Path of the device.
         device: String,
+        /// Who uses it, as far as the kernel tells.
+        users: String,
     },
     /// The device's answer.
     #[error(transparent)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use corelane_io::{IoError, PAGE_SIZE};
 use rkyv::util::AlignedVec;
 
+use super::claim::check_type;
 use super::error::StoreError;
 use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 
@@ -45,6 +46,8 @@ pub fn read_identity(path: &Path) -> Result<DeviceIdentity, StoreError> {
             format!("cannot read the superblock of {name}; check the path and the permissions");
         StoreError::from(IoError::from_std(&error, sentence))
     };
+    let kind = std::fs::metadata(path).map_err(cannot)?.file_type();
+    check_type(path, kind)?;
     let file = File::open(path).map_err(cannot)?;
     let mut pages = [AlignedVec::<16>::new(), AlignedVec::<16>::new()];
     for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {

@@ -80,9 +80,25 @@ impl<I: Io> Inner<I> {
         let mut missed = self.missing_devices();
         for device in self.devices.iter().flatten() {
             let is_recorded = device.marks.borrow().contains_key(&object);
-            // One that fails now may have the record or not.
-            if !self.is_well(device) || is_recorded && self.flush_device(device).await.is_err() {
+            if !self.is_well(device) {
                 missed |= bit(device.superblock.ordinal);
+                continue;
+            }
+            if !is_recorded {
+                continue;
+            }
+            match self
+                .while_it_answers(device, self.flush_device(device))
+                .await
+            {
+                Some(Ok(())) => {}
+                // One that fails now may have the record or not.
+                Some(Err(_)) => missed |= bit(device.superblock.ordinal),
+                None => {
+                    let message = format!("{} does not answer", device.path);
+                    return Err(MarkError::NotDurable(message));
+                }
+            }
             }
         }
         self.note_marks(missed).await

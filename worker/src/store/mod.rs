@@ -12,12 +12,14 @@
 
 mod append;
 mod block;
+mod claim;
 mod config;
 mod counters;
 mod device;
 mod entries;
 mod error;
 mod extent;
+mod foreign_data;
 mod format;
 mod header;
 mod identity;
@@ -43,6 +45,7 @@ pub mod synthetic;
 mod transfer;
 mod untrusted;
 mod verify;
+mod watch;
 mod wear;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -56,10 +59,11 @@ use corelane_io::{Frame, FrameLease, FramePool, Io};
 use corelane_rpc_schema::{BlockId, ObjectId, ShardId};
 
 pub use block::{BlockEntry, Held, Located, NewBlock, PendingBlock};
+pub use claim::DeviceLock;
 pub use config::{FormatOptions, StoreConfig};
 pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
-pub use format::{DeviceLock, format_devices, format_paths};
+pub use format::{format_devices, format_paths, is_blank_file};
 pub use header::{FORMAT_VERSION, Log};
 pub use identity::{DeviceIdentity, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
@@ -402,6 +406,21 @@ impl<I: Io> Store<I> {
         self.0.distrust_absent_devices().await
     }
 
+    /// Whether the device that `id` is on answers, if it is on one.
+    pub fn is_readable(&self, id: BlockId) -> bool {
+        let entry = self.lookup(id);
+        let device = entry.map(|entry| self.0.regions[entry.region as usize].device);
+        device
+            .and_then(|ordinal| self.0.device(ordinal))
+            .is_some_and(DeviceState::is_usable)
+    }
+
+    /// Whether a device was taken out or does not answer; it may hold memory of reads then.
+    pub fn has_silent_device(&self) -> bool {
+        let mut devices = self.0.devices.iter().flatten();
+        devices.any(|device| !device.is_usable())
+    }
+
     /// The devices.
     pub fn devices(&self) -> Vec<DeviceStatus> {
         self.0
@@ -464,18 +483,23 @@ impl<I: Io> Store<I> {
     }
 
     /// Ends the background tasks after writing what was appended, the footers' worth of wear
-    /// counters and all, so that the next start finds everything.
+    /// counters and all, so that the next start finds everything. Devices that do not answer are not
+    /// waited for longer than 20 s in all.
     ///
     /// # Errors
-    /// As [`Store::flush`].
+    /// As [`Store::flush`], and for devices that did not answer in time.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.0.stopping.set(true);
         self.0.signal.raise();
-        let flushed = self.0.flush_all().await;
-        if self.0.config.shard.0 == 0 {
-            // The error is counted; only the count of written bytes is older then.
-            let _ = self.0.write_superblocks().await;
-        }
-        flushed
+        let last_writes = async {
+            let flushed = self.0.flush_all().await;
+            if self.0.config.shard.0 == 0 {
+                // The error is counted; only the count of written bytes is older then.
+                let _ = self.0.write_superblocks().await;
+            }
+            flushed
+        };
+        let closed = self.0.close_with(last_writes).await;
+        closed.unwrap_or_else(|| Err(transfer::taken_out("a device").into()))
     }
 }

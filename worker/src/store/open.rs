@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
-use corelane_io::{Device, FramePool, Io, IoError, PAGE_SIZE, Priority};
+use corelane_io::{Device, FramePool, Io, IoError, IoErrorKind, PAGE_SIZE, Priority};
 use futures::stream::{self, StreamExt};
 use rkyv::util::AlignedVec;
 
@@ -19,6 +20,7 @@ use super::shared_health::SuperblockLock;
 use super::signal::Signal;
 use super::superblock::{STATE_OFFSETS, SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
+use super::watch::within;
 use super::{Inner, Recovery, Siblings, Store};
 use crate::cache::hashing::IdMap;
 use crate::cache::index::Index;
@@ -34,6 +36,7 @@ struct Opened<D> {
     sequence: u64,
     copy: usize,
     marks_at: u64,
+    owners: [Option<u64>; 2],
 }
 
 /// What the superblock of a device says now.
@@ -57,10 +60,11 @@ pub(super) async fn open<I: Io>(
     let held = config.health.lock(&io).await;
     let mut opened = Vec::new();
     for device in devices {
-        opened.push(read_superblock(device, &scratch).await?);
+        opened.push(read_superblock(&io, config.device_timeout, device, &scratch).await?);
     }
     check_set(&opened, &config)?;
     let inner = Rc::new(assemble(io, config, opened, scratch, siblings));
+    inner.spawn_watches();
     inner.empty_doubtful(&held).await?;
     let epoch = inner.count_start(&held).await?;
     drop(held);
@@ -92,10 +96,12 @@ fn check_config(config: &StoreConfig, scratch: &FramePool) -> Result<(), StoreEr
     Ok(())
 }
 
-async fn read_superblock<D: Device>(
-    device: D,
+async fn read_superblock<I: Io>(
+    io: &I,
+    max: Duration,
+    device: I::Device,
     scratch: &FramePool,
-) -> Result<Opened<D>, StoreError> {
+) -> Result<Opened<I::Device>, StoreError> {
     let path = device.geometry().path.display().to_string();
     let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
     for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
@@ -103,8 +109,15 @@ async fn read_superblock<D: Device>(
             .take()
             .expect("nothing else uses the scratch frames yet");
         let lease = frame.lease(0..1).expect("a fresh frame is vacant");
-        page.extend_from_slice(device.read(offset, lease).await?.bytes());
+        let read = within(io, max, device.read(offset, lease)).await;
+        let silent = || IoError::new(IoErrorKind::Timeout, "the device does not answer");
+        let lease = read.unwrap_or_else(|| Err(silent().with("device", &path)))?;
+        page.extend_from_slice(lease.bytes());
     }
+    let owners = [&pages[0], &pages[1]].map(|page| {
+        let found = Superblock::decode(page).ok();
+        found.map(|(_, superblock)| superblock.owner)
+    });
     let length = device.geometry().length;
     let (superblock, sequence, copy) = Superblock::choose([&pages[0], &pages[1]], &path, length)?;
     Ok(Opened {
@@ -114,6 +127,7 @@ async fn read_superblock<D: Device>(
         sequence,
         copy,
         marks_at: Superblock::marks_at([&pages[0], &pages[1]]),
+        owners,
     })
 }
 
@@ -256,6 +270,8 @@ fn device_state<D: Device>(
         marks_at: found.marks_at,
         first_region,
         healthy: Cell::new(true),
+        answers: Cell::new(true),
+        owners_before: found.owners,
         errors: Cell::new(0),
         regions_ours: ours as u32,
         free: RefCell::new(VecDeque::new()),
@@ -279,6 +295,8 @@ impl<I: Io> Inner<I> {
             return Ok(epoch);
         }
         let epoch = epoch.saturating_add(1);
+        // Never zero, which stands for nobody.
+        self.config.wear.set_owner(self.io.random() | 1);
         self.epoch.set(epoch);
         self.write_round(held, 1, 0, 0).await?;
         Ok(epoch)
@@ -333,10 +351,14 @@ impl<I: Io> Inner<I> {
         sequence = (sequence + step).max(floor);
         let mut result = Err(super::transfer::taken_out("all devices"));
         for (device, Newest { copy, .. }) in round {
+            if !self.is_owner(device).await {
+                continue;
+            }
             let written = self.config.wear.bytes(device.superblock.ordinal);
             let page = Superblock {
                 epoch,
                 bytes_written: device.superblock.bytes_written.saturating_add(written),
+                owner: self.owner_to_write(device),
                 ..device.superblock
             }
             .encode_with(sequence, marks_at);
@@ -354,6 +376,14 @@ impl<I: Io> Inner<I> {
         }
         self.epoch.set(epoch);
         result
+    }
+
+    /// The owner that a superblock names: before the start is counted, the one that it named.
+    fn owner_to_write(&self, device: &DeviceState<I::Device>) -> u64 {
+        match self.config.wear.owner() {
+            0 => device.superblock.owner,
+            ours => ours,
+        }
     }
 
     async fn write_superblock(

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use corelane_io::hint::prefetch;
-use corelane_io::{Device, Frame, FrameLease, Io, IoError, PAGE_SIZE};
+use corelane_io::{Device, Frame, FrameLease, Io, IoError, IoErrorKind, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 use corelane_rpc_schema::frame::page_checksum;
 
@@ -14,7 +14,6 @@ use super::block::{BlockEntry, Located};
 use super::device::DeviceState;
 use super::error::ReadError;
 use super::region::Region;
-use super::transfer::taken_out;
 
 impl<I: Io> Inner<I> {
     /// See [`Store::read`](super::Store::read).
@@ -66,9 +65,8 @@ impl<I: Io> Inner<I> {
         let device = self
             .device(region.device)
             .expect("entries point at devices that are there");
-        if !device.healthy.get() {
-            self.remove_entry_at(id, &entry);
-            return Err(ReadError::Device(taken_out(&device.path)));
+        if !device.is_usable() {
+            return Err(self.unusable(device, id, &entry));
         }
         let page = u32::from(entry.first_page) + first_page;
         // They are needed when the device has answered.
@@ -168,7 +166,10 @@ impl<I: Io> BlockRead<I> {
     #[cold]
     fn failed(&self, error: IoError) -> ReadError {
         self.store.note_error(self.device(), &error);
-        self.store.remove_entry_at(self.id, &self.entry);
+        // A block that came late is as right as before.
+        if error.kind() != IoErrorKind::Timeout {
+            self.store.remove_entry_at(self.id, &self.entry);
+        }
         ReadError::Device(error)
     }
 

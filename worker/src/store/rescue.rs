@@ -321,7 +321,7 @@ impl<I: Io> Inner<I> {
         let from = &self.regions[entry.region as usize];
         let permit = self.scratch.for_reading(&self.signal).await;
         let lease = permit
-            .frame()
+            .frame()?
             .lease(0..piece.pages as usize)
             .expect("a fresh frame is vacant");
         let lease = match self

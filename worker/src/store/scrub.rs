@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelane_io::{Io, PAGE_SIZE};
+use corelane_io::{Io, IoErrorKind, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 
 use super::Inner;
@@ -47,7 +47,7 @@ impl<I: Io> Inner<I> {
         );
         let Some(device) = self
             .device(region.device)
-            .filter(|device| device.healthy.get())
+            .filter(|device| device.is_usable())
         else {
             return;
         };
@@ -98,10 +98,11 @@ impl<I: Io> Inner<I> {
             }
             let permit = self.scratch.for_reading(&self.signal).await;
             let guard = ReadGuard::new(region, &self.signal);
-            let lease = permit
-                .frame()
+            let Ok(frame) = permit.frame() else { return };
+            let lease = frame
                 .lease(0..count as usize)
                 .expect("a fresh frame is vacant");
+            drop(frame);
             let first = u32::from(entry.first_page) + start;
             match self
                 .read_device(device, device.offset(region.local, first), lease)
@@ -111,8 +112,10 @@ impl<I: Io> Inner<I> {
                     Ok(()) => self.counters.bytes_scrubbed.add(bytes as u64),
                     Err(wrong) => return self.heal(id, &entry, first + wrong),
                 },
-                Err(_) => {
-                    self.remove_entry_at(id, &entry);
+                Err(error) => {
+                    if error.kind() != IoErrorKind::Timeout {
+                        self.remove_entry_at(id, &entry);
+                    }
                     return;
                 }
             }

@@ -68,8 +68,8 @@ pub(super) struct Superblock {
     pub(super) ordinal: u16,
     /// Devices of the set.
     pub(super) devices: u16,
-    /// Zero.
-    pub(super) reserved: u64,
+    /// Drawn at random by the worker that started last; zero: none has since format.
+    pub(super) owner: u64,
 }
 
 const _: () = assert!(size_of::<ArchivedSuperblock>() == 72);
@@ -115,7 +115,7 @@ impl Superblock {
     }
 
     /// The superblock in a page and its sequence. The page must be aligned to 16.
-    fn decode(page: &[u8]) -> Result<(u64, Superblock), HeaderError> {
+    pub(super) fn decode(page: &[u8]) -> Result<(u64, Superblock), HeaderError> {
         let (header, body) = Header::open(page, 0)?;
         let archived = rkyv::access::<ArchivedSuperblock, ArchiveError>(body)
             .map_err(|_| HeaderError::Fields)?;
@@ -194,6 +194,9 @@ pub(super) fn plain_header(kind: Kind, sequence: u64, body: usize) -> Header {
 }
 
 pub(super) fn format_command(path: &str, length: u64) -> String {
+    if length == 0 {
+        return format!("corelane device format {path} --size SIZE");
+    }
     format!("corelane device format {path} --size {length} --force")
 }
 
@@ -237,7 +240,7 @@ mod tests {
             partitions: 256,
             ordinal: 0,
             devices: 1,
-            reserved: 0,
+            owner: 0,
         }
     }
 

@@ -40,11 +40,16 @@ impl Drop for Permit<'_> {
 
 impl Permit<'_> {
     /// The frame, all vacant. One at a time: the last one must be gone.
-    pub(super) fn frame(&self) -> Frame {
-        self.scratch
-            .pool
-            .take()
-            .expect("a permit stands for a free frame")
+    ///
+    /// # Errors
+    /// When devices that were given up hold all frames, which a permit does not count.
+    pub(super) fn frame(&self) -> Result<Frame, IoError> {
+        self.scratch.pool.take().ok_or_else(|| {
+            IoError::new(
+                IoErrorKind::Timeout,
+                "devices that do not answer hold all memory for records; replace them and restart",
+            )
+        })
     }
 }
 
@@ -116,6 +121,11 @@ impl Pace {
 impl<I: Io> Inner<I> {
     /// Counts an error of `device` and takes it out after too many.
     pub(super) fn note_error(&self, device: &DeviceState<I::Device>, error: &IoError) {
+        if error.kind() == IoErrorKind::Timeout {
+            // It may be a matter of seconds: the watch decides, and logs.
+            self.counters.device_timeouts.add(1);
+            return;
+        }
         self.counters.device_errors.add(1);
         device.errors.set(device.errors.get() + 1);
         tracing::warn!(device = %device.path, %error, "the device failed an operation");
@@ -127,7 +137,8 @@ impl<I: Io> Inner<I> {
         }
     }
 
-    /// Takes a device out, for this shard and for the others, until the next start.
+    /// Takes a device out, for this shard and for the others, until the next start. Whoever waits for it
+    /// goes on with an error.
     pub(super) fn take_out(&self, device: &DeviceState<I::Device>, reason: &str) {
         let ordinal = device.superblock.ordinal;
         self.config.health.take_out(ordinal, reason);
@@ -137,6 +148,7 @@ impl<I: Io> Inner<I> {
                 device = %device.path, reason,
                 "the device is taken out: its partitions are served from the under-store; replace it and restart"
             );
+            device.device.time_out(Duration::ZERO, Duration::ZERO);
             self.signal.raise();
         }
     }
@@ -165,7 +177,8 @@ impl<I: Io> Inner<I> {
         if !device.healthy.get() {
             return Err(taken_out(&device.path));
         }
-        let result = device.device.read(offset, lease).await;
+        // What recovery, reclaim and scrub cannot read is lost: they wait as long as a device may take.
+        let result = device.device.read_patiently(offset, lease).await;
         result.inspect_err(|error| self.note_error(device, error))
     }
 
@@ -200,7 +213,7 @@ impl<I: Io> Inner<I> {
         );
         let permit = self.scratch.for_writing(&self.signal).await;
         for chunk in bytes.chunks(self.scratch.frame_pages() * PAGE_SIZE) {
-            let frame = permit.frame();
+            let frame = permit.frame()?;
             let mut lease = frame
                 .lease(0..chunk.len() / PAGE_SIZE)
                 .expect("a fresh frame is vacant");
@@ -227,7 +240,7 @@ impl<I: Io> Inner<I> {
         while left > 0 {
             let count = left.min(self.scratch.frame_pages());
             let lease = permit
-                .frame()
+                .frame()?
                 .lease(0..count)
                 .expect("a fresh frame is vacant");
             let lease = self.read_device(device, offset, lease).await?;
@@ -265,7 +278,7 @@ impl<I: Io> Inner<I> {
 pub(super) fn taken_out(path: &str) -> IoError {
     IoError::new(
         IoErrorKind::Device,
-        "the device was taken out after errors; replace it and restart",
+        "the device was taken out, the log says why; replace it and restart",
     )
     .with("device", path)
 }

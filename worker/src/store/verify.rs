@@ -12,8 +12,8 @@ use std::path::Path;
 use corelane_io::PAGE_SIZE;
 use rkyv::util::AlignedVec;
 
+use super::claim::{DeviceLock, failed};
 use super::error::StoreError;
-use super::format::{DeviceLock, failed};
 use super::header::{FORMAT_VERSION, Header, Kind};
 use super::summary::{Summary, extent_of};
 use super::superblock::{REGIONS_OFFSET, SUPERBLOCK_OFFSETS, Superblock};

@@ -17,23 +17,38 @@ use super::superblock::DEVICES_MAX;
 const PERIOD: Duration = Duration::from_secs(600);
 
 /// Bytes written since the process started, by ordinal of the device. Clones count together: the
-/// shards of a worker have one.
+/// shards of a worker have one, and by it know what the superblocks call their worker.
 #[derive(Clone, Debug)]
-pub struct Wear(Arc<[AtomicU64]>);
+pub struct Wear {
+    bytes: Arc<[AtomicU64]>,
+    owner: Arc<AtomicU64>,
+}
 
 impl Default for Wear {
     fn default() -> Self {
-        Wear((0..DEVICES_MAX).map(|_| AtomicU64::new(0)).collect())
+        Wear {
+            bytes: (0..DEVICES_MAX).map(|_| AtomicU64::new(0)).collect(),
+            owner: Arc::default(),
+        }
     }
 }
 
 impl Wear {
     pub(super) fn add(&self, ordinal: u16, bytes: u64) {
-        self.0[usize::from(ordinal)].fetch_add(bytes, Ordering::Relaxed);
+        self.bytes[usize::from(ordinal)].fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn bytes(&self, ordinal: u16) -> u64 {
-        self.0[usize::from(ordinal)].load(Ordering::Relaxed)
+        self.bytes[usize::from(ordinal)].load(Ordering::Relaxed)
+    }
+
+    /// The owner that the superblocks name from this start on; zero before shard 0 has counted it.
+    pub(super) fn owner(&self) -> u64 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_owner(&self, owner: u64) {
+        self.owner.store(owner, Ordering::Relaxed);
     }
 }
 

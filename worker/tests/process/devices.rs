@@ -1,6 +1,7 @@
 //! Several devices, and devices that go: what they held is fetched again, the rest stays.
 
 use corelane_client::control::{DeviceStats, JobState};
+use corelane_worker::store::{FormatOptions, format_paths};
 
 use crate::harness::{BLOCK, Bed, Process, assert_same, eventually};
 
@@ -155,4 +156,59 @@ fn a_load_without_room_fails_and_says_how_much_was_not_kept() {
         "{progress:?}"
     );
     process.terminate();
+}
+
+#[test]
+fn a_creation_that_failed_or_was_interrupted_leaves_nothing_in_the_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bed = Bed::on_disk();
+    bed.cores = 1;
+    bed.more_devices = vec![bed.path("second")];
+    bed.device_size = "900000T";
+    let refusal = Process::start(&bed.write_config()).err().expect("refused");
+    assert!(refusal.log.contains("no room"), "{}", refusal.log);
+    assert!(!bed.device.exists() && !bed.more_devices[0].exists());
+
+    // Killed after the first file was created, and while the second was allocated.
+    bed.device_size = "34M";
+    std::fs::File::create(&bed.device).expect("a file");
+    let process = bed.start();
+    assert_eq!(devices(&process).len(), 2);
+    let mode = std::fs::metadata(&bed.more_devices[0])
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600, "cached bytes are not for all");
+    process.terminate();
+    let process = bed.start();
+    assert_eq!(
+        process.epoch, 2,
+        "what was served on is not formatted again"
+    );
+    process.terminate();
+
+    // Killed before the second one was formatted.
+    let mut bed = Bed::on_disk();
+    bed.cores = 1;
+    bed.device_size = "34M";
+    bed.more_devices = vec![bed.path("second")];
+    let options = FormatOptions {
+        region_bytes: 1 << 20,
+        partitions: 16,
+        set_uuid: [3; 16],
+    };
+    let paths = [bed.device.as_path(), bed.more_devices[0].as_path()];
+    format_paths(&paths, Some(34 << 20), options, false).expect("formatted");
+    let second = std::fs::File::create(paths[1]).expect("emptied");
+    second.set_len(34 << 20).expect("zeroes");
+    let process = bed.start();
+    assert_eq!((devices(&process).len(), process.epoch), (2, 1));
+    process.terminate();
+
+    // A set that was served on is not begun anew because a file of it holds nothing.
+    let second = std::fs::File::create(&bed.more_devices[0]).expect("emptied");
+    second.set_len(34 << 20).expect("zeroes");
+    let refusal = Process::start(&bed.write_config()).err().expect("refused");
+    assert_eq!(refusal.code, Some(4), "{}", refusal.log);
+    assert!(refusal.log.contains("as a whole"), "{}", refusal.log);
 }

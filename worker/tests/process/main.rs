@@ -10,6 +10,7 @@ mod end_to_end;
 mod fleet;
 #[cfg(feature = "glommio")]
 mod glommio;
+mod hangs;
 mod harness;
 mod hostile;
 mod key_indexes;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use corelane_io::Io;
-use corelane_io::sim::{Fault, Faults, World, check_seeds};
+use corelane_io::sim::{Fault, Faults, Hang, World, check_seeds};
 use corelane_rpc_schema::frame::ReadSource;
 use corelane_worker::mount::Freshness;
 use corelane_worker::shard::request::ShardRequest;
@@ -133,6 +133,73 @@ fn a_misdirected_write_never_serves_wrong_bytes() {
         ended.expect("no crash is scheduled");
     });
     assert!(restarts.get() > 0, "no worker came back");
+}
+
+/// Reads a page of each block of the objects side by side: more than there are buffers. Each has to end in `max`.
+async fn read_pages_side_by_side(scene: &Scene, cast: &Cast, paths: &[String], max: Duration) {
+    let mut objects = Vec::new();
+    for path in paths {
+        objects.push(cast.open(path).await);
+    }
+    let reads = objects.iter().flat_map(|opened| {
+        let pages = (0..2).map(|block| block * u64::from(BLOCK_BYTES) + 8192);
+        pages.map(move |at| async move {
+            let began = scene.world.now();
+            cast.read(opened, at..at + 4096).await;
+            let took = scene.world.now().since(began);
+            assert!(took <= max, "a read took {took:?}");
+        })
+    });
+    futures::future::join_all(reads).await;
+}
+
+#[test]
+fn reads_go_on_from_the_store_while_a_device_hangs_and_the_worker_stops_in_time() {
+    let name = "reads_go_on_from_the_store_while_a_device_hangs_and_the_worker_stops_in_time";
+    check_seeds(name, 4, |seed| {
+        let scene = scene(seed, 2);
+        let ended = scene.world.block_on(async {
+            let cast = scene.start(2).await;
+            let paths = load_objects(&scene, &cast, 24).await;
+            cast.stop(&scene.world).await;
+
+            let cast = scene.start(2).await;
+            scene.world.hang_device("/dev/sim1", Hang::ALL);
+            // Those that are the first to wait, and those that find their buffers taken.
+            read_pages_side_by_side(&scene, &cast, &paths, Duration::from_secs(13)).await;
+            assert!(cast.stat("reads_under_store").await > 0);
+            assert!(cast.stat("reads_device").await > 0, "one device is well");
+            let quick = Duration::from_secs(2);
+            read_pages_side_by_side(&scene, &cast, &paths, quick).await;
+            if seed % 2 == 0 {
+                // What comes late may not land where others read by now.
+                scene.world.answer_device("/dev/sim1");
+            } else {
+                scene.world.sleep(Duration::from_secs(65)).await;
+                assert!(cast.stat("devices_failed").await > 0, "it was taken out");
+            }
+            for path in &paths {
+                let opened = cast.open(path).await;
+                cast.read_all(&opened, 48 << 10).await;
+            }
+            scene.world.hang_device("/dev/sim1", Hang::ALL);
+            scene.put("/a/new", 300_000);
+            let opened = cast.open("/a/new").await;
+            cast.read_all(&opened, 48 << 10).await;
+            let began = scene.world.now();
+            cast.stop(&scene.world).await;
+            let took = scene.world.now().since(began);
+            assert!(took < Duration::from_secs(50), "it stopped after {took:?}");
+            scene.world.answer_device("/dev/sim1");
+            let cast = scene.start(2).await;
+            for path in &paths {
+                let opened = cast.open(path).await;
+                cast.read_all(&opened, 48 << 10).await;
+            }
+            assert!(scene.world.injected(Fault::Unanswered) > 0);
+        });
+        ended.expect("no crash is scheduled");
+    });
 }
 
 #[test]

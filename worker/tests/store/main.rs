@@ -2,10 +2,12 @@
 
 mod absent;
 mod bed;
+mod claims;
 mod corpus;
 mod crash_points;
 mod damage;
 mod flushes;
+mod hangs;
 mod marks;
 mod offline;
 mod oracle;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod files;
+mod hangs;
 mod harness;
 mod identities;
 mod large_directories;

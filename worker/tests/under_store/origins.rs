@@ -18,7 +18,7 @@ use crate::s3_server::S3Server;
 /// More than is held in memory, so it streams.
 const LONG: usize = (3 << 20) + 17;
 
-const PLAIN: CopySource = CopySource {
+pub const PLAIN: CopySource = CopySource {
     if_match: None,
     range: None,
 };

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
 /// Makes devices into a cache: all of them together, for one worker. Devices that hold anything
-/// are refused without --force.
+/// are refused without --force; those that are in use, mounted or part of something are refused always.
 #[derive(Args, Debug)]
 pub struct Format {
     /// Block devices, or files on a file system with direct I/O

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 use object_store::{GetOptions, GetRange};
+use tokio::time::Instant;
 
 use super::body::BodySender;
 use super::cloud::held;
@@ -29,6 +30,9 @@ const PIECES: usize = 4;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: u64 = 1 << 20;
+
+/// Fewest bytes that a store has to send in the time that its answer may take: a few kilobytes a second.
+const BYTES_IN_PATIENCE: usize = 64 << 10;
 
 impl Origins {
     /// Copies the object at `from_key` to `to_key` of `mount`.
@@ -353,19 +357,30 @@ async fn read_remote(
         ));
     }
     let mut chunks = answer.into_stream();
+    // What the store has to send by then, so that bytes that trickle do not keep a copy for ever.
+    let (mut end, mut bytes_owed) = (Instant::now() + patience, BYTES_IN_PATIENCE);
     loop {
-        match tokio::time::timeout(patience, chunks.next()).await {
+        match tokio::time::timeout_at(end, chunks.next()).await {
             Ok(None) => return Ok(()),
             Ok(Some(Ok(piece))) => {
+                let (came, length) = (Instant::now(), piece.len());
                 if !sender.send(piece).await {
                     return Err(Fault::lasting(OriginErrorKind::Aborted, "the copy failed"));
+                }
+                match bytes_owed.checked_sub(length) {
+                    Some(owed) if owed > 0 => {
+                        bytes_owed = owed;
+                        // The other store's time is not this one's.
+                        end += came.elapsed();
+                    }
+                    _ => (end, bytes_owed) = (Instant::now() + patience, BYTES_IN_PATIENCE),
                 }
             }
             Ok(Some(Err(error))) => {
                 return Err(crate::under_store::remote::failure_of(&error).into());
             }
             Err(_) => {
-                let cause = format!("no byte came for {:.1} s", patience.as_secs_f64());
+                let cause = format!("too few bytes came in {:.1} s", patience.as_secs_f64());
                 return Err(Fault::passing(OriginErrorKind::Unavailable, cause));
             }
         }

@@ -132,6 +132,11 @@ impl Process {
         self.log.lock().expect("no reader panicked").clone()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: the call takes no pointers, and the child has not been waited for, so that the id

@@ -132,8 +132,13 @@ impl S3Access {
         let body = if is_head {
             Bytes::new()
         } else {
-            self.body_of(answer, patience.max(self.timeouts.stall))
-                .await?
+            let stall = patience.max(self.timeouts.stall);
+            // Bytes that trickle are no more of an answer than none.
+            let body = self.body_of(answer, stall);
+            match tokio::time::timeout(time_left.max(stall), body).await {
+                Ok(body) => body?,
+                Err(_) => return Err(no_answer(sent.elapsed())),
+            }
         };
         if !status.is_success() {
             return Err(refused(status, &headers, &body));
@@ -182,9 +187,15 @@ impl S3Access {
             Payload::Streamed(_) => None,
         };
         if let Some(provider) = &self.credentials {
-            let credential = provider
-                .get_credential()
+            // They may have to be fetched anew, from a service that does not answer either.
+            let patience = self.timeouts.connect + self.timeouts.first_byte;
+            let credential = tokio::time::timeout(patience, provider.get_credential())
                 .await
+                .map_err(|_| {
+                    let cause =
+                        format!("no credentials came within {:.1} s", patience.as_secs_f64());
+                    Fault::passing(Kind::Unavailable, cause)
+                })?
                 .map_err(|error| Fault::from(crate::under_store::remote::failure_of(&error)))?;
             AwsAuthorizer::new(&credential, "s3", &self.region)
                 .with_sign_payload(digest.is_some())
