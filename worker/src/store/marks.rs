@@ -99,7 +99,6 @@ impl<I: Io> Inner<I> {
                     return Err(MarkError::NotDurable(message));
                 }
             }
-            }
         }
         self.note_marks(missed).await
     }
