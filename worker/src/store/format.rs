@@ -11,8 +11,10 @@ use rkyv::util::AlignedVec;
 
 use super::config::FormatOptions;
 use super::error::StoreError;
+use super::header::{Header, Kind};
+use super::state::empty_state;
 use super::superblock::{
-    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET,
+    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET, STATE_OFFSETS,
     SUPERBLOCK_OFFSETS, Superblock,
 };
 
@@ -29,14 +31,28 @@ pub async fn format_devices<D: Device>(
         let geometry = device.geometry();
         let path = geometry.path.display().to_string();
         let superblock = superblock_for(&path, geometry.length, ordinal, devices.len(), options)?;
-        for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-            write_page(device, scratch, offset, &superblock.encode(copy as u64 + 1)).await?;
+        for (offset, page) in pages_of(&superblock) {
+            write_page(device, scratch, offset, &page).await?;
         }
-        // Regions of an earlier life would be recovered if they had the same uuid: they never
-        // have, for the seed of their CRCs is another. Nothing else needs to be written.
         device.flush().await?;
     }
     Ok(())
+}
+
+/// The pages of an empty device and where they go, the superblock last. Regions of an earlier life
+/// would not be recovered, for the seed of their CRCs is another; but only a region that says so is
+/// free, so that damage differs from emptiness.
+pub(super) fn pages_of(superblock: &Superblock) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let (superblock, seed) = (*superblock, superblock.seed());
+    let regions = (0..superblock.regions).map(move |region| {
+        let offset = REGIONS_OFFSET + u64::from(region) * u64::from(superblock.region_bytes);
+        (offset, Header::region_page(Kind::Free, 0, region, 0, seed))
+    });
+    let states = STATE_OFFSETS.map(|offset| (offset, empty_state(seed)));
+    let copies = SUPERBLOCK_OFFSETS.into_iter().enumerate();
+    let copies =
+        copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1)));
+    regions.chain(states).chain(copies)
 }
 
 async fn write_page<D: Device>(
@@ -101,8 +117,8 @@ pub fn format_paths(
     }
     for (ordinal, (file, name, length, _)) in opened.iter().enumerate() {
         let superblock = superblock_for(name, *length, ordinal, opened.len(), options)?;
-        for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-            file.write_all_at(&superblock.encode(copy as u64 + 1), offset)
+        for (offset, page) in pages_of(&superblock) {
+            file.write_all_at(&page, offset)
                 .map_err(|error| failed(&error, Path::new(name), "cannot write the superblock"))?;
         }
         file.sync_all()
@@ -167,7 +183,7 @@ pub(super) fn superblock_for(
         partitions,
         ordinal: ordinal as u16,
         devices: devices as u16,
-        reserved: 0,
+        marked: 1,
     })
 }
 

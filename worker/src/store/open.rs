@@ -29,6 +29,8 @@ struct Opened<D> {
     superblock: Superblock,
     sequence: u64,
     copy: usize,
+    /// The offset of the other copy, if it does not check.
+    damaged_copy: Option<u64>,
 }
 
 /// See [`Store::open`].
@@ -45,7 +47,12 @@ pub(super) async fn open<I: Io>(
         opened.push(read_superblock(device, &scratch).await?);
     }
     check_set(&opened, &config)?;
+    let damaged: Vec<(String, u64)> = opened
+        .iter()
+        .filter_map(|device| Some((device.path.clone(), device.damaged_copy?)))
+        .collect();
     let inner = Rc::new(assemble(io, config, opened, scratch, siblings));
+    inner.note_damaged_superblocks(&damaged);
     let mut recovery = inner.recover().await;
     recovery.epoch = inner.count_start().await?;
     inner.spawn_background();
@@ -88,13 +95,17 @@ async fn read_superblock<D: Device>(
         page.extend_from_slice(device.read(offset, lease).await?.bytes());
     }
     let length = device.geometry().length;
-    let (superblock, sequence, copy) = Superblock::choose([&pages[0], &pages[1]], &path, length)?;
+    let pages = [&pages[0][..], &pages[1][..]];
+    let (superblock, sequence, copy) = Superblock::choose(pages, &path, length)?;
+    let other = 1 - copy;
+    let is_damaged = !Superblock::is_valid(pages[other]);
     Ok(Opened {
         device,
         path,
         superblock,
         sequence,
         copy,
+        damaged_copy: is_damaged.then_some(SUPERBLOCK_OFFSETS[other]),
     })
 }
 
@@ -241,10 +252,26 @@ fn device_state<D: Device>(
         bytes_live: Cell::new(0),
         bytes_pinned: Cell::new(0),
         is_full: Cell::new(false),
+        is_expiry_stuck: Cell::new(false),
     }
 }
 
 impl<I: Io> Inner<I> {
+    /// Counts and logs copies of superblocks that do not check. Shard 0 alone, which repairs them.
+    fn note_damaged_superblocks(&self, damaged: &[(String, u64)]) {
+        if self.config.shard.0 != 0 {
+            return;
+        }
+        for (device, offset) in damaged {
+            self.counters.corrupt_copies.add(1);
+            tracing::warn!(
+                %device, offset,
+                "one of the two copies of the superblock does not check: the other one counts, and this one is \
+                 written again now. If it happens again, replace the device"
+            );
+        }
+    }
+
     /// Counts the start in the superblocks (shard 0) and gives the count.
     async fn count_start(&self) -> Result<u64, StoreError> {
         let mut epoch = 0;
@@ -269,11 +296,15 @@ impl<I: Io> Inner<I> {
         let mut result = Err(super::transfer::taken_out("all devices"));
         for device in self.devices.iter().flatten() {
             let (sequence, copy) = device.superblock_at.get();
-            let written = self.config.wear.bytes(device.superblock.ordinal);
+            let wear = &self.config.wear;
+            let written = wear.bytes(device.superblock.ordinal);
             let bytes_written = device.superblock.bytes_written.saturating_add(written);
+            let is_marked = device.superblock.is_marked()
+                || wear.shards_marked(device.superblock.ordinal) >= self.config.shards;
             let page = Superblock {
                 epoch,
                 bytes_written,
+                marked: if is_marked { epoch.wrapping_add(1) } else { 0 },
                 ..device.superblock
             }
             .encode(sequence + 1);
@@ -314,6 +345,9 @@ impl<I: Io> Inner<I> {
         self.io.spawn(Priority::Background, async move {
             store.list_found_objects().await;
         });
+        let store = Rc::clone(self);
+        self.io
+            .spawn(Priority::Background, async move { store.copy_marks().await });
         if self.config.shard.0 == 0 {
             let store = Rc::clone(self);
             self.io

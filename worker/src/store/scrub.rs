@@ -14,7 +14,6 @@ use super::block::BlockEntry;
 use super::device::DeviceState;
 use super::read::check_pages;
 use super::region::{ReadGuard, RegionState};
-use super::region_records::Head;
 
 /// Rest between two rounds, so that an almost empty store is not read in circles.
 const REST: Duration = Duration::from_secs(10);
@@ -55,15 +54,7 @@ impl<I: Io> Inner<I> {
             return;
         }
         let sequence = region.sequence.get();
-        let records = match self.read_head(device, region.local).await {
-            Ok(Head::Summary(header)) if header.sequence == sequence => self
-                .read_records(device, region.local, header)
-                .await
-                .ok()
-                .flatten(),
-            _ => None,
-        };
-        let Some(records) = records else {
+        let Some(records) = self.records_of(device, number).await else {
             if region.sequence.get() == sequence && region.live_blocks.get() > 0 {
                 self.counters.corrupt_summaries.add(1);
                 tracing::warn!(

@@ -68,8 +68,10 @@ pub(super) struct Superblock {
     pub(super) ordinal: u16,
     /// Devices of the set.
     pub(super) devices: u16,
-    /// Zero.
-    pub(super) reserved: u64,
+    /// The epoch plus one while the first page of every region is a summary or says that the region
+    /// is free, so that any other first page is damage. Another number: a worker that did not write
+    /// such pages formatted the device or started on it last.
+    pub(super) marked: u64,
 }
 
 const _: () = assert!(size_of::<ArchivedSuperblock>() == 72);
@@ -78,6 +80,11 @@ impl Superblock {
     /// What CRCs of this device start from.
     pub(super) fn seed(&self) -> u32 {
         crc32c::crc32c(&self.uuid)
+    }
+
+    /// Whether a first page of a region that does not check is damage.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked == self.epoch.wrapping_add(1)
     }
 
     /// Pages in a region.
@@ -107,6 +114,11 @@ impl Superblock {
         } else {
             Err(HeaderError::Fields)
         }
+    }
+
+    /// Whether `page`, aligned to 16, is a copy of a superblock.
+    pub(super) fn is_valid(page: &[u8]) -> bool {
+        Superblock::decode(page).is_ok()
     }
 
     fn is_possible(&self) -> bool {
@@ -218,7 +230,7 @@ mod tests {
             partitions: 256,
             ordinal: 0,
             devices: 1,
-            reserved: 0,
+            marked: 0,
         }
     }
 
