@@ -245,10 +245,12 @@ impl<I: Io> Inner<I> {
             is_marked &= is_mended;
         }
         for device in self.devices.iter().flatten() {
-            if !device.superblock.is_marked()
-                && is_marked
-                && self.flush_device(device).await.is_ok()
-            {
+            if device.superblock.is_marked() || !is_marked {
+                continue;
+            }
+            let has_slots =
+                self.config.shard.0 != 0 || self.mark_empty_slots(device).await;
+            if has_slots && self.flush_device(device).await.is_ok() {
                 self.config.wear.note_marked(device.superblock.ordinal);
             }
         }

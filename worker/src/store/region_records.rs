@@ -336,6 +336,9 @@ impl<'a, P: RegionPages> Looking<'a, P> {
             if !is_first_right {
                 self.note(0, Damaged::FirstPage);
             }
+            if trailer.is_none() && place.is_marked {
+                self.note(place.region_pages - 1, Damaged::Footer);
+            }
             return Ok(self.found(records));
         }
         if let Some(error) = self.error.take() {

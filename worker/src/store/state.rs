@@ -5,6 +5,7 @@ use std::rc::Rc;
 use corelane_io::{Io, PAGE_SIZE};
 use rkyv::util::AlignedVec;
 
+use super::device::DeviceState;
 use super::error::StoreError;
 use super::header::{HEADER_BYTES, Header, Kind, MAGIC};
 use super::superblock::{STATE_OFFSETS, STATE_SLOT_BYTES, plain_header};
@@ -76,6 +77,27 @@ impl<I: Io> Inner<I> {
             );
         }
         Ok(None)
+    }
+
+    /// Writes an empty state to slots of `device` that never held one, as format does. False where
+    /// that failed.
+    pub(super) async fn mark_empty_slots(&self, device: &DeviceState<I::Device>) -> bool {
+        for offset in STATE_OFFSETS {
+            let mut bytes = AlignedVec::with_capacity(PAGE_SIZE);
+            if self.read_bytes(device, offset, 1, &mut bytes).await.is_err() {
+                return false;
+            }
+            // Whether all of a state checks is seen when it is loaded.
+            let is_state = Header::decode(&bytes).is_ok_and(|header| header.kind == Kind::State);
+            if is_state || matches!(read_slot(&bytes, device.seed, false), Slot::Damaged) {
+                continue;
+            }
+            let page = empty_state(device.seed);
+            if self.write_bytes(device, offset, &page).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The newest state of all devices with its sequence, the error if a device failed, and the slots that do
