@@ -133,7 +133,10 @@ impl<I: Io> Inner<I> {
                 outcome: Rc::default(),
             };
             // Not into the region that has it.
-            let log = match places.first().map(|number| self.regions[number as usize].log.get()) {
+            let log = match places
+                .first()
+                .map(|number| self.regions[number as usize].log.get())
+            {
                 Some(Log::Small) => Log::Main,
                 Some(Log::Main) | None => Log::Small,
             };

@@ -50,8 +50,7 @@ pub(super) fn pages_of(superblock: &Superblock) -> impl Iterator<Item = (u64, Ve
     });
     let states = STATE_OFFSETS.map(|offset| (offset, empty_state(seed)));
     let copies = SUPERBLOCK_OFFSETS.into_iter().enumerate();
-    let copies =
-        copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1)));
+    let copies = copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1)));
     regions.chain(states).chain(copies)
 }
 

@@ -346,8 +346,10 @@ impl<I: Io> Inner<I> {
             store.list_found_objects().await;
         });
         let store = Rc::clone(self);
-        self.io
-            .spawn(Priority::Background, async move { store.copy_marks().await });
+        self.io.spawn(
+            Priority::Background,
+            async move { store.copy_marks().await },
+        );
         if self.config.shard.0 == 0 {
             let store = Rc::clone(self);
             self.io

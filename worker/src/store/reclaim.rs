@@ -328,7 +328,9 @@ impl<I: Io> Inner<I> {
                 !was_here || places.count() > 0
             };
             mark.freed.retain_mut(|freed| keep(&mut freed.places));
-            mark.pin = mark.pin.and_then(|mut pin| keep(&mut pin.places).then_some(pin));
+            mark.pin = mark
+                .pin
+                .and_then(|mut pin| keep(&mut pin.places).then_some(pin));
             !mark.freed.is_empty() || mark.pin.is_some()
         });
     }

@@ -10,8 +10,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::block::BlockEntry;
 use super::device::{DeviceState, Freed, Pin, Places};
-use super::region::RegionState;
 use super::header::{Header, Kind};
+use super::region::RegionState;
 use super::region_records::{Content, Look, RegionDamage, RegionRecords};
 use super::summary::{FoundMark, Writer};
 use super::{Inner, Recovery};
@@ -96,6 +96,10 @@ impl<I: Io> Inner<I> {
         self.mend_regions(&mut gathered).await;
         self.collect_pins();
         self.settle_entries(&mut gathered).await;
+        for device in self.devices.iter().flatten() {
+            self.forget_expired(device);
+        }
+        self.count_tombstones();
         self.queue_regions();
         let mut recovery = gathered.recovery;
         recovery.blocks = self.index.borrow().len() as u64;
@@ -248,8 +252,7 @@ impl<I: Io> Inner<I> {
             if device.superblock.is_marked() || !is_marked {
                 continue;
             }
-            let has_slots =
-                self.config.shard.0 != 0 || self.mark_empty_slots(device).await;
+            let has_slots = self.config.shard.0 != 0 || self.mark_empty_slots(device).await;
             if has_slots && self.flush_device(device).await.is_ok() {
                 self.config.wear.note_marked(device.superblock.ordinal);
             }
@@ -264,7 +267,11 @@ impl<I: Io> Inner<I> {
             .expect("only devices that are there are looked at");
         match mend {
             Mend::Mark => {
-                if self.write_free_pages(device, region.local, 0).await.is_err() {
+                if self
+                    .write_free_pages(device, region.local, 0)
+                    .await
+                    .is_err()
+                {
                     region.state.set(RegionState::Unusable);
                     region.is_unread.set(true);
                     return false;

@@ -309,9 +309,8 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         };
         for sequence in sequences.into_iter().flatten() {
             let mut found = self.walk(first, sequence).await;
-            let footer = trailer.filter(|trailer| {
-                trailer.kind == Kind::Footer && trailer.sequence == sequence
-            });
+            let footer = trailer
+                .filter(|trailer| trailer.kind == Kind::Footer && trailer.sequence == sequence);
             let mut is_whole = false;
             if let Some(footer) = footer {
                 let (copies, all) = self.copies(tail, footer, sequence).await;
@@ -390,7 +389,9 @@ impl<'a, P: RegionPages> Looking<'a, P> {
     /// Workers that did not mark regions left footers of earlier openings behind, which a power cut
     /// during the first write of the next opening must not bring back.
     fn may_count(&self, trailer: &Header, first: &[u8], hint: Option<Header>) -> bool {
-        let is_torn = first.get(..HEADER_BYTES).is_none_or(|head| head == [0; HEADER_BYTES]);
+        let is_torn = first
+            .get(..HEADER_BYTES)
+            .is_none_or(|head| head == [0; HEADER_BYTES]);
         let of_another = hint.is_some_and(|hint| hint.sequence != trailer.sequence);
         trailer.kind != Kind::Free && (self.place.is_marked || !is_torn && !of_another)
     }
@@ -472,9 +473,7 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         let place = self.place;
         let (header, pages) = extent_of(first, place.region_pages)?;
         let is_here = |header: &Header| {
-            header.sequence == sequence
-                && header.first_page == page
-                && header.region == place.local
+            header.sequence == sequence && header.first_page == page && header.region == place.local
         };
         if !is_here(&header) {
             return None;
@@ -530,7 +529,9 @@ impl<'a, P: RegionPages> Looking<'a, P> {
     /// The page of the first summary of the opening behind page `page`.
     async fn next_summary(&mut self, page: u32, sequence: u64) -> Option<u32> {
         let place = self.place;
-        let reach = page.saturating_add(1).saturating_add(place.extent_pages_max);
+        let reach = page
+            .saturating_add(1)
+            .saturating_add(place.extent_pages_max);
         let end = reach.min(place.region_pages);
         let mut start = page + 1;
         while start < end {

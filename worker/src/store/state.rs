@@ -44,11 +44,15 @@ impl<I: Io> Inner<I> {
     /// See [`Store::load_state`](super::Store::load_state).
     pub(super) async fn load_state(self: &Rc<Self>) -> Result<Option<Vec<u8>>, StoreError> {
         let (newest, failed, damaged) = self.newest_state().await;
-        let path_of = |ordinal| self.device(ordinal).map_or("", |device| device.path.as_str());
+        let path_of = |ordinal| {
+            self.device(ordinal)
+                .map_or("", |device| device.path.as_str())
+        };
         for (ordinal, offset) in &damaged {
             self.counters.corrupt_copies.add(1);
             tracing::warn!(
-                device = path_of(*ordinal), offset,
+                device = path_of(*ordinal),
+                offset,
                 "one of the two slots for run-time mounts and jobs does not check: the other one counts, and if it \
                  is the older one, the last change is lost (look at `corelane mount`). After a power cut this may \
                  be a write that was not complete; otherwise, if it happens again, replace the device"
@@ -68,7 +72,9 @@ impl<I: Io> Inner<I> {
             return Ok(state);
         }
         // The first state goes into slot 1: while slot 1 says that there was none, none was lost.
-        let lost = damaged.iter().find(|(_, offset)| *offset == STATE_OFFSETS[1]);
+        let lost = damaged
+            .iter()
+            .find(|(_, offset)| *offset == STATE_OFFSETS[1]);
         if let Some((ordinal, _)) = lost {
             tracing::error!(
                 device = path_of(*ordinal),
@@ -84,7 +90,11 @@ impl<I: Io> Inner<I> {
     pub(super) async fn mark_empty_slots(&self, device: &DeviceState<I::Device>) -> bool {
         for offset in STATE_OFFSETS {
             let mut bytes = AlignedVec::with_capacity(PAGE_SIZE);
-            if self.read_bytes(device, offset, 1, &mut bytes).await.is_err() {
+            if self
+                .read_bytes(device, offset, 1, &mut bytes)
+                .await
+                .is_err()
+            {
                 return false;
             }
             // Whether all of a state checks is seen when it is loaded.
@@ -123,9 +133,7 @@ impl<I: Io> Inner<I> {
                     Slot::Empty => {}
                     Slot::Damaged => damaged.push((device.superblock.ordinal, offset)),
                     Slot::State(sequence, state) => {
-                        let is_newer = newest
-                            .as_ref()
-                            .is_none_or(|(known, _)| sequence > *known);
+                        let is_newer = newest.as_ref().is_none_or(|(known, _)| sequence > *known);
                         if is_newer {
                             newest = Some((sequence, state.to_vec()));
                         }
@@ -163,11 +171,18 @@ pub(super) fn read_slot(bytes: &[u8], seed: u32, is_marked: bool) -> Slot<'_> {
         Ok((header, state)) if header.kind == Kind::State => Slot::State(header.sequence, state),
         _ if is_marked => Slot::Damaged,
         _ => {
-            let right = bytes.iter().zip(MAGIC).filter(|(byte, right)| **byte == *right);
+            let right = bytes
+                .iter()
+                .zip(MAGIC)
+                .filter(|(byte, right)| **byte == *right);
             let is_state = bytes.get(12..16) == Some(&(Kind::State as u32).to_le_bytes()[..]);
             // A flipped bit changes one byte. An earlier format of the device leaves the same.
             let resembles = right.count() + 1 >= MAGIC.len() && is_state;
-            if resembles { Slot::Damaged } else { Slot::Empty }
+            if resembles {
+                Slot::Damaged
+            } else {
+                Slot::Empty
+            }
         }
     }
 }

@@ -126,9 +126,7 @@ impl<I: Io> Inner<I> {
                 true
             }
             RegionState::Unusable => self.take_back(device, number).await,
-            RegionState::Sibling if region.is_unread.get() => {
-                self.look_again(device, number).await
-            }
+            RegionState::Sibling if region.is_unread.get() => self.look_again(device, number).await,
             RegionState::Free | RegionState::Reclaiming | RegionState::Sibling => false,
         }
     }
@@ -171,7 +169,7 @@ impl<I: Io> Inner<I> {
 
     /// Forgets tombstones and ends of pins that came before all regions: none holds a block that
     /// they free, and the regions that did were marked as free before.
-    fn forget_expired(&self, device: &DeviceState<I::Device>) {
+    pub(super) fn forget_expired(&self, device: &DeviceState<I::Device>) {
         let oldest = self.oldest_stamp_beside(device, None);
         device.marks.borrow_mut().retain(|_, mark| {
             mark.freed.retain(|freed| oldest < freed.stamp);

@@ -220,7 +220,11 @@ impl Inspection {
         for (page, offset) in pages.iter().zip(SUPERBLOCK_OFFSETS) {
             if !Superblock::is_valid(page) {
                 inspection.report.copies_wrong += 1;
-                inspection.name_damage(offset, true, "a copy of the superblock; the other one is right");
+                inspection.name_damage(
+                    offset,
+                    true,
+                    "a copy of the superblock; the other one is right",
+                );
             }
         }
         inspection.look_at_state()?;
@@ -233,13 +237,21 @@ impl Inspection {
         mut progress: impl FnMut(u32, u32),
     ) -> Result<DeviceReport, StoreError> {
         let regions = self.superblock.regions;
-        let steps = if verify { regions.saturating_mul(2) } else { regions };
+        let steps = if verify {
+            regions.saturating_mul(2)
+        } else {
+            regions
+        };
         let mut looks = Vec::new();
         for local in 0..regions {
             progress(local, steps);
             let look = self.look_at(local)?;
             if !look.damage.is_empty() {
-                looks.push((local, look.damage.clone(), matches!(look.content, Content::Unknown)));
+                looks.push((
+                    local,
+                    look.damage.clone(),
+                    matches!(look.content, Content::Unknown),
+                ));
             }
             self.gather(local, &look);
         }
@@ -428,7 +440,8 @@ impl Inspection {
             return false;
         };
         let start = u64::from(id.index) * u64::from(block_bytes);
-        let fits = start < bytes && (bytes - start).min(u64::from(block_bytes)) == u64::from(length);
+        let fits =
+            start < bytes && (bytes - start).min(u64::from(block_bytes)) == u64::from(length);
         let is_freed = known.freed.iter().any(|(stamp, writer)| {
             let shards = writer.shards.max(1);
             let partitions = self.superblock.partitions;

@@ -67,7 +67,12 @@ impl<I: Io> Inner<I> {
     /// Brings the superblocks up to date as bytes are written. Shard 0 only.
     pub(super) async fn note_wear(self: Rc<Self>) {
         let wear = &self.config.wear;
-        let ordinals = || self.devices.iter().flatten().map(|device| device.superblock.ordinal);
+        let ordinals = || {
+            self.devices
+                .iter()
+                .flatten()
+                .map(|device| device.superblock.ordinal)
+        };
         let written = || -> Vec<(u64, u16)> {
             let of = |ordinal| (wear.bytes(ordinal), wear.shards_marked(ordinal));
             ordinals().map(of).collect()
@@ -80,9 +85,10 @@ impl<I: Io> Inner<I> {
             }
             let now = written();
             rounds += 1;
-            let is_far_behind = now.iter().zip(&noted).any(|(now, noted)| {
-                now.0 - noted.0 >= BYTES_BEHIND_MAX || now.1 != noted.1
-            });
+            let is_far_behind = now
+                .iter()
+                .zip(&noted)
+                .any(|(now, noted)| now.0 - noted.0 >= BYTES_BEHIND_MAX || now.1 != noted.1);
             if is_far_behind || rounds >= ROUNDS_BEHIND_MAX && now != noted {
                 // The error is counted; the next time may do better.
                 let _ = self.write_superblocks(self.epoch.get()).await;

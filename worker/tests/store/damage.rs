@@ -155,7 +155,9 @@ impl Scene {
     fn check(&self, pages: &[(usize, Vec<u8>)], may_lose_quietly: bool, what: &str) {
         let length = self.image.len();
         let now = self.bed.world.device_bytes(PATH, 0, length);
-        let both = now.chunks_exact(PAGE_SIZE).zip(self.image.chunks_exact(PAGE_SIZE));
+        let both = now
+            .chunks_exact(PAGE_SIZE)
+            .zip(self.image.chunks_exact(PAGE_SIZE));
         for (number, (now, before)) in both.enumerate() {
             if now != before {
                 let offset = (number * PAGE_SIZE) as u64;
@@ -177,11 +179,19 @@ impl Scene {
             for meta in &self.freed {
                 let found = shard.readable(meta).await;
                 assert_eq!(found, 0, "{what}: {} was freed", meta.uri);
-                assert!(shard.store.object(meta.id).is_none(), "{what}: {}", meta.uri);
+                assert!(
+                    shard.store.object(meta.id).is_none(),
+                    "{what}: {}",
+                    meta.uri
+                );
             }
             let mut lost = 0;
             for meta in &self.pinned {
-                assert!(shard.store.is_pinned(meta.id), "{what}: {} is pinned", meta.uri);
+                assert!(
+                    shard.store.is_pinned(meta.id),
+                    "{what}: {} is pinned",
+                    meta.uri
+                );
                 lost += meta.blocks() - shard.readable(meta).await;
             }
             for meta in &self.kept {
@@ -218,8 +228,12 @@ impl Scene {
     /// The page that stands in the same place of the next region.
     fn of_next_region(&self, page: usize) -> Vec<u8> {
         let other = page + REGION_BYTES as usize / PAGE_SIZE;
-        self.page(if other * PAGE_SIZE < self.image.len() { other } else { page - 256 })
-            .to_vec()
+        self.page(if other * PAGE_SIZE < self.image.len() {
+            other
+        } else {
+            page - 256
+        })
+        .to_vec()
     }
 }
 
@@ -235,10 +249,13 @@ fn a_flipped_bit_in_any_page_of_a_closed_device_brings_nothing_back_and_loses_no
         scene.check(&[(page, bytes)], false, &format!("a bit of page {page}"));
     }
     // A sample of all others.
-    for page in (0..scene.image.len() / PAGE_SIZE / 3).step_by(29) {
-        let bytes = scene.flipped(page, PAGE_SIZE as u64, &random);
-        let is_unused = scene.page(page).iter().all(|byte| *byte == 0);
-        scene.check(&[(page, bytes)], is_unused, &format!("a bit of page {page}"));
+    let metadata = scene.metadata();
+    let regions = REGIONS_OFFSET as usize / PAGE_SIZE;
+    for page in (regions..scene.image.len() / PAGE_SIZE / 3).step_by(31) {
+        if !metadata.contains(&page) {
+            let bytes = scene.flipped(page, PAGE_SIZE as u64, &random);
+            scene.check(&[(page, bytes)], false, &format!("a bit of page {page}"));
+        }
     }
 }
 
@@ -256,7 +273,9 @@ fn a_flipped_bit_in_any_page_that_a_kill_left_brings_nothing_back_and_loses_noth
 fn a_page_of_zeroes_or_of_another_region_brings_nothing_back() {
     for is_closed in [true, false] {
         let scene = Scene::new(33, is_closed);
-        for page in scene.metadata() {
+        // Every other one of an open device: the others are alike.
+        let step = if is_closed { 1 } else { 2 };
+        for page in scene.metadata().into_iter().step_by(step) {
             let mut wrong = vec![("zeroes", vec![0; PAGE_SIZE])];
             if Scene::is_in_region(page) {
                 wrong.push(("another region's", scene.of_next_region(page)));
@@ -268,7 +287,11 @@ fn a_page_of_zeroes_or_of_another_region_brings_nothing_back() {
                 // After a kill the last summary of a region, overwritten whole, is as if it had
                 // never been written.
                 let what = format!("{name} in page {page}, closed: {is_closed}");
-                scene.check(&[(page, bytes)], !is_closed && Scene::is_in_region(page), &what);
+                scene.check(
+                    &[(page, bytes)],
+                    !is_closed && Scene::is_in_region(page),
+                    &what,
+                );
             }
         }
     }
@@ -276,27 +299,34 @@ fn a_page_of_zeroes_or_of_another_region_brings_nothing_back() {
 
 #[test]
 fn two_damaged_pages_at_a_time_bring_nothing_back() {
-    check_seeds("two_damaged_pages_at_a_time_bring_nothing_back", 2, |seed| {
-        let scene = Scene::new(seed, true);
-        let random = Prng::new(seed);
-        let metadata = scene.metadata();
-        let in_regions: Vec<usize> = metadata.into_iter().filter(|page| Scene::is_in_region(*page)).collect();
-        for _ in 0..60 {
-            let pages: Vec<(usize, Vec<u8>)> = (0..2)
-                .map(|_| {
-                    let page = in_regions[random.below(in_regions.len() as u64) as usize];
-                    let bytes = match random.below(3) {
-                        0 => vec![0; PAGE_SIZE],
-                        1 => scene.of_next_region(page),
-                        _ => scene.flipped(page, 64, &random),
-                    };
-                    (page, bytes)
-                })
+    check_seeds(
+        "two_damaged_pages_at_a_time_bring_nothing_back",
+        2,
+        |seed| {
+            let scene = Scene::new(seed, true);
+            let random = Prng::new(seed);
+            let metadata = scene.metadata();
+            let in_regions: Vec<usize> = metadata
+                .into_iter()
+                .filter(|page| Scene::is_in_region(*page))
                 .collect();
-            let what = format!("pages {} and {}", pages[0].0, pages[1].0);
-            scene.check(&pages, false, &what);
-        }
-    });
+            for _ in 0..60 {
+                let pages: Vec<(usize, Vec<u8>)> = (0..2)
+                    .map(|_| {
+                        let page = in_regions[random.below(in_regions.len() as u64) as usize];
+                        let bytes = match random.below(3) {
+                            0 => vec![0; PAGE_SIZE],
+                            1 => scene.of_next_region(page),
+                            _ => scene.flipped(page, 64, &random),
+                        };
+                        (page, bytes)
+                    })
+                    .collect();
+                let what = format!("pages {} and {}", pages[0].0, pages[1].0);
+                scene.check(&pages, false, &what);
+            }
+        },
+    );
 }
 
 #[test]
@@ -387,7 +417,10 @@ fn damage_in_any_page_of_the_regions_loses_blocks_and_nothing_else() {
         let left = readable(&bed, &shard);
         let counters = shard.store.counters();
         let noticed = counters.corrupt_pages.get() + counters.corrupt_summaries.get();
-        assert!(left == 100 || noticed > 0, "seed {seed}: {left} of 100 are left");
+        assert!(
+            left == 100 || noticed > 0,
+            "seed {seed}: {left} of 100 are left"
+        );
         assert!(left > 0, "seed {seed}: all is lost");
         lost += 100 - left;
         bed.run(async {
@@ -448,7 +481,10 @@ fn a_region_of_which_nothing_checks_is_counted_and_used_again() {
     let shard = bed.open_one();
     let counters = shard.store.counters();
     assert_eq!(
-        (counters.regions_damaged.get(), counters.corrupt_summaries.get()),
+        (
+            counters.regions_damaged.get(),
+            counters.corrupt_summaries.get()
+        ),
         (1, 1)
     );
     assert!((70..100).contains(&readable(&bed, &shard)));
@@ -494,7 +530,8 @@ fn a_device_that_an_earlier_version_formatted_opens_and_is_marked() {
         }
     }
     for offset in [128 << 10, 768 << 10] {
-        bed.world.write_device_bytes(PATH, offset, &[0x5a; PAGE_SIZE]);
+        bed.world
+            .write_device_bytes(PATH, offset, &[0x5a; PAGE_SIZE]);
     }
     let shard = bed.open_one();
     assert_eq!(readable(&bed, &shard), 100);
@@ -696,7 +733,8 @@ fn state_survives_a_torn_write_as_it_was_before() {
     });
     bed.world.crash();
     for path in ["/dev/nvme0", "/dev/nvme1"] {
-        bed.world.write_device_bytes(path, 128 << 10, &[0; PAGE_SIZE]);
+        bed.world
+            .write_device_bytes(path, 128 << 10, &[0; PAGE_SIZE]);
         bed.world.corrupt(path, (768 << 10) + 50_000, 1, 1);
     }
     let shard = bed.open_one();

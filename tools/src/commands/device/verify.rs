@@ -131,10 +131,7 @@ impl Answer {
             ("pages wrong", count(self.pages_wrong)),
             ("summaries wrong", count(self.summaries_wrong)),
             ("regions damaged", count(self.regions_damaged)),
-            (
-                "superblocks and states wrong",
-                count(self.copies_wrong),
-            ),
+            ("superblocks and states wrong", count(self.copies_wrong)),
             (
                 "wrong, no longer used",
                 count(self.pages_wrong_unused + self.summaries_wrong_unused),
