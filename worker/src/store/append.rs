@@ -125,22 +125,20 @@ impl<I: Io> Inner<I> {
             return;
         }
         let queue = |pin, stamp, writer, places: Places| {
-            let order = MarkOrder {
-                object,
-                pin,
-                stamp,
-                writer,
-                outcome: Rc::default(),
-            };
             // Not into the region that has it.
-            let log = match places
+            let has = places
                 .first()
-                .map(|number| self.regions[number as usize].log.get())
-            {
-                Some(Log::Small) => Log::Main,
-                Some(Log::Main) | None => Log::Small,
-            };
-            self.enqueue(device, log, Queued::Mark(order), 0);
+                .map(|number| self.regions[number as usize].log.get());
+            for log in Log::ALL.into_iter().filter(|log| has != Some(*log)) {
+                let order = MarkOrder {
+                    object,
+                    pin,
+                    stamp,
+                    writer,
+                    outcome: Rc::default(),
+                };
+                self.enqueue(device, log, Queued::Mark(order), 0);
+            }
         };
         for freed in mark.freed.iter().filter(|freed| freed.places.count() < 2) {
             queue(None, freed.stamp, freed.writer, freed.places);

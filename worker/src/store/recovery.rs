@@ -45,10 +45,8 @@ struct Gathered {
 enum Mend {
     /// The page that says that it is free.
     Mark,
-    /// The footer: nothing is appended to a region of an earlier run.
-    Footer(Box<RegionRecords>),
-    /// The pages of the first summary.
-    FirstSummary(Box<RegionRecords>),
+    /// The footer, the first page, or both: nothing is appended to a region of an earlier run.
+    Records(Box<RegionRecords>),
 }
 
 /// Most regions whose records are kept in memory until they are mended; the others are mended by
@@ -179,10 +177,8 @@ impl<I: Io> Inner<I> {
                 region.state.set(state(RegionState::Sealed));
                 self.take_records(number, &records, gathered);
                 let has_room = gathered.mends.len() < MENDS_MAX && !records.is_partial;
-                if ours && has_room && records.walked {
-                    gathered.mends.push((number, Mend::Footer(records)));
-                } else if ours && has_room && records.is_first_page_wrong {
-                    gathered.mends.push((number, Mend::FirstSummary(records)));
+                if ours && has_room && (records.walked || records.is_first_page_wrong) {
+                    gathered.mends.push((number, Mend::Records(records)));
                 }
             }
         }
@@ -277,39 +273,61 @@ impl<I: Io> Inner<I> {
                     return false;
                 }
             }
-            Mend::Footer(records) => {
-                let copies = records.copies();
-                let pages = (copies.len() / PAGE_SIZE) as u32;
-                let last_page = self.region_pages - 1;
-                let Some(start) = last_page.checked_sub(pages) else {
-                    return true;
-                };
-                if start < records.end_page {
-                    return true;
+            // What cannot be written now is written by the next start; the error is counted.
+            Mend::Records(records) => {
+                if records.walked {
+                    let _ = self.write_footer_of(device, &records).await;
                 }
-                let mut footer = copies.to_vec();
-                footer.resize(copies.len() + PAGE_SIZE, 0);
-                let header = Header {
-                    kind: Kind::Footer,
-                    body: 0,
-                    stamp: records.last_stamp,
-                    first_page: start,
-                    pages,
-                    ..records.head
-                };
-                header.seal(&mut footer[copies.len()..], device.seed);
-                // Without it the region is walked again; the error is counted.
-                let offset = device.offset(region.local, start);
-                let _ = self.write_bytes(device, offset, &footer).await;
-            }
-            Mend::FirstSummary(records) => {
-                if let Some(pages) = records.first_pages() {
-                    let offset = device.offset(region.local, 0);
-                    let _ = self.write_bytes(device, offset, pages).await;
+                if records.is_first_page_wrong {
+                    let _ = self.write_first_page_of(device, &records).await;
                 }
             }
         }
         true
+    }
+
+    async fn write_footer_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        records: &RegionRecords,
+    ) -> Result<(), IoError> {
+        let copies = records.copies();
+        let pages = (copies.len() / PAGE_SIZE) as u32;
+        let start = (self.region_pages - 1).checked_sub(pages);
+        // There is room, for extents leave it.
+        let Some(start) = start.filter(|start| *start >= records.end_page) else {
+            return Ok(());
+        };
+        let mut footer = copies.to_vec();
+        footer.resize(copies.len() + PAGE_SIZE, 0);
+        let header = Header {
+            kind: Kind::Footer,
+            body: 0,
+            stamp: records.last_stamp,
+            first_page: start,
+            pages,
+            ..records.head
+        };
+        header.seal(&mut footer[copies.len()..], device.seed);
+        let offset = device.offset(records.head.region, start);
+        self.write_bytes(device, offset, &footer).await
+    }
+
+    async fn write_first_page_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        records: &RegionRecords,
+    ) -> Result<(), IoError> {
+        let Header {
+            region, sequence, ..
+        } = records.head;
+        let offset = device.offset(region, 0);
+        if let Some(pages) = records.first_pages() {
+            return self.write_bytes(device, offset, pages).await;
+        }
+        // The first extent is lost; its region is not free.
+        let page = Header::region_page(Kind::Open, sequence, region, 0, device.seed);
+        self.write_bytes(device, offset, &page).await
     }
 
     /// Says in the first and in the last page of a region that it is free.

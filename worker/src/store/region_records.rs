@@ -164,6 +164,15 @@ impl RegionRecords {
         &self.bytes
     }
 
+    /// The page of each summary in the region, and its pages.
+    pub(super) fn pages(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let ends = self.starts.iter().skip(1).copied();
+        let ranges = self.starts.iter().zip(ends.chain([self.bytes.len()]));
+        let bytes = ranges.map(|(start, end)| &self.bytes[*start..end]);
+        let summaries = self.summaries().map(|summary| summary.header.first_page);
+        summaries.zip(bytes)
+    }
+
     /// The pages of the first summary, if it is that of the region's first page.
     pub(super) fn first_pages(&self) -> Option<&[u8]> {
         let end = self.starts.get(1).copied().unwrap_or(self.bytes.len());
@@ -256,6 +265,7 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         }
         let hint = extent_of(&first, place.region_pages)
             .map(|(header, _)| header)
+            .or_else(|| self.opened(&first))
             .filter(|header| header.region == place.local && header.first_page == 0);
         let tail_start = place.region_pages - TAIL_PAGES;
         let tail = self.read(tail_start, TAIL_PAGES).await;
@@ -265,10 +275,12 @@ impl<'a, P: RegionPages> Looking<'a, P> {
             && trailer.sequence == hint.sequence
             && let Some(mut records) = self.footer(&tail, trailer).await
         {
-            let is_same = records
-                .first_pages()
-                .is_some_and(|copy| copy[..PAGE_SIZE] == first[..]);
-            if !is_same {
+            let is_right = match records.first_pages() {
+                Some(copy) => copy[..PAGE_SIZE] == first[..],
+                // It was lost before, and the page says no more than the sequence.
+                None => hint.kind == Kind::Open,
+            };
+            if !is_right {
                 records.is_first_page_wrong = true;
                 self.note(0, Damaged::FirstPage);
             }
@@ -293,6 +305,7 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         }
         let place = self.place;
         let is_first_right = match hint {
+            Some(header) if header.kind == Kind::Open => true,
             Some(header) => self.summary_at(first, 0, header.sequence).await.is_some(),
             None => false,
         };
@@ -373,6 +386,12 @@ impl<'a, P: RegionPages> Looking<'a, P> {
                 && header.region == self.place.local
                 && header.first_page == page
         })
+    }
+
+    /// What stands in the first page if the first summary was lost: the sequence.
+    fn opened(&self, first: &[u8]) -> Option<Header> {
+        let (header, _) = Header::open(first, self.place.seed).ok()?;
+        (header.kind == Kind::Open).then_some(header)
     }
 
     /// What the last page of the region says, if it checks and is of this region.

@@ -473,6 +473,66 @@ fn a_torn_summary_costs_its_own_extent_and_no_other() {
 }
 
 #[test]
+fn a_lost_first_summary_is_told_once_and_its_region_is_not_free() {
+    let bed = Bed::new(36, Faults::none(), 1, 32);
+    let shard = bed.open_one();
+    let metas: Vec<_> = (0..3).map(|number| object(number, 64 << 10)).collect();
+    let mut region = 0;
+    bed.run(async {
+        for meta in &metas {
+            shard.append_all(meta).await;
+            shard.store.flush().await;
+            region = shard.store.lookup(meta.block(0)).expect("written").region;
+        }
+    });
+    for (start, noticed) in [1, 0, 0].into_iter().enumerate() {
+        bed.world.crash();
+        if start == 0 {
+            let offset = REGIONS_OFFSET + u64::from(region) * u64::from(REGION_BYTES);
+            bed.world.write_device_bytes(PATH, offset, &[0; PAGE_SIZE]);
+        }
+        let shard = bed.open_one();
+        bed.run(async {
+            assert_eq!(shard.readable(&metas[0]).await, 0);
+            assert_eq!(shard.readable(&metas[1]).await, 1);
+            assert_eq!(shard.readable(&metas[2]).await, 1);
+        });
+        let counters = shard.store.counters();
+        let told = (
+            counters.corrupt_summaries.get(),
+            counters.regions_damaged.get(),
+        );
+        assert_eq!(told, (noticed, 0), "start {start}");
+    }
+}
+
+#[test]
+fn the_scrubber_writes_summaries_again_that_only_the_footer_has() {
+    let bed = filled(37);
+    let scrub = |seconds| {
+        let shard = bed
+            .open_all(1, |config| config.scrub_bytes_per_second = 16 << 20)
+            .remove(0);
+        bed.world
+            .run_for(Duration::from_secs(seconds))
+            .expect("no crash");
+        let found = shard.store.counters().corrupt_summaries.get();
+        let readable = readable(&bed, &shard);
+        bed.world.crash();
+        (found, readable)
+    };
+    // The second summary of the first region.
+    let page = (1..256).find(|page| {
+        let offset = REGIONS_OFFSET + page * PAGE_SIZE as u64;
+        bed.world.device_bytes(PATH, offset, 16)[..13] == *b"CORELANE\x01\0\0\0\x03"
+    });
+    let offset = REGIONS_OFFSET + page.expect("several extents") * PAGE_SIZE as u64;
+    bed.world.corrupt(PATH, offset + 70, 1, 1);
+    assert_eq!(scrub(5), (1, 100));
+    assert_eq!(scrub(5), (0, 100), "it was written again");
+}
+
+#[test]
 fn a_region_of_which_nothing_checks_is_counted_and_used_again() {
     let bed = filled(29);
     let first = REGIONS_OFFSET + 2 * u64::from(REGION_BYTES);
