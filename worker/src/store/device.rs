@@ -225,6 +225,8 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) device: D,
     pub(super) path: String,
     pub(super) superblock: Superblock,
+    /// Whether its superblock said that a first page of a region that does not check is damage.
+    pub(super) is_marked: bool,
     /// Sequence and copy of the newest superblock.
     pub(super) superblock_at: Cell<(u64, usize)>,
     /// What the CRCs of summaries start from.

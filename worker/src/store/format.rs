@@ -50,7 +50,8 @@ pub(super) fn pages_of(superblock: &Superblock) -> impl Iterator<Item = (u64, Ve
     });
     let states = STATE_OFFSETS.map(|offset| (offset, empty_state(seed)));
     let copies = SUPERBLOCK_OFFSETS.into_iter().enumerate();
-    let copies = copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1)));
+    let copies =
+        copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1, true)));
     regions.chain(states).chain(copies)
 }
 
@@ -182,7 +183,7 @@ pub(super) fn superblock_for(
         partitions,
         ordinal: ordinal as u16,
         devices: devices as u16,
-        marked: 1,
+        reserved: 0,
     })
 }
 

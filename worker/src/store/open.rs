@@ -29,6 +29,7 @@ struct Opened<D> {
     superblock: Superblock,
     sequence: u64,
     copy: usize,
+    is_marked: bool,
     /// The offset of the other copy, if it does not check.
     damaged_copy: Option<u64>,
 }
@@ -105,6 +106,7 @@ async fn read_superblock<D: Device>(
         superblock,
         sequence,
         copy,
+        is_marked: Superblock::is_marked(pages[copy]),
         damaged_copy: is_damaged.then_some(SUPERBLOCK_OFFSETS[other]),
     })
 }
@@ -240,6 +242,7 @@ fn device_state<D: Device>(
         device: found.device,
         path: found.path,
         superblock: found.superblock,
+        is_marked: found.is_marked,
         superblock_at: Cell::new((found.sequence, found.copy)),
         first_region,
         healthy: Cell::new(true),
@@ -299,15 +302,14 @@ impl<I: Io> Inner<I> {
             let wear = &self.config.wear;
             let written = wear.bytes(device.superblock.ordinal);
             let bytes_written = device.superblock.bytes_written.saturating_add(written);
-            let is_marked = device.superblock.is_marked()
+            let is_marked = device.is_marked
                 || wear.shards_marked(device.superblock.ordinal) >= self.config.shards;
             let page = Superblock {
                 epoch,
                 bytes_written,
-                marked: if is_marked { epoch.wrapping_add(1) } else { 0 },
                 ..device.superblock
             }
-            .encode(sequence + 1);
+            .encode(sequence + 1, is_marked);
             let written = self
                 .write_bytes(device, SUPERBLOCK_OFFSETS[1 - copy], &page)
                 .await;

@@ -1,7 +1,7 @@
 //! Making room: the oldest region of a log is emptied and becomes free.
 //!
 //! The order is the safety of a crash: what survives is written elsewhere and durable before the
-//! first page of the emptied region is overwritten with zeroes, which is what makes it free for
+//! first page of the emptied region says that it is free, which is what makes it free for
 //! the next start too. Blocks that did not survive may come back with a restart in between, which
 //! is harmless; freed ones do not, because tombstones survive like pinned blocks.
 

@@ -143,7 +143,7 @@ impl<I: Io> Inner<I> {
             }
         };
         let Look { content, damage } = *look;
-        let is_marked = device.superblock.is_marked();
+        let is_marked = device.is_marked;
         if !damage.is_empty() {
             gathered.numbers_unread = NUMBERS_UNREAD;
         }
@@ -245,7 +245,7 @@ impl<I: Io> Inner<I> {
             is_marked &= is_mended;
         }
         for device in self.devices.iter().flatten() {
-            if device.superblock.is_marked() || !is_marked {
+            if device.is_marked || !is_marked {
                 continue;
             }
             let has_slots = self.config.shard.0 != 0 || self.mark_empty_slots(device).await;

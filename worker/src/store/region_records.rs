@@ -649,7 +649,7 @@ impl<I: Io> Inner<I> {
             local,
             region_pages: self.region_pages,
             seed: device.seed,
-            is_marked: device.superblock.is_marked(),
+            is_marked: device.is_marked,
             extent_pages_max: extent_pages_max(self.config.flush_bytes),
         };
         let pages = DevicePages {

@@ -129,7 +129,7 @@ impl<I: Io> Inner<I> {
                     failed = Some(error.into());
                     continue;
                 }
-                match read_slot(&bytes, device.seed, device.superblock.is_marked()) {
+                match read_slot(&bytes, device.seed, device.is_marked) {
                     Slot::Empty => {}
                     Slot::Damaged => damaged.push((device.superblock.ordinal, offset)),
                     Slot::State(sequence, state) => {

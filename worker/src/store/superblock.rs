@@ -68,10 +68,8 @@ pub(super) struct Superblock {
     pub(super) ordinal: u16,
     /// Devices of the set.
     pub(super) devices: u16,
-    /// The epoch plus one while the first page of every region is a summary or says that the region
-    /// is free, so that any other first page is damage. Another number: a worker that did not write
-    /// such pages formatted the device or started on it last.
-    pub(super) marked: u64,
+    /// Zero.
+    pub(super) reserved: u64,
 }
 
 const _: () = assert!(size_of::<ArchivedSuperblock>() == 72);
@@ -82,23 +80,24 @@ impl Superblock {
         crc32c::crc32c(&self.uuid)
     }
 
-    /// Whether a first page of a region that does not check is damage.
-    pub(super) fn is_marked(&self) -> bool {
-        self.marked == self.epoch.wrapping_add(1)
-    }
-
     /// Pages in a region.
     pub(super) fn region_pages(&self) -> u32 {
         self.region_bytes / PAGE_SIZE as u32
     }
 
-    /// The page with copy number `sequence`.
-    pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
+    /// The page with copy number `sequence`. `is_marked`: the first page of every region is a summary
+    /// or says that the region is free, so that any other first page is damage. It stands where other
+    /// headers have their region; workers that do not write such pages write zero there.
+    pub(super) fn encode(&self, sequence: u64, is_marked: bool) -> Vec<u8> {
         let archive: AlignedVec =
             rkyv::to_bytes::<ArchiveError>(self).expect("a flat record serializes into memory");
         let mut page = vec![0; PAGE_SIZE];
         page[HEADER_BYTES..HEADER_BYTES + archive.len()].copy_from_slice(&archive);
-        plain_header(Kind::Superblock, sequence, archive.len()).seal(&mut page, 0);
+        let header = Header {
+            region: is_marked.into(),
+            ..plain_header(Kind::Superblock, sequence, archive.len())
+        };
+        header.seal(&mut page, 0);
         page
     }
 
@@ -114,6 +113,11 @@ impl Superblock {
         } else {
             Err(HeaderError::Fields)
         }
+    }
+
+    /// Whether the copy in `page` says that the device is marked.
+    pub(super) fn is_marked(page: &[u8]) -> bool {
+        Header::open(page, 0).is_ok_and(|(header, _)| header.region == 1)
     }
 
     /// Whether `page`, aligned to 16, is a copy of a superblock.
@@ -230,7 +234,7 @@ mod tests {
             partitions: 256,
             ordinal: 0,
             devices: 1,
-            marked: 0,
+            reserved: 0,
         }
     }
 
@@ -247,18 +251,26 @@ mod tests {
         golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([0, 0, 16, 0, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]);
         golden.extend([0; 8]);
-        assert_eq!(superblock().encode(9)[HEADER_BYTES..][..72], golden);
+        assert_eq!(superblock().encode(9, true)[HEADER_BYTES..][..72], golden);
+    }
+
+    #[test]
+    fn a_copy_says_whether_the_device_is_marked() {
+        let page = superblock().encode(9, true);
+        assert_eq!(page[40..44], [1, 0, 0, 0]);
+        assert!(Superblock::is_marked(&page));
+        assert!(!Superblock::is_marked(&superblock().encode(9, false)));
     }
 
     #[test]
     fn the_newer_copy_counts_and_a_damaged_one_does_not() {
-        let old = aligned(&superblock().encode(1));
+        let old = aligned(&superblock().encode(1, false));
         let mut new = aligned(
             &Superblock {
                 epoch: 8,
                 ..superblock()
             }
-            .encode(2),
+            .encode(2, true),
         );
         let length = REGIONS_OFFSET + (32 << 20);
         let chosen = Superblock::choose([&old, &new], "d", length).expect("valid");
@@ -270,7 +282,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_refused_with_what_it_is_and_the_command() {
-        let page = superblock().encode(1);
+        let page = superblock().encode(1, false);
         let mut damaged = page.clone();
         damaged[70] ^= 1;
         let mut later = page.clone();

@@ -152,6 +152,7 @@ struct Inspection {
     file: File,
     path: String,
     superblock: Superblock,
+    is_marked: bool,
     report: DeviceReport,
     /// Of each block, the record with the largest stamp.
     blocks: HashMap<BlockId, Record>,
@@ -190,7 +191,7 @@ impl Inspection {
             // A file too short for a superblock reads as zeroes there and is refused as such.
             read_up_to(&file, page, offset).map_err(|error| cannot_read(&error))?;
         }
-        let (superblock, _, _) = Superblock::choose([&pages[0], &pages[1]], &name, length)?;
+        let (superblock, _, copy) = Superblock::choose([&pages[0], &pages[1]], &name, length)?;
         let hex = |uuid: [u8; 16]| uuid.iter().map(|byte| format!("{byte:02x}")).collect();
         let report = DeviceReport {
             path: name.clone(),
@@ -211,6 +212,7 @@ impl Inspection {
             file,
             path: name,
             superblock,
+            is_marked: Superblock::is_marked(&pages[copy]),
             report,
             blocks: HashMap::new(),
             objects: HashMap::new(),
@@ -322,7 +324,7 @@ impl Inspection {
     }
 
     fn look_at_state(&mut self) -> Result<(), StoreError> {
-        let (seed, is_marked) = (self.superblock.seed(), self.superblock.is_marked());
+        let (seed, is_marked) = (self.superblock.seed(), self.is_marked);
         let (mut damaged, mut has_state) = (Vec::new(), false);
         for offset in STATE_OFFSETS {
             let mut bytes = self.read_at(offset, 1)?;
@@ -354,7 +356,7 @@ impl Inspection {
             local,
             region_pages: self.superblock.region_pages(),
             seed: self.superblock.seed(),
-            is_marked: self.superblock.is_marked(),
+            is_marked: self.is_marked,
             extent_pages_max: extent_pages_max(0),
         };
         let pages = FilePages {
