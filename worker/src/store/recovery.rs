@@ -37,6 +37,8 @@ struct Gathered {
     extents: IdMap<u32, Vec<(u32, u64)>>,
     /// What is to be written so that the next start finds each record twice.
     mends: Vec<(u32, Mend)>,
+    /// Of them, those that hold records.
+    records_kept: usize,
     /// Regions of devices that are not marked with bytes that are of no opening of this format.
     foreign: u64,
 }
@@ -116,7 +118,10 @@ impl<I: Io> Inner<I> {
         let device = self
             .device(region.device)
             .expect("only devices that are there are looked at");
-        match self.look_at_region(device, region.local).await {
+        match self
+            .look_at_region(device, region.local, Some(self.writer()))
+            .await
+        {
             Err(_) => Found::Failed,
             Ok(look) => Found::Look(Box::new(look)),
         }
@@ -166,18 +171,18 @@ impl<I: Io> Inner<I> {
                     gathered.mends.push((number, Mend::Mark));
                 }
             }
-            // Written under the present number of shards by another one: none of ours is in it.
+            // Written under the present number of shards by another one: none of ours is in it, and it is
+            // not ours to write.
+            Content::OfAnother => region.state.set(state(RegionState::Free)),
             Content::Records(records) if !self.may_hold_ours(&records) => {
                 region.state.set(state(RegionState::Free));
-                if ours {
-                    gathered.mends.push((number, Mend::Mark));
-                }
             }
             Content::Records(records) => {
                 region.state.set(state(RegionState::Sealed));
                 self.take_records(number, &records, gathered);
-                let has_room = gathered.mends.len() < MENDS_MAX && !records.is_partial;
+                let has_room = gathered.records_kept < MENDS_MAX && !records.is_partial;
                 if ours && has_room && (records.walked || records.is_first_page_wrong) {
+                    gathered.records_kept += 1;
                     gathered.mends.push((number, Mend::Records(records)));
                 }
             }
@@ -208,7 +213,7 @@ impl<I: Io> Inner<I> {
         }
         let is_lost = match content {
             Content::Unknown => true,
-            Content::Free { .. } | Content::Records(_) => false,
+            Content::Free { .. } | Content::Records(_) | Content::OfAnother => false,
         };
         if is_lost {
             self.counters.regions_damaged.add(1);
@@ -245,7 +250,14 @@ impl<I: Io> Inner<I> {
             is_marked &= is_mended;
         }
         for device in self.devices.iter().flatten() {
-            if device.is_marked || !is_marked {
+            let ordinal = device.superblock.ordinal;
+            let mut regions = self
+                .regions
+                .iter()
+                .filter(|region| region.device == ordinal);
+            // What a region begins with that cannot be read is not known.
+            let is_unread = regions.any(|region| region.is_unread.get());
+            if device.is_marked || !is_marked || is_unread {
                 continue;
             }
             let has_slots = self.config.shard.0 != 0 || self.mark_empty_slots(device).await;

@@ -12,7 +12,7 @@ use rkyv::util::AlignedVec;
 use super::Inner;
 use super::device::DeviceState;
 use super::header::{FORMAT_VERSION, HEADER_BYTES, Header, Kind, MAGIC, u32_at, u64_at};
-use super::summary::{SUMMARY_BYTES_MAX, Summary, extent_of};
+use super::summary::{SUMMARY_BYTES_MAX, Summary, Writer, extent_of};
 
 /// Pages that the first look at a region's end takes: the footers of regions of large blocks fit.
 const TAIL_PAGES: u32 = 16;
@@ -46,6 +46,8 @@ pub(super) struct RegionPlace {
     pub(super) is_marked: bool,
     /// Most pages of an extent: so far behind one that does not check, the next one starts.
     pub(super) extent_pages_max: u32,
+    /// For whom it is read, if the records of other shards of the same number of shards do not matter.
+    pub(super) reader: Option<Writer>,
 }
 
 /// A part of a region that does not check where something should.
@@ -87,6 +89,8 @@ pub(super) enum Content {
     },
     /// No record, and nothing that says that it is free.
     Unknown,
+    /// Records of another shard of as many as the reader is one of: its first summary checks.
+    OfAnother,
     /// Records.
     Records(Box<RegionRecords>),
 }
@@ -109,7 +113,7 @@ impl Look {
     fn worth(&self) -> (usize, usize) {
         let summaries = match &self.content {
             Content::Unknown => 0,
-            Content::Free { .. } => 1,
+            Content::Free { .. } | Content::OfAnother => 1,
             Content::Records(records) => 1 + records.starts.len(),
         };
         (summaries, usize::MAX - self.damage.len())
@@ -119,7 +123,7 @@ impl Look {
     pub(super) fn into_records(self) -> Option<RegionRecords> {
         match self.content {
             Content::Records(records) => Some(*records),
-            Content::Free { .. } | Content::Unknown => None,
+            Content::Free { .. } | Content::Unknown | Content::OfAnother => None,
         }
     }
 }
@@ -267,6 +271,12 @@ impl<'a, P: RegionPages> Looking<'a, P> {
             .map(|(header, _)| header)
             .or_else(|| self.opened(&first))
             .filter(|header| header.region == place.local && header.first_page == 0);
+        if let Some(hint) = hint
+            && self.is_of_another(hint)
+            && self.summary_at(&first, 0, hint.sequence).await.is_some()
+        {
+            return Ok(Look::of(Content::OfAnother));
+        }
         let tail_start = place.region_pages - TAIL_PAGES;
         let tail = self.read(tail_start, TAIL_PAGES).await;
         let trailer = self.trailer(&tail);
@@ -386,6 +396,12 @@ impl<'a, P: RegionPages> Looking<'a, P> {
                 && header.region == self.place.local
                 && header.first_page == page
         })
+    }
+
+    /// Whether the region is of no use to its reader, going by a header.
+    fn is_of_another(&self, header: Header) -> bool {
+        let reader = self.place.reader;
+        reader.is_some_and(|reader| header.shards == reader.shards && header.shard != reader.shard)
     }
 
     /// What stands in the first page if the first summary was lost: the sequence.
@@ -636,7 +652,7 @@ impl<I: Io> RegionPages for DevicePages<'_, I> {
 }
 
 impl<I: Io> Inner<I> {
-    /// Looks at the region with number `local` of `device`.
+    /// Looks at the region with number `local` of `device`, for `reader` if that is given.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -644,6 +660,7 @@ impl<I: Io> Inner<I> {
         &self,
         device: &DeviceState<I::Device>,
         local: u32,
+        reader: Option<Writer>,
     ) -> Result<Look, IoError> {
         let place = RegionPlace {
             local,
@@ -651,6 +668,7 @@ impl<I: Io> Inner<I> {
             seed: device.seed,
             is_marked: device.is_marked,
             extent_pages_max: extent_pages_max(self.config.flush_bytes),
+            reader,
         };
         let pages = DevicePages {
             store: self,
@@ -668,7 +686,7 @@ impl<I: Io> Inner<I> {
     ) -> Option<RegionRecords> {
         let region = &self.regions[number as usize];
         let sequence = region.sequence.get();
-        let look = self.look_at_region(device, region.local).await.ok()?;
+        let look = self.look_at_region(device, region.local, None).await.ok()?;
         look.into_records()
             .filter(|records| records.head.sequence == sequence)
     }

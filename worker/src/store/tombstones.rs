@@ -155,12 +155,12 @@ impl<I: Io> Inner<I> {
     /// Reads a region of a sibling again that could not be read before.
     async fn look_again(&self, device: &DeviceState<I::Device>, number: u32) -> bool {
         let region = &self.regions[number as usize];
-        let Ok(look) = self.look_at_region(device, region.local).await else {
+        let Ok(look) = self.look_at_region(device, region.local, None).await else {
             return false;
         };
         let stamp = match look.content {
             Content::Records(records) if self.may_hold_ours(&records) => records.head.stamp,
-            Content::Records(_) | Content::Free { .. } | Content::Unknown => 0,
+            Content::Records(_) | Content::Free { .. } | Content::Unknown | Content::OfAnother => 0,
         };
         region.is_unread.set(false);
         region.first_stamp.set(stamp);

@@ -358,6 +358,7 @@ impl Inspection {
             seed: self.superblock.seed(),
             is_marked: self.is_marked,
             extent_pages_max: extent_pages_max(0),
+            reader: None,
         };
         let pages = FilePages {
             inspection: self,
