@@ -152,10 +152,11 @@ impl<I: Io> Inner<I> {
     /// shards, damage, or an earlier version of the worker leaves them.
     pub(super) async fn copy_marks(self: Rc<Self>) {
         for device in self.devices.iter().flatten() {
-            let marks = device.marks.borrow();
-            let lacking = marks.iter().filter(|(_, mark)| mark.lacks_copy());
-            let objects: Vec<ObjectId> = lacking.map(|(object, _)| *object).collect();
-            drop(marks);
+            let objects: Vec<ObjectId> = {
+                let marks = device.marks.borrow();
+                let lacking = marks.iter().filter(|(_, mark)| mark.lacks_copy());
+                lacking.map(|(object, _)| *object).collect()
+            };
             for (number, object) in objects.into_iter().enumerate() {
                 if number % MARKS_PER_YIELD == MARKS_PER_YIELD - 1 {
                     self.io.yield_now().await;

@@ -112,12 +112,9 @@ impl<I: Io> Inner<I> {
         match region.state.get() {
             RegionState::Sealed => {
                 let log = region.log.get();
-                let mut sealed = device.sealed[log.index()].borrow_mut();
-                let Some(at) = sealed.iter().position(|sealed| *sealed == number) else {
-                    return false;
-                };
-                sealed.remove(at);
-                drop(sealed);
+                device.sealed[log.index()]
+                    .borrow_mut()
+                    .retain(|sealed| *sealed != number);
                 self.reclaim_region(device, number, log, false).await;
                 region.state.get() != RegionState::Sealed
             }

@@ -479,7 +479,8 @@ impl Inspection {
             let is_right = Summary::open(&bytes, seed, self.superblock.region_pages())
                 .is_ok_and(|found| found.header == summary.header);
             // The first page was told already.
-            if !is_right && !(page == 0 && records.is_first_page_wrong) {
+            let is_told = page == 0 && records.is_first_page_wrong;
+            if !(is_right || is_told) {
                 let what = format!("a summary of region {local}; its footer is right");
                 self.note_summary(self.offset(local, page), is_used, what);
             }
