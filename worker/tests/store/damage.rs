@@ -365,7 +365,7 @@ fn a_device_with_objects_of_two_lengths_under_one_id_opens_and_serves_what_fits(
         let bed = Bed::new(23, Faults::none(), 1, 32);
         let shard = bed.open_one();
         let old = object(1, before);
-        let new = std::sync::Arc::new(corelane_worker::object::ObjectMeta {
+        let new = Arc::new(ObjectMeta {
             length: after,
             ..old.as_ref().clone()
         });
