@@ -544,18 +544,26 @@ async fn verify(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result
     }
     let checks = futures::stream::iter(found).map(|object| async move {
         let result = objects::verify(control, &object.meta).await;
-        (object.meta.uri.clone(), result)
+        (object, result)
     });
     let mut checks = checks.buffer_unordered(VERIFY_OBJECTS);
-    while let Some((uri, result)) = checks.next().await {
+    while let Some((object, result)) = checks.next().await {
+        let mut progress = job.progress.borrow_mut();
+        // What is cached of an object changes until its turn comes: the total follows, so that
+        // it is reached in the end.
+        let expected = object.cached.bytes;
+        progress.bytes_total = progress.bytes_total.saturating_sub(expected);
         match result {
             Ok((_, wrong, bytes)) => {
-                let mut progress = job.progress.borrow_mut();
                 progress.objects_done += 1;
                 progress.bytes_done += bytes;
+                progress.bytes_total += bytes;
                 progress.blocks_wrong += wrong;
             }
-            Err(error) => job.fail(format!("{uri}: {error}")),
+            Err(error) => {
+                drop(progress);
+                job.fail(format!("{}: {error}", object.meta.uri));
+            }
         }
     }
     Ok(())

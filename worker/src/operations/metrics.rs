@@ -85,6 +85,10 @@ const GAUGES: &[(&str, &str)] = &[
         "Memory of the records of objects on the devices, estimated; beyond the budget of `dram`.",
     ),
     ("objects", "Objects of which there is a record."),
+    (
+        "tombstones",
+        "Objects whose free, or end of a pin, has to be remembered by a device; summed over devices.",
+    ),
     ("under_store_in_flight", "Requests in flight."),
     (
         "under_store_latency_p50_microseconds",
@@ -179,7 +183,15 @@ const COUNTERS: &[(&str, &str)] = &[
     ("corrupt_pages", "Pages that did not match their checksum."),
     (
         "corrupt_summaries",
-        "Records that did not check where they should have.",
+        "Summaries, footers and first pages of regions that did not check where they should have.",
+    ),
+    (
+        "regions_damaged",
+        "Regions of which nothing could be read at the start: what was cached there is lost.",
+    ),
+    (
+        "corrupt_copies",
+        "Copies of superblocks and slots of state that did not check.",
     ),
     ("device_errors", "Operations that a device failed."),
     ("devices_failed", "Devices taken out."),
@@ -394,6 +406,7 @@ corelane_lanes_open{shard=\"0\"} 2
             "bytes_in_flight",
             "object_bytes",
             "objects",
+            "tombstones",
         ];
         assert_eq!(names, gauges);
         for name in gauges {

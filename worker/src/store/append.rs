@@ -10,13 +10,16 @@ use futures::future::{Either, select};
 
 use super::Inner;
 use super::block::NewBlock;
-use super::device::{DeviceState, MarkOrder, Queued, REGIONS_RESERVED};
+use super::device::{DeviceState, Mark, MarkOrder, Places, Queued, REGIONS_RESERVED};
 use super::entries::page_bytes;
 use super::error::{NotKept, StoreError};
 use super::extent::Written;
 use super::header::Log;
 use super::summary::Draft;
 use crate::cache::index::hash_of;
+
+/// Marks queued between two yields: about 100 µs.
+const MARKS_PER_YIELD: usize = 1024;
 
 impl<I: Io> Inner<I> {
     /// See [`Store::append`](super::Store::append).
@@ -81,7 +84,9 @@ impl<I: Io> Inner<I> {
             && !(pinned && device.bytes_pinned.get() + bytes > pinned_bytes_max)
     }
 
-    /// Queues a mark to be written at once; resolves with whether it was, and is durable.
+    /// Queues a mark to be written at once, to both logs: damage to one region must not lose it.
+    /// Resolves with whether it was written at all, and is durable; a copy that found no room is
+    /// made later.
     pub(super) async fn write_mark(
         self: &Rc<Self>,
         device: &DeviceState<I::Device>,
@@ -89,22 +94,81 @@ impl<I: Io> Inner<I> {
         pin: Option<bool>,
         stamp: u64,
     ) -> bool {
-        let outcome = Rc::new(Cell::new(None));
-        let order = MarkOrder {
-            object,
-            pin,
-            stamp,
-            outcome: Rc::clone(&outcome),
-        };
-        let log = device.log(Log::Small);
-        log.urgent.set(log.queued.get() + 1);
-        self.enqueue(device, Log::Small, Queued::Mark(order), 0);
         let written = async {
-            self.signal.wait_until(|| outcome.get().is_some()).await;
-            outcome.get() == Some(true) && self.flush_device(device).await.is_ok()
+            self.wait_for_tombstones(device).await;
+            let outcomes = Log::ALL.map(|log| {
+                let outcome = Rc::new(Cell::new(None));
+                let order = MarkOrder {
+                    object,
+                    pin,
+                    stamp,
+                    writer: self.writer(),
+                    outcome: Rc::clone(&outcome),
+                };
+                let open = device.log(log);
+                open.urgent.set(open.queued.get() + 1);
+                self.enqueue(device, log, Queued::Mark(order), 0);
+                outcome
+            });
+            let is_done = || outcomes.iter().all(|outcome| outcome.get().is_some());
+            self.signal.wait_until(is_done).await;
+            let is_written = outcomes.iter().any(|outcome| outcome.get() == Some(true));
+            is_written && self.flush_device(device).await.is_ok()
         };
         // A device that does not answer may take the mark later, but nobody waits for that.
         self.while_it_answers(device, written).await == Some(true)
+    }
+
+    /// Queues the records of `object` that are in fewer than two regions, so that they come into
+    /// another one.
+    pub(super) fn copy_mark(self: &Rc<Self>, device: &DeviceState<I::Device>, object: ObjectId) {
+        let mark = device.marks.borrow().get(&object).cloned();
+        let Some(mark) = mark.filter(Mark::lacks_copy) else {
+            return;
+        };
+        if !device.healthy.get() || self.stopping.get() {
+            return;
+        }
+        let queue = |pin, stamp, writer, places: Places| {
+            // Not into the region that has it.
+            let has = places
+                .first()
+                .map(|number| self.regions[number as usize].log.get());
+            for log in Log::ALL.into_iter().filter(|log| has != Some(*log)) {
+                let order = MarkOrder {
+                    object,
+                    pin,
+                    stamp,
+                    writer,
+                    outcome: Rc::default(),
+                };
+                self.enqueue(device, log, Queued::Mark(order), 0);
+            }
+        };
+        for freed in mark.freed.iter().filter(|freed| freed.places.count() < 2) {
+            queue(None, freed.stamp, freed.writer, freed.places);
+        }
+        if let Some(pin) = mark.pin.filter(|pin| pin.places.count() < 2) {
+            queue(Some(pin.pinned), pin.stamp, pin.writer, pin.places);
+        }
+    }
+
+    /// Queues all records of frees and pins that are in fewer than two regions, as a change of the number of
+    /// shards, damage, or an earlier version of the worker leaves them.
+    pub(super) async fn copy_marks(self: Rc<Self>) {
+        for device in self.devices.iter().flatten() {
+            let objects: Vec<ObjectId> = {
+                let marks = device.marks.borrow();
+                let lacking = marks.iter().filter(|(_, mark)| mark.lacks_copy());
+                lacking.map(|(object, _)| *object).collect()
+            };
+            for (number, object) in objects.into_iter().enumerate() {
+                if number % MARKS_PER_YIELD == MARKS_PER_YIELD - 1 {
+                    self.io.yield_now().await;
+                }
+                self.copy_mark(device, object);
+            }
+        }
     }
 
     fn enqueue(

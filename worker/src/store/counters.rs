@@ -82,6 +82,10 @@ counters! {
     corrupt_pages,
     /// Summaries or footers that did not check where they should have.
     corrupt_summaries,
+    /// Regions of which neither a summary nor the footer could be read when the store was opened.
+    regions_damaged,
+    /// Copies of superblocks and slots of state that did not check.
+    corrupt_copies,
     /// Operations that a device failed.
     device_errors,
     /// Operations that a device did not answer in time.
@@ -116,4 +120,6 @@ counters! {
     object_bytes,
     /// Objects of which there is a record.
     objects,
+    /// Objects with records of frees and of ends of pins that may still be needed, device by device.
+    tombstones,
 }

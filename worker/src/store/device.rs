@@ -32,6 +32,58 @@ pub(super) const REGIONS_PER_SHARD_MIN: u32 = 8;
 /// are not relied on: when any of them is emptied, the record is written to a region of ours.
 pub(super) type Place = Option<u32>;
 
+/// The regions of ours that hold one tombstone or pin: two, so that damage to one of them loses
+/// nothing. None: it is in regions of another number of shards only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places([Place; 2]);
+
+impl Places {
+    /// One place.
+    pub(super) fn of(place: Place) -> Self {
+        Places([place, None])
+    }
+
+    /// Whether the record is in `place`.
+    pub(super) fn has(&self, place: Place) -> bool {
+        match place {
+            Some(_) => self.0.contains(&place),
+            None => self.0 == [None, None],
+        }
+    }
+
+    /// How many regions of ours hold it.
+    pub(super) fn count(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    /// The first of them.
+    pub(super) fn first(&self) -> Place {
+        self.0.iter().flatten().next().copied()
+    }
+
+    /// Notes a copy in `place`; of more than two, the rest is not kept track of.
+    pub(super) fn add(&mut self, place: Place) {
+        if place.is_some()
+            && !self.has(place)
+            && let Some(vacant) = self.0.iter_mut().find(|known| known.is_none())
+        {
+            *vacant = place;
+        }
+    }
+
+    /// Notes that the record in `place` is gone.
+    pub(super) fn remove(&mut self, place: Place) {
+        let of_place = |known: &&mut Place| place.is_some() && **known == place;
+        if let Some(known) = self.0.iter_mut().find(of_place) {
+            *known = None;
+        }
+    }
+
+    fn merge(&mut self, other: Places) {
+        other.0.into_iter().for_each(|place| self.add(place));
+    }
+}
+
 /// What is known of an object beside its blocks, and which region says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -46,7 +98,7 @@ pub(super) struct Freed {
     /// Blocks of the writer's partitions with a smaller stamp are freed.
     pub(super) stamp: u64,
     pub(super) writer: Writer,
-    pub(super) place: Place,
+    pub(super) places: Places,
 }
 
 /// A pin, or its end.
@@ -54,48 +106,60 @@ pub(super) struct Freed {
 pub(super) struct Pin {
     pub(super) stamp: u64,
     pub(super) writer: Writer,
-    pub(super) place: Place,
+    pub(super) places: Places,
     pub(super) pinned: bool,
 }
 
 impl Mark {
     /// Notes that the records in `from` were copied to region `to`.
     pub(super) fn move_from(&mut self, from: Place, to: u32) {
-        let freed = self.freed.iter_mut().map(|freed| &mut freed.place);
-        let pin = self.pin.iter_mut().map(|pin| &mut pin.place);
-        freed
-            .chain(pin)
-            .filter(|place| **place == from)
-            .for_each(|place| *place = Some(to));
+        for places in self.all_places_mut().filter(|places| places.has(from)) {
+            places.remove(from);
+            places.add(Some(to));
+        }
     }
 
-    /// Notes a tombstone, unless a later one of its writer is known. Of copies of one, the one in
-    /// a region of ours counts.
+    fn all_places_mut(&mut self) -> impl Iterator<Item = &mut Places> {
+        let freed = self.freed.iter_mut().map(|freed| &mut freed.places);
+        freed.chain(self.pin.iter_mut().map(|pin| &mut pin.places))
+    }
+
+    /// Whether a record is in fewer than two regions of ours.
+    pub(super) fn lacks_copy(&self) -> bool {
+        let freed = self.freed.iter().map(|freed| freed.places);
+        let mut all = freed.chain(self.pin.iter().map(|pin| pin.places));
+        all.any(|places| places.count() < 2)
+    }
+
+    /// Notes a tombstone, unless a later one of its writer is known. Of one, both places are noted.
     pub(super) fn note_freed(&mut self, new: Freed) {
         match self
             .freed
             .iter_mut()
             .find(|known| known.writer == new.writer)
         {
-            Some(known) if (known.stamp, known.place) <= (new.stamp, new.place) => *known = new,
+            Some(known) if known.stamp < new.stamp => *known = new,
+            Some(known) if known.stamp == new.stamp => known.places.merge(new.places),
             Some(_) => {}
             None => self.freed.push(new),
         }
     }
 
-    /// Notes a pin or its end, unless a later one is known. Of copies of one, the one in a region
-    /// of ours counts.
+    /// Notes a pin or its end, unless a later one is known. Of one, both places are noted.
     pub(super) fn note_pin(&mut self, new: Pin) {
-        let is_older = |known: Pin| (known.stamp, known.place) <= (new.stamp, new.place);
-        if self.pin.is_none_or(is_older) {
-            self.pin = Some(new);
+        match &mut self.pin {
+            Some(known) if (known.stamp, known.writer) == (new.stamp, new.writer) => {
+                known.places.merge(new.places);
+            }
+            Some(known) if known.stamp > new.stamp => {}
+            _ => self.pin = Some(new),
         }
     }
 
     /// Whether one of the records is in `place`.
     pub(super) fn is_in(&self, place: Place) -> bool {
-        self.freed.iter().any(|freed| freed.place == place)
-            || self.pin.is_some_and(|pin| pin.place == place)
+        self.freed.iter().any(|freed| freed.places.has(place))
+            || self.pin.is_some_and(|pin| pin.places.has(place))
     }
 }
 
@@ -107,6 +171,8 @@ pub(super) struct MarkOrder {
     pub(super) pin: Option<bool>,
     /// When it happened. Blocks that are appended while the mark waits are in later extents.
     pub(super) stamp: u64,
+    /// Who wrote it first.
+    pub(super) writer: Writer,
     /// Whether it was written; `None` while it waits.
     pub(super) outcome: Rc<Cell<Option<bool>>>,
 }
@@ -160,6 +226,8 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) device: D,
     pub(super) path: String,
     pub(super) superblock: Superblock,
+    /// Whether its superblock said that a first page of a region that does not check is damage.
+    pub(super) is_marked: bool,
     /// Sequence and copy of the newest superblock that this shard read or wrote.
     pub(super) superblock_at: Cell<(u64, usize)>,
     /// Smallest sequence of a device that lacks no mark, as its superblock said when it was opened.
@@ -185,6 +253,8 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) bytes_pinned: Cell<u64>,
     /// Reclaim went round without making room: everything is pinned.
     pub(super) is_full: Cell<bool>,
+    /// No region could be emptied that keeps tombstones from expiring.
+    pub(super) is_expiry_stuck: Cell<bool>,
 }
 
 impl<D: Device> DeviceState<D> {

@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Inner;
 use super::block::{BlockEntry, NewBlock};
-use super::device::{DeviceState, Freed, OpenRegion, Pin, Queued, REGIONS_RESERVED};
+use super::device::{DeviceState, Freed, OpenRegion, Pin, Places, Queued, REGIONS_RESERVED};
 use super::header::{Header, Kind, Log};
 use super::region::RegionState;
 use super::summary::{Draft, SUMMARY_BYTES_MAX, Writer};
@@ -46,7 +46,7 @@ impl<I: Io> Inner<I> {
         stamp
     }
 
-    fn writer(&self) -> Writer {
+    pub(super) fn writer(&self) -> Writer {
         Writer {
             shard: self.config.shard.0,
             shards: self.config.shards,
@@ -122,18 +122,18 @@ impl<I: Io> Inner<I> {
                 (0, 0),
                 "region {number} is unused"
             );
-            // The old footer goes first; it would not count anyway, for its sequence is another.
-            let last_page = device.offset(region.local, self.region_pages - 1);
-            if self
-                .write_bytes(device, last_page, &[0; PAGE_SIZE])
-                .await
-                .is_err()
-            {
+            let sequence = self.next_sequence.get();
+            self.next_sequence.set(sequence + 1);
+            // Which opening counts can be read there as long as there is no footer, also when the
+            // first summary is damaged.
+            let last_page = self.region_pages - 1;
+            let page =
+                Header::region_page(Kind::Open, sequence, region.local, last_page, device.seed);
+            let offset = device.offset(region.local, last_page);
+            if self.write_bytes(device, offset, &page).await.is_err() {
                 region.state.set(RegionState::Unusable);
                 continue;
             }
-            let sequence = self.next_sequence.get();
-            self.next_sequence.set(sequence + 1);
             region.state.set(RegionState::Open);
             region.log.set(log);
             region.sequence.set(sequence);
@@ -393,9 +393,9 @@ impl<I: Io> Inner<I> {
                     }
                 }
                 Queued::Mark(order) => match order.pin {
-                    None => draft.push_tombstone(order.object, order.stamp, self.writer()),
+                    None => draft.push_tombstone(order.object, order.stamp, order.writer),
                     Some(pinned) => {
-                        draft.push_pin(order.object, order.stamp, pinned, self.writer());
+                        draft.push_pin(order.object, order.stamp, pinned, order.writer);
                     }
                 },
             }
@@ -468,17 +468,18 @@ impl<I: Io> Inner<I> {
             Queued::Mark(order) => {
                 let mut marks = device.marks.borrow_mut();
                 let mark = marks.entry(order.object).or_default();
-                let (writer, place, stamp) = (self.writer(), Some(placed.region), order.stamp);
+                let (writer, stamp) = (order.writer, order.stamp);
+                let places = Places::of(Some(placed.region));
                 match order.pin {
                     None => mark.note_freed(Freed {
                         stamp,
                         writer,
-                        place,
+                        places,
                     }),
                     Some(pinned) => mark.note_pin(Pin {
                         stamp,
                         writer,
-                        place,
+                        places,
                         pinned,
                     }),
                 }

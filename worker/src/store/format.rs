@@ -14,8 +14,10 @@ use super::claim::{DeviceLock, failed};
 use super::config::FormatOptions;
 use super::error::StoreError;
 use super::foreign_data;
+use super::header::{Header, Kind};
+use super::state::empty_state;
 use super::superblock::{
-    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET,
+    DEVICES_MAX, REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN, REGIONS_OFFSET, STATE_OFFSETS,
     SUPERBLOCK_OFFSETS, Superblock,
 };
 
@@ -36,14 +38,28 @@ pub async fn format_devices<D: Device>(
         let geometry = device.geometry();
         let path = geometry.path.display().to_string();
         let superblock = superblock_for(&path, geometry.length, ordinal, devices.len(), options)?;
-        for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-            write_page(device, scratch, offset, &superblock.encode(copy as u64 + 1)).await?;
+        for (offset, page) in pages_of(&superblock) {
+            write_page(device, scratch, offset, &page).await?;
         }
-        // Regions of an earlier life would be recovered if they had the same uuid: they never
-        // have, for the seed of their CRCs is another. Nothing else needs to be written.
         device.flush().await?;
     }
     Ok(())
+}
+
+/// The pages of an empty device and where they go, the superblock last. Regions of an earlier life
+/// would not be recovered, for the seed of their CRCs is another; but only a region that says so is
+/// free, so that damage differs from emptiness.
+pub(super) fn pages_of(superblock: &Superblock) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let (superblock, seed) = (*superblock, superblock.seed());
+    let regions = (0..superblock.regions).map(move |region| {
+        let offset = REGIONS_OFFSET + u64::from(region) * u64::from(superblock.region_bytes);
+        (offset, Header::region_page(Kind::Free, 0, region, 0, seed))
+    });
+    let states = STATE_OFFSETS.map(|offset| (offset, empty_state(seed)));
+    let copies = SUPERBLOCK_OFFSETS.into_iter().enumerate();
+    let copies =
+        copies.map(move |(copy, offset)| (offset, superblock.encode(copy as u64 + 1, true)));
+    regions.chain(states).chain(copies)
 }
 
 async fn write_page<D: Device>(
@@ -111,8 +127,8 @@ pub fn format_paths(
         if force {
             target.erase_marks()?;
         }
-        for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-            target.write(&superblock.encode(copy as u64 + 1), offset)?;
+        for (offset, page) in pages_of(superblock) {
+            target.write(&page, offset)?;
         }
         target.sync()?;
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  0  magic            u64   "CORELANE"
 //!  8  format version   u32
-//! 12  type             u32   superblock, state, summary, footer
+//! 12  type             u32   superblock, state, summary, footer, free, open
 //! 16  body             u32   bytes after the header that the CRC covers
 //! 20  shard            u16   that wrote it
 //! 22  shards           u16   of the worker then
@@ -22,13 +22,15 @@
 //! object's author knows: a cached file that holds a forged summary does not check. Region and
 //! page are in it so that a write that landed in another place does not check there either.
 
+use corelane_io::PAGE_SIZE;
+
 /// Bytes of the header.
 pub(super) const HEADER_BYTES: usize = 64;
 
 /// The version of the format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
-const MAGIC: [u8; 8] = *b"CORELANE";
+pub(super) const MAGIC: [u8; 8] = *b"CORELANE";
 const CRC_AT: usize = 60;
 
 /// What follows the header.
@@ -43,6 +45,11 @@ pub(super) enum Kind {
     Summary = 3,
     /// Nothing: the copies of the summaries stand before it.
     Footer = 4,
+    /// Nothing: the region holds nothing. In its first page, and in its last one.
+    Free = 5,
+    /// Nothing: the region was opened with this sequence. In its last page, until the footer is
+    /// written there.
+    Open = 6,
 }
 
 /// Which of the two logs of a device.
@@ -111,6 +118,8 @@ impl Header {
             2 => Kind::State,
             3 => Kind::Summary,
             4 => Kind::Footer,
+            5 => Kind::Free,
+            6 => Kind::Open,
             _ => return Err(HeaderError::Fields),
         };
         let log = match bytes[52] {
@@ -148,6 +157,31 @@ impl Header {
             return Err(HeaderError::Crc);
         }
         Ok((header, body))
+    }
+
+    /// The page that says `kind` in page `page` of the region with number `region`.
+    pub(super) fn region_page(
+        kind: Kind,
+        sequence: u64,
+        region: u32,
+        page: u32,
+        seed: u32,
+    ) -> Vec<u8> {
+        let header = Header {
+            kind,
+            body: 0,
+            shard: 0,
+            shards: 0,
+            sequence,
+            stamp: 0,
+            region,
+            first_page: page,
+            pages: 0,
+            log: Log::Small,
+        };
+        let mut bytes = vec![0; PAGE_SIZE];
+        header.seal(&mut bytes, seed);
+        bytes
     }
 
     /// Writes the header before the body that `bytes` already holds after the first
@@ -228,6 +262,22 @@ mod tests {
             Header::open(&bytes, 9),
             Ok((header(), b"the body".as_slice()))
         );
+    }
+
+    #[test]
+    fn pages_of_free_and_open_regions_are_the_bytes_that_devices_hold() {
+        for (kind, number) in [(Kind::Free, 5), (Kind::Open, 6)] {
+            let page = Header::region_page(kind, 3, 4, 255, 9);
+            let mut golden = Vec::from(*b"CORELANE");
+            golden.extend([1, 0, 0, 0, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            golden.extend([4, 0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            golden.resize(60, 0);
+            assert_eq!(page[..60], golden);
+            assert_eq!(page.len(), PAGE_SIZE);
+            assert!(Header::open(&page, 9).is_ok_and(|(header, _)| header.kind == kind));
+            assert!(Header::open(&page, 8).is_err());
+        }
     }
 
     #[test]

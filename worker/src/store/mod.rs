@@ -42,6 +42,7 @@ mod state;
 mod summary;
 mod superblock;
 pub mod synthetic;
+mod tombstones;
 mod transfer;
 mod untrusted;
 mod verify;
@@ -493,6 +494,12 @@ impl<I: Io> Store<I> {
         self.0.signal.raise();
         let last_writes = async {
             let flushed = self.0.flush_all().await;
+            // With their footers, damage to any page of the open regions finds a copy.
+            for device in self.0.devices_well() {
+                self.0.seal_open_regions(device).await;
+                // The error is counted; without its footer a region is walked.
+                let _ = self.0.flush_device(device).await;
+            }
             if self.0.config.shard.0 == 0 {
                 // The error is counted; only the count of written bytes is older then.
                 let _ = self.0.write_superblocks().await;

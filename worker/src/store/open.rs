@@ -18,6 +18,7 @@ use super::policy::{Ghost, Policy};
 use super::region::{Region, RegionState};
 use super::shared_health::SuperblockLock;
 use super::signal::Signal;
+use super::state::empty_state;
 use super::superblock::{STATE_OFFSETS, SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
 use super::watch::within;
@@ -37,6 +38,9 @@ struct Opened<D> {
     copy: usize,
     marks_at: u64,
     owners: [Option<u64>; 2],
+    is_marked: bool,
+    /// The offset of the other copy, if it does not check.
+    damaged_copy: Option<u64>,
 }
 
 /// What the superblock of a device says now.
@@ -45,6 +49,7 @@ struct Newest {
     sequence: u64,
     copy: usize,
     marks_at: u64,
+    is_marked: bool,
 }
 
 /// See [`Store::open`].
@@ -63,8 +68,13 @@ pub(super) async fn open<I: Io>(
         opened.push(read_superblock(&io, config.device_timeout, device, &scratch).await?);
     }
     check_set(&opened, &config)?;
+    let damaged: Vec<(String, u64)> = opened
+        .iter()
+        .filter_map(|device| Some((device.path.clone(), device.damaged_copy?)))
+        .collect();
     let inner = Rc::new(assemble(io, config, opened, scratch, siblings));
     inner.spawn_watches();
+    inner.note_damaged_superblocks(&damaged);
     inner.empty_doubtful(&held).await?;
     let epoch = inner.count_start(&held).await?;
     drop(held);
@@ -119,15 +129,20 @@ async fn read_superblock<I: Io>(
         found.map(|(_, superblock)| superblock.owner)
     });
     let length = device.geometry().length;
-    let (superblock, sequence, copy) = Superblock::choose([&pages[0], &pages[1]], &path, length)?;
+    let pages = [&pages[0][..], &pages[1][..]];
+    let (superblock, sequence, copy) = Superblock::choose(pages, &path, length)?;
+    let other = 1 - copy;
+    let is_damaged = !Superblock::is_valid(pages[other]);
     Ok(Opened {
         device,
         path,
         superblock,
         sequence,
         copy,
-        marks_at: Superblock::marks_at([&pages[0], &pages[1]]),
+        marks_at: Superblock::marks_at(pages),
         owners,
+        is_marked: Superblock::is_marked(pages[copy]),
+        damaged_copy: is_damaged.then_some(SUPERBLOCK_OFFSETS[other]),
     })
 }
 
@@ -266,6 +281,7 @@ fn device_state<D: Device>(
         device: found.device,
         path: found.path,
         superblock: found.superblock,
+        is_marked: found.is_marked,
         superblock_at: Cell::new((found.sequence, found.copy)),
         marks_at: found.marks_at,
         first_region,
@@ -281,10 +297,26 @@ fn device_state<D: Device>(
         bytes_live: Cell::new(0),
         bytes_pinned: Cell::new(0),
         is_full: Cell::new(false),
+        is_expiry_stuck: Cell::new(false),
     }
 }
 
 impl<I: Io> Inner<I> {
+    /// Counts and logs copies of superblocks that do not check. Shard 0 alone, which repairs them.
+    fn note_damaged_superblocks(&self, damaged: &[(String, u64)]) {
+        if self.config.shard.0 != 0 {
+            return;
+        }
+        for (device, offset) in damaged {
+            self.counters.corrupt_copies.add(1);
+            tracing::warn!(
+                %device, offset,
+                "one of the two copies of the superblock does not check: the other one counts, and this one is \
+                 written again now. If it happens again, replace the device"
+            );
+        }
+    }
+
     /// Counts the start in the superblocks (shard 0) and gives the count.
     async fn count_start(&self, held: &SuperblockLock) -> Result<u64, StoreError> {
         let mut epoch = 0;
@@ -350,18 +382,27 @@ impl<I: Io> Inner<I> {
         }
         sequence = (sequence + step).max(floor);
         let mut result = Err(super::transfer::taken_out("all devices"));
-        for (device, Newest { copy, .. }) in round {
+        for (
+            device,
+            Newest {
+                copy, is_marked, ..
+            },
+        ) in round
+        {
             if !self.is_owner(device).await {
                 continue;
             }
-            let written = self.config.wear.bytes(device.superblock.ordinal);
+            let wear = &self.config.wear;
+            let written = wear.bytes(device.superblock.ordinal);
+            let is_marked = is_marked
+                || wear.shards_marked(device.superblock.ordinal) >= self.config.shards;
             let page = Superblock {
                 epoch,
                 bytes_written: device.superblock.bytes_written.saturating_add(written),
                 owner: self.owner_to_write(device),
                 ..device.superblock
             }
-            .encode_with(sequence, marks_at);
+            .encode_with(sequence, marks_at, is_marked);
             let offset = SUPERBLOCK_OFFSETS[1 - copy];
             match self.write_superblock(device, offset, &page).await {
                 Ok(()) => {
@@ -413,6 +454,7 @@ impl<I: Io> Inner<I> {
             sequence,
             copy,
             marks_at: device.marks_at,
+            is_marked: device.is_marked,
         };
         let mut pages = [AlignedVec::<16>::new(), AlignedVec::new()];
         for (page, offset) in pages.iter_mut().zip(SUPERBLOCK_OFFSETS) {
@@ -427,6 +469,7 @@ impl<I: Io> Inner<I> {
                 sequence: newest,
                 copy,
                 marks_at: Superblock::marks_at([&pages[0], &pages[1]]),
+                is_marked: Superblock::is_marked(&pages[copy]),
             },
             _ => known,
         }
@@ -458,9 +501,12 @@ impl<I: Io> Inner<I> {
     }
 
     async fn empty_device(&self, device: &DeviceState<I::Device>) -> Result<(), IoError> {
-        let regions = (0..device.superblock.regions).map(|local| device.offset(local, 0));
-        stream::iter(STATE_OFFSETS.into_iter().chain(regions))
-            .map(|offset| async move { self.write_bytes(device, offset, &[0; PAGE_SIZE]).await })
+        let state = empty_state(device.seed);
+        for offset in STATE_OFFSETS {
+            self.write_bytes(device, offset, &state).await?;
+        }
+        stream::iter(0..device.superblock.regions)
+            .map(|local| self.write_free_pages(device, local, 0))
             .buffer_unordered(self.config.reads_in_flight)
             .fold(Ok(()), |result, written| async move { result.and(written) })
             .await?;
@@ -487,6 +533,7 @@ impl<I: Io> Inner<I> {
         let store = Rc::clone(self);
         self.io.spawn(Priority::Background, async move {
             store.complete_pins().await;
+            store.copy_marks().await;
         });
         if self.config.shard.0 == 0 {
             let store = Rc::clone(self);

@@ -1,7 +1,7 @@
 //! Making room: the oldest region of a log is emptied and becomes free.
 //!
 //! The order is the safety of a crash: what survives is written elsewhere and durable before the
-//! first page of the emptied region is overwritten with zeroes, which is what makes it free for
+//! first page of the emptied region says that it is free, which is what makes it free for
 //! the next start too. Blocks that did not survive may come back with a restart in between, which
 //! is harmless; freed ones do not, because tombstones survive like pinned blocks.
 
@@ -16,11 +16,11 @@ use super::Inner;
 use super::Release;
 use super::block::BlockEntry;
 use super::counters::Counter;
-use super::device::{DeviceState, Place, REGIONS_RESERVED};
+use super::device::{DeviceState, Place, Places, REGIONS_RESERVED};
 use super::header::Log;
 use super::policy::Verdict;
 use super::region::{Region, RegionState};
-use super::region_records::{Head, RegionRecords};
+use super::region_records::RegionRecords;
 use crate::cache::index::hash_of;
 
 /// Index slots looked at between two yields: about 100 µs.
@@ -80,6 +80,7 @@ impl<I: Io> Inner<I> {
                 .wait_until(|| {
                     self.stopping.get()
                         || !device.healthy.get()
+                        || self.must_expire_tombstones(device)
                         || (self.is_short_of_room(device) && !device.is_full.get())
                 })
                 .await;
@@ -89,6 +90,10 @@ impl<I: Io> Inner<I> {
             }
             if self.stopping.get() {
                 return;
+            }
+            if self.must_expire_tombstones(device) {
+                self.expire_tombstones(device).await;
+                continue;
             }
             let before = self.counters.blocks_evicted.get();
             let rounds = device.regions_ours as usize + 1;
@@ -142,7 +147,7 @@ impl<I: Io> Inner<I> {
 
     /// Ends the use of the open regions, so that they can be emptied: the index may be full while
     /// no region is.
-    async fn seal_open_regions(&self, device: &DeviceState<I::Device>) {
+    pub(super) async fn seal_open_regions(&self, device: &DeviceState<I::Device>) {
         for log in Log::ALL {
             let mut open = device.log(log).writing.lock().await;
             if let Some(open) = open.take() {
@@ -167,6 +172,18 @@ impl<I: Io> Inner<I> {
         let Some((number, log)) = victim else {
             return false;
         };
+        self.reclaim_region(device, number, log, at_any_price).await;
+        true
+    }
+
+    /// Empties region `number`, which was taken out of the queue of sealed ones of `log`.
+    pub(super) async fn reclaim_region(
+        self: &Rc<Self>,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        log: Log,
+        at_any_price: bool,
+    ) {
         let region = &self.regions[number as usize];
         assert_eq!(
             region.state.get(),
@@ -184,23 +201,23 @@ impl<I: Io> Inner<I> {
         if !may_go || self.flush_device(device).await.is_err() {
             region.state.set(RegionState::Sealed);
             device.sealed[log.index()].borrow_mut().push_back(number);
-            return true;
+            return;
         }
-        if self
-            .write_bytes(device, device.offset(region.local, 0), &[0; PAGE_SIZE])
-            .await
-            .is_err()
-        {
+        let written = self
+            .write_free_pages(device, region.local, region.sequence.get())
+            .await;
+        if written.is_err() {
             region.state.set(RegionState::Unusable);
             region.is_unread.set(true);
-            return true;
+            return;
         }
         if self.config.discard {
-            let bytes = u64::from(self.region_pages) * PAGE_SIZE as u64;
+            // All but the pages that say that the region is free.
+            let bytes = u64::from(self.region_pages - 2) * PAGE_SIZE as u64;
             // A hint: what the device makes of it changes nothing here.
             let _ = device
                 .device
-                .discard(device.offset(region.local, 0), bytes)
+                .discard(device.offset(region.local, 1), bytes)
                 .await;
         }
         region.state.set(RegionState::Free);
@@ -209,8 +226,9 @@ impl<I: Io> Inner<I> {
         device.free.borrow_mut().push_back(number);
         self.counters.regions_free.add(1);
         self.counters.regions_reclaimed.add(1);
+        device.is_expiry_stuck.set(false);
+        self.count_tombstones();
         self.signal.raise();
-        true
     }
 
     /// Where a record in region `number` is.
@@ -303,8 +321,16 @@ impl<I: Io> Inner<I> {
             objects.clear_record(id, ordinal, Some(region));
         }
         device.marks.borrow_mut().retain(|_, mark| {
-            mark.freed.retain(|freed| freed.place != Some(region));
-            mark.pin = mark.pin.filter(|pin| pin.place != Some(region));
+            // What has a copy in another region is kept there.
+            let keep = |places: &mut Places| {
+                let was_here = places.has(Some(region));
+                places.remove(Some(region));
+                !was_here || places.count() > 0
+            };
+            mark.freed.retain_mut(|freed| keep(&mut freed.places));
+            mark.pin = mark
+                .pin
+                .and_then(|mut pin| keep(&mut pin.places).then_some(pin));
             !mark.freed.is_empty() || mark.pin.is_some()
         });
     }
@@ -318,13 +344,7 @@ impl<I: Io> Inner<I> {
         at_any_price: bool,
     ) -> Evacuated {
         let region = &self.regions[number as usize];
-        let records = match self.read_head(device, region.local).await {
-            Ok(Head::Summary(header)) if header.sequence == region.sequence.get() => self
-                .read_records(device, region.local, header)
-                .await
-                .unwrap_or_default(),
-            _ => None,
-        };
+        let records = self.records_of(device, number).await;
         let mut rescue = Rescue::default();
         if let Some(records) = &records {
             self.judge_records(number, records, &mut rescue);
@@ -446,10 +466,10 @@ impl<I: Io> Inner<I> {
         let mut marks = device.marks.borrow_mut();
         marks.retain(|_, mark| {
             mark.freed
-                .retain(|freed| freed.place != place || oldest < freed.stamp);
+                .retain(|freed| !freed.places.has(place) || oldest < freed.stamp);
             mark.pin = mark
                 .pin
-                .filter(|pin| pin.place != place || pin.pinned || oldest < pin.stamp);
+                .filter(|pin| !pin.places.has(place) || pin.pinned || oldest < pin.stamp);
             !mark.freed.is_empty() || mark.pin.is_some()
         });
         let Some(records) = records.filter(|_| place.is_none()) else {
@@ -464,8 +484,8 @@ impl<I: Io> Inner<I> {
                 marks.get(&found.object).is_some_and(|mark| {
                     let mut freed = mark.freed.iter();
                     freed.any(|freed| {
-                        (freed.writer, freed.stamp, freed.place)
-                            == (found.writer, found.stamp, place)
+                        (freed.writer, freed.stamp) == (found.writer, found.stamp)
+                            && freed.places.has(place)
                     })
                 })
             });
@@ -473,7 +493,7 @@ impl<I: Io> Inner<I> {
             let pinned_here = summary.pins().filter(|found| {
                 let mark = marks.get(&found.object);
                 mark.and_then(|mark| mark.pin)
-                    .is_some_and(|pin| pin.place == place)
+                    .is_some_and(|pin| pin.places.has(place))
             });
             rescue.marks.extend(pinned_here.map(|found| found.object));
         }
@@ -483,7 +503,7 @@ impl<I: Io> Inner<I> {
 
     /// The smallest stamp on the device that may be read again, the region with the mark apart:
     /// that one goes with its mark. A mark is needed as long as this is smaller than its stamp.
-    fn oldest_stamp_beside(&self, device: &DeviceState<I::Device>, place: Place) -> u64 {
+    pub(super) fn oldest_stamp_beside(&self, device: &DeviceState<I::Device>, place: Place) -> u64 {
         let first = device.first_region as usize;
         let regions = &self.regions[first..first + device.superblock.regions as usize];
         let others = regions

@@ -4,14 +4,15 @@
 //! larger stamp counts; what a tombstone, a missing object or a wrong length takes away is taken
 //! away at the end, in one walk over the index.
 
-use corelane_io::{Io, PAGE_SIZE};
+use corelane_io::{Io, IoError, PAGE_SIZE};
 use corelane_rpc_schema::{BlockId, ObjectId};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::block::BlockEntry;
-use super::device::{Freed, Pin};
+use super::device::{DeviceState, Freed, Pin, Places};
+use super::header::{Header, Kind};
 use super::region::RegionState;
-use super::region_records::{Head, RegionRecords};
+use super::region_records::{Content, Look, RegionDamage, RegionRecords};
 use super::summary::{FoundMark, Writer};
 use super::{Inner, Recovery};
 use crate::cache::hashing::IdMap;
@@ -34,7 +35,25 @@ struct Gathered {
     numbers_unread: u64,
     /// Stamps of the extents of each region, by first page, to order records of one block.
     extents: IdMap<u32, Vec<(u32, u64)>>,
+    /// What is to be written so that the next start finds each record twice.
+    mends: Vec<(u32, Mend)>,
+    /// Of them, those that hold records.
+    records_kept: usize,
+    /// Regions of devices that are not marked with bytes that are of no opening of this format.
+    foreign: u64,
 }
+
+/// What a region lacks.
+enum Mend {
+    /// The page that says that it is free.
+    Mark,
+    /// The footer, the first page, or both: nothing is appended to a region of an earlier run.
+    Records(Box<RegionRecords>),
+}
+
+/// Most regions whose records are kept in memory until they are mended; the others are mended by
+/// the next start. A start after a kill finds two a device.
+const MENDS_MAX: usize = 256;
 
 impl Gathered {
     /// The stamp of the extent that page `first_page` of `region` is in.
@@ -47,12 +66,8 @@ impl Gathered {
 
 /// What one region turned out to be.
 enum Found {
-    Vacant,
     Failed,
-    /// Written under the present number of shards by another one: none of ours is in it.
-    NotOurs,
-    Torn,
-    Records(Box<RegionRecords>),
+    Look(Box<Look>),
 }
 
 /// How many blocks ahead the index is prefetched: their slots are anywhere in a table far larger
@@ -78,8 +93,13 @@ impl<I: Io> Inner<I> {
             self.take_region(number, found, &mut gathered);
         }
         self.leave_numbers_out(gathered.numbers_unread);
+        self.mend_regions(&mut gathered).await;
         self.collect_pins();
         self.settle_entries(&mut gathered).await;
+        for device in self.devices.iter().flatten() {
+            self.forget_expired(device);
+        }
+        self.count_tombstones();
         self.queue_regions();
         let mut recovery = gathered.recovery;
         recovery.blocks = self.index.borrow().len() as u64;
@@ -98,44 +118,243 @@ impl<I: Io> Inner<I> {
         let device = self
             .device(region.device)
             .expect("only devices that are there are looked at");
-        let header = match self.read_head(device, region.local).await {
-            Err(_) => return Found::Failed,
-            Ok(Head::Vacant) => return Found::Vacant,
-            Ok(Head::Summary(header)) => header,
-        };
-        if header.shards == self.config.shards && header.shard != self.config.shard.0 {
-            return Found::NotOurs;
-        }
-        match self.read_records(device, region.local, header).await {
+        match self
+            .look_at_region(device, region.local, Some(self.writer()))
+            .await
+        {
             Err(_) => Found::Failed,
-            Ok(None) => Found::Torn,
-            Ok(Some(records)) => Found::Records(Box::new(records)),
+            Ok(look) => Found::Look(Box::new(look)),
         }
     }
 
     fn take_region(&self, number: u32, found: Found, gathered: &mut Gathered) {
         let region = &self.regions[number as usize];
+        let device = self
+            .device(region.device)
+            .expect("only devices that are there are looked at");
         let ours = region.is_ours();
         let state = |state| if ours { state } else { RegionState::Sibling };
         gathered.recovery.bytes_read += PAGE_SIZE as u64;
-        match found {
-            // Its bytes may be there and readable next time: it is left alone.
+        let look = match found {
+            Found::Look(look) => look,
+            // Its bytes may be there and readable next time: it is left alone until the marks that
+            // it may need are too many.
             // What was numbered in it counts as later than all that could be read.
             Found::Failed => {
                 region.state.set(state(RegionState::Unusable));
                 region.is_unread.set(true);
                 gathered.numbers_unread = NUMBERS_UNREAD;
+                return;
             }
-            // A region of ours is never written by another shard of the same number of shards:
-            // such a header is of an earlier life of the device.
-            Found::Vacant | Found::Torn | Found::NotOurs => {
-                region.state.set(state(RegionState::Free))
+        };
+        let Look { content, damage } = *look;
+        let is_marked = device.is_marked;
+        if !damage.is_empty() {
+            gathered.numbers_unread = NUMBERS_UNREAD;
+        }
+        let is_foreign = !is_marked && matches!(content, Content::Unknown);
+        // The shard that writes the region tells of it, once for all.
+        if ours && !is_foreign {
+            self.note_damage(number, &content, &damage);
+        }
+        match content {
+            Content::Free { is_marked } => {
+                region.state.set(state(RegionState::Free));
+                if ours && !is_marked {
+                    gathered.mends.push((number, Mend::Mark));
+                }
             }
-            Found::Records(records) => {
+            Content::Unknown => {
+                region.state.set(state(RegionState::Free));
+                gathered.foreign += u64::from(ours && is_foreign);
+                if ours {
+                    gathered.mends.push((number, Mend::Mark));
+                }
+            }
+            // Written under the present number of shards by another one: none of ours is in it, and it is
+            // not ours to write.
+            Content::OfAnother => region.state.set(state(RegionState::Free)),
+            Content::Records(records) if !self.may_hold_ours(&records) => {
+                region.state.set(state(RegionState::Free));
+            }
+            Content::Records(records) => {
                 region.state.set(state(RegionState::Sealed));
                 self.take_records(number, &records, gathered);
+                let has_room = gathered.records_kept < MENDS_MAX && !records.is_partial;
+                if ours && has_room && (records.walked || records.is_first_page_wrong) {
+                    gathered.records_kept += 1;
+                    gathered.mends.push((number, Mend::Records(records)));
+                }
             }
         }
+    }
+
+    /// Whether records of ours may be in a region: it was written by us, or under another number of shards.
+    pub(super) fn may_hold_ours(&self, records: &RegionRecords) -> bool {
+        let head = records.head;
+        head.shards != self.config.shards || head.shard == self.config.shard.0
+    }
+
+    /// Counts and logs what of a region does not check.
+    fn note_damage(&self, number: u32, content: &Content, damage: &[RegionDamage]) {
+        let region = &self.regions[number as usize];
+        let device = self
+            .device(region.device)
+            .expect("only devices that are there are looked at");
+        for RegionDamage { page, what } in damage {
+            self.counters.corrupt_summaries.add(1);
+            tracing::warn!(
+                device = %device.path, region = region.local, offset = device.offset(region.local, *page),
+                "the {} of a region does not check: what it says is taken from its copy where there is one. \
+                 After a power cut this may be a write that was not complete; otherwise the device does not \
+                 keep what is written: if it happens again, replace it",
+                what.name()
+            );
+        }
+        let is_lost = match content {
+            Content::Unknown => true,
+            Content::Free { .. } | Content::Records(_) | Content::OfAnother => false,
+        };
+        if is_lost {
+            self.counters.regions_damaged.add(1);
+            tracing::error!(
+                device = %device.path, region = region.local, offset = device.offset(region.local, 0),
+                "neither the summaries of a region nor its footer check: what was cached in it is fetched again \
+                 when it is asked for, and pinned blocks in it are lost from the cache; tombstones and pins are read \
+                 from their copies in other regions. Load again what was pinned; if it happens again, replace the device"
+            );
+        }
+    }
+
+    /// Writes what regions lack, so that damage to any page before the next start finds a copy.
+    async fn mend_regions(&self, gathered: &mut Gathered) {
+        if gathered.foreign > 0 {
+            tracing::warn!(
+                regions = gathered.foreign,
+                "regions that a worker of an earlier version left unmarked hold bytes that do not check: they are \
+                 taken for what was on the device before it was formatted"
+            );
+        }
+        let mut writing = FuturesUnordered::new();
+        let mut mends = std::mem::take(&mut gathered.mends).into_iter();
+        let mut is_marked = true;
+        loop {
+            while writing.len() < self.config.reads_in_flight
+                && let Some((number, mend)) = mends.next()
+            {
+                writing.push(self.mend(number, mend));
+            }
+            let Some(is_mended) = writing.next().await else {
+                break;
+            };
+            is_marked &= is_mended;
+        }
+        for device in self.devices.iter().flatten() {
+            let ordinal = device.superblock.ordinal;
+            let mut regions = self
+                .regions
+                .iter()
+                .filter(|region| region.device == ordinal);
+            // What a region begins with that cannot be read is not known.
+            let is_unread = regions.any(|region| region.is_unread.get());
+            if device.is_marked || !is_marked || is_unread {
+                continue;
+            }
+            let has_slots = self.config.shard.0 != 0 || self.mark_empty_slots(device).await;
+            if has_slots && self.flush_device(device).await.is_ok() {
+                self.config.wear.note_marked(device.superblock.ordinal);
+            }
+        }
+    }
+
+    /// False where a free region could not be marked.
+    async fn mend(&self, number: u32, mend: Mend) -> bool {
+        let region = &self.regions[number as usize];
+        let device = self
+            .device(region.device)
+            .expect("only devices that are there are looked at");
+        match mend {
+            Mend::Mark => {
+                if self
+                    .write_free_pages(device, region.local, 0)
+                    .await
+                    .is_err()
+                {
+                    region.state.set(RegionState::Unusable);
+                    region.is_unread.set(true);
+                    return false;
+                }
+            }
+            // What cannot be written now is written by the next start; the error is counted.
+            Mend::Records(records) => {
+                if records.walked {
+                    let _ = self.write_footer_of(device, &records).await;
+                }
+                if records.is_first_page_wrong {
+                    let _ = self.write_first_page_of(device, &records).await;
+                }
+            }
+        }
+        true
+    }
+
+    async fn write_footer_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        records: &RegionRecords,
+    ) -> Result<(), IoError> {
+        let copies = records.copies();
+        let pages = (copies.len() / PAGE_SIZE) as u32;
+        let start = (self.region_pages - 1).checked_sub(pages);
+        // There is room, for extents leave it.
+        let Some(start) = start.filter(|start| *start >= records.end_page) else {
+            return Ok(());
+        };
+        let mut footer = copies.to_vec();
+        footer.resize(copies.len() + PAGE_SIZE, 0);
+        let header = Header {
+            kind: Kind::Footer,
+            body: 0,
+            stamp: records.last_stamp,
+            first_page: start,
+            pages,
+            ..records.head
+        };
+        header.seal(&mut footer[copies.len()..], device.seed);
+        let offset = device.offset(records.head.region, start);
+        self.write_bytes(device, offset, &footer).await
+    }
+
+    async fn write_first_page_of(
+        &self,
+        device: &DeviceState<I::Device>,
+        records: &RegionRecords,
+    ) -> Result<(), IoError> {
+        let Header {
+            region, sequence, ..
+        } = records.head;
+        let offset = device.offset(region, 0);
+        if let Some(pages) = records.first_pages() {
+            return self.write_bytes(device, offset, pages).await;
+        }
+        // The first extent is lost; its region is not free.
+        let page = Header::region_page(Kind::Open, sequence, region, 0, device.seed);
+        self.write_bytes(device, offset, &page).await
+    }
+
+    /// Says in the first and in the last page of a region that it is free.
+    pub(super) async fn write_free_pages(
+        &self,
+        device: &DeviceState<I::Device>,
+        local: u32,
+        sequence: u64,
+    ) -> Result<(), IoError> {
+        for page in [0, self.region_pages - 1] {
+            let bytes = Header::region_page(Kind::Free, sequence, local, page, device.seed);
+            self.write_bytes(device, device.offset(local, page), &bytes)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Leaves numbers out that may be on the device and were not seen. A region whose first extent
@@ -205,7 +424,7 @@ impl<I: Io> Inner<I> {
                 marks.entry(object).or_default().note_freed(Freed {
                     stamp,
                     writer,
-                    place,
+                    places: Places::of(place),
                 });
             }
             for FoundMark {
@@ -218,7 +437,7 @@ impl<I: Io> Inner<I> {
                 marks.entry(object).or_default().note_pin(Pin {
                     stamp,
                     writer,
-                    place,
+                    places: Places::of(place),
                     pinned,
                 });
             }

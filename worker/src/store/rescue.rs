@@ -208,8 +208,8 @@ impl<I: Io> Inner<I> {
     ) -> (usize, usize) {
         let marks = device.marks.borrow();
         marks.get(&id).map_or((0, 0), |mark| {
-            let freed = mark.freed.iter().filter(|freed| freed.place == place);
-            let pin = mark.pin.iter().filter(|pin| pin.place == place);
+            let freed = mark.freed.iter().filter(|freed| freed.places.has(place));
+            let pin = mark.pin.iter().filter(|pin| pin.places.has(place));
             (freed.count(), pin.count())
         })
     }
@@ -223,10 +223,10 @@ impl<I: Io> Inner<I> {
     ) {
         let marks = device.marks.borrow();
         let Some(mark) = marks.get(&id) else { return };
-        for freed in mark.freed.iter().filter(|freed| freed.place == place) {
+        for freed in mark.freed.iter().filter(|freed| freed.places.has(place)) {
             draft.push_tombstone(id, freed.stamp, freed.writer);
         }
-        if let Some(pin) = mark.pin.filter(|pin| pin.place == place) {
+        if let Some(pin) = mark.pin.filter(|pin| pin.places.has(place)) {
             draft.push_pin(id, pin.stamp, pin.pinned, pin.writer);
         }
     }
@@ -350,7 +350,7 @@ impl<I: Io> Inner<I> {
 
     /// Lets the index, the objects and the marks point at the new places.
     fn settle(
-        &self,
+        self: &Rc<Self>,
         device: &DeviceState<I::Device>,
         number: u32,
         placed: &Placed,
@@ -394,6 +394,7 @@ impl<I: Io> Inner<I> {
             if let Some(mark) = device.marks.borrow_mut().get_mut(id) {
                 mark.move_from(place, placed.region);
             }
+            self.copy_mark(device, *id);
         }
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use corelane_io::{Io, IoErrorKind, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
+use rkyv::util::AlignedVec;
 
 use super::Inner;
 use super::block::BlockEntry;
 use super::device::DeviceState;
 use super::read::check_pages;
 use super::region::{ReadGuard, RegionState};
-use super::region_records::Head;
+use super::region_records::RegionRecords;
 
 /// Rest between two rounds, so that an almost empty store is not read in circles.
 const REST: Duration = Duration::from_secs(10);
@@ -55,15 +56,7 @@ impl<I: Io> Inner<I> {
             return;
         }
         let sequence = region.sequence.get();
-        let records = match self.read_head(device, region.local).await {
-            Ok(Head::Summary(header)) if header.sequence == sequence => self
-                .read_records(device, region.local, header)
-                .await
-                .ok()
-                .flatten(),
-            _ => None,
-        };
-        let Some(records) = records else {
+        let Some(records) = self.records_of(device, number).await else {
             if region.sequence.get() == sequence && region.live_blocks.get() > 0 {
                 self.counters.corrupt_summaries.add(1);
                 tracing::warn!(
@@ -73,6 +66,7 @@ impl<I: Io> Inner<I> {
             }
             return;
         };
+        self.scrub_summaries(device, number, &records).await;
         for summary in records.summaries() {
             for block in summary.blocks() {
                 let entry = self.index.borrow().get(block.id).filter(|entry| {
@@ -82,6 +76,41 @@ impl<I: Io> Inner<I> {
                     self.scrub_block(device, block.id, entry).await;
                 }
             }
+        }
+    }
+
+    /// Writes summaries again that are right in the footer only: of a region that has one, nobody else
+    /// looks at them.
+    async fn scrub_summaries(
+        &self,
+        device: &DeviceState<I::Device>,
+        number: u32,
+        records: &RegionRecords,
+    ) {
+        let region = &self.regions[number as usize];
+        let is_same = region.sequence.get() == records.head.sequence;
+        if records.walked || !is_same || region.state.get() != RegionState::Sealed {
+            return;
+        }
+        // Reclaim waits for it before it says that the region is free.
+        let _guard = ReadGuard::new(region, &self.signal);
+        for (page, copy) in records.pages() {
+            let offset = device.offset(region.local, page);
+            let mut bytes = AlignedVec::with_capacity(copy.len());
+            let pages = (copy.len() / PAGE_SIZE) as u32;
+            self.scrub_pace.wait(&self.io, copy.len()).await;
+            let read = self.read_bytes(device, offset, pages, &mut bytes).await;
+            if read.is_err() || bytes[..] == *copy {
+                continue;
+            }
+            self.counters.corrupt_summaries.add(1);
+            tracing::warn!(
+                device = %device.path, region = region.local, offset,
+                "a summary does not check and is written again from the footer of its region. If it happens \
+                 again, replace the device"
+            );
+            // The error is counted; the footer still has it.
+            let _ = self.write_bytes(device, offset, copy).await;
         }
     }
 

@@ -85,20 +85,25 @@ impl Superblock {
         self.region_bytes / PAGE_SIZE as u32
     }
 
-    /// The page with copy number `sequence`.
-    pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
-        self.encode_with(sequence, 0)
+    /// The page with copy number `sequence` of a set no device of which missed a mark.
+    /// `is_marked`: see [`Superblock::encode_with`].
+    pub(super) fn encode(&self, sequence: u64, is_marked: bool) -> Vec<u8> {
+        self.encode_with(sequence, 0, is_marked)
     }
 
     /// The page with copy number `sequence`. `marks_at` is the sequence that a device of the set has at least
     /// which lacks no mark; 0: all do. It stands where other headers have their stamp.
-    pub(super) fn encode_with(&self, sequence: u64, marks_at: u64) -> Vec<u8> {
+    /// `is_marked`: the first page of every region is a summary or says that the region is free, so that any
+    /// other first page is damage. It stands where other headers have their region; workers that do not
+    /// write such pages write zero there.
+    pub(super) fn encode_with(&self, sequence: u64, marks_at: u64, is_marked: bool) -> Vec<u8> {
         let archive: AlignedVec =
             rkyv::to_bytes::<ArchiveError>(self).expect("a flat record serializes into memory");
         let mut page = vec![0; PAGE_SIZE];
         page[HEADER_BYTES..HEADER_BYTES + archive.len()].copy_from_slice(&archive);
         let header = Header {
             stamp: marks_at,
+            region: is_marked.into(),
             ..plain_header(Kind::Superblock, sequence, archive.len())
         };
         header.seal(&mut page, 0);
@@ -126,6 +131,16 @@ impl Superblock {
         } else {
             Err(HeaderError::Fields)
         }
+    }
+
+    /// Whether the copy in `page` says that the device is marked.
+    pub(super) fn is_marked(page: &[u8]) -> bool {
+        Header::open(page, 0).is_ok_and(|(header, _)| header.region == 1)
+    }
+
+    /// Whether `page`, aligned to 16, is a copy of a superblock.
+    pub(super) fn is_valid(page: &[u8]) -> bool {
+        Superblock::decode(page).is_ok()
     }
 
     fn is_possible(&self) -> bool {
@@ -257,18 +272,26 @@ mod tests {
         golden.extend([3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([0, 0, 16, 0, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]);
         golden.extend([0; 8]);
-        assert_eq!(superblock().encode(9)[HEADER_BYTES..][..72], golden);
+        assert_eq!(superblock().encode(9, true)[HEADER_BYTES..][..72], golden);
+    }
+
+    #[test]
+    fn a_copy_says_whether_the_device_is_marked() {
+        let page = superblock().encode(9, true);
+        assert_eq!(page[40..44], [1, 0, 0, 0]);
+        assert!(Superblock::is_marked(&page));
+        assert!(!Superblock::is_marked(&superblock().encode(9, false)));
     }
 
     #[test]
     fn the_newer_copy_counts_and_a_damaged_one_does_not() {
-        let old = aligned(&superblock().encode(1));
+        let old = aligned(&superblock().encode(1, false));
         let mut new = aligned(
             &Superblock {
                 epoch: 8,
                 ..superblock()
             }
-            .encode(2),
+            .encode(2, true),
         );
         let length = REGIONS_OFFSET + (32 << 20);
         let chosen = Superblock::choose([&old, &new], "d", length).expect("valid");
@@ -280,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_refused_with_what_it_is_and_the_command() {
-        let page = superblock().encode(1);
+        let page = superblock().encode(1, false);
         let mut damaged = page.clone();
         damaged[70] ^= 1;
         let mut later = page.clone();

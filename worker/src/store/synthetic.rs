@@ -11,10 +11,9 @@ use corelane_rpc_schema::{BLOCK_BYTES_MIN, ObjectId, Stripe};
 
 use super::config::FormatOptions;
 use super::error::StoreError;
-use super::format::superblock_for;
+use super::format::{pages_of, superblock_for};
 use super::header::{Header, Kind, Log};
 use super::summary::{Draft, SUMMARY_BYTES_MAX};
-use super::superblock::SUPERBLOCK_OFFSETS;
 
 pub use super::superblock::REGIONS_OFFSET;
 use crate::object::ObjectMeta;
@@ -51,8 +50,8 @@ pub fn write_synthetic(
     mut write: impl FnMut(u64, &[u8]),
 ) -> Result<u64, StoreError> {
     let superblock = superblock_for("the synthetic device", length, 0, 1, options)?;
-    for (copy, offset) in SUPERBLOCK_OFFSETS.into_iter().enumerate() {
-        write(offset, &superblock.encode(copy as u64 + 1));
+    for (offset, page) in pages_of(&superblock) {
+        write(offset, &page);
     }
     let seed = superblock.seed();
     let region_pages = superblock.region_pages();

@@ -3,20 +3,26 @@
 //! It reads with ordinary calls on the caller's thread, and takes the lock of the device, so that
 //! it never looks at one that a worker is writing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use corelane_io::PAGE_SIZE;
+use corelane_rpc_schema::{BlockId, ObjectId};
+use futures::FutureExt;
 use rkyv::util::AlignedVec;
 
 use super::claim::{DeviceLock, failed};
 use super::error::StoreError;
-use super::header::{FORMAT_VERSION, Header, Kind};
-use super::summary::{Summary, extent_of};
-use super::superblock::{REGIONS_OFFSET, SUPERBLOCK_OFFSETS, Superblock};
+use super::header::FORMAT_VERSION;
+use super::region_records::{
+    Content, Damaged, Look, RegionPages, RegionPlace, RegionRecords, extent_pages_max, look_at,
+};
+use super::state::{Slot, read_slot, rest_of_slot};
+use super::summary::{FoundBlock, Summary, Writer};
+use super::superblock::{REGIONS_OFFSET, STATE_OFFSETS, SUPERBLOCK_OFFSETS, Superblock};
 
 /// Most places of damage that a report names; the counts go on.
 pub const DAMAGE_NAMED_MAX: usize = 1000;
@@ -52,24 +58,35 @@ pub struct DeviceReport {
     pub regions_used: u32,
     /// Of them, those with a valid footer; the others were open when the worker ended.
     pub regions_sealed: u32,
-    /// Block records, older copies of moved blocks included.
+    /// Block records, those that no longer count included: of older copies, of freed objects.
     pub block_records: u64,
-    /// Different blocks.
+    /// Blocks that a worker would find.
     pub blocks: u64,
-    /// Bytes of the block records.
+    /// Bytes of them.
     pub block_bytes: u64,
-    /// Different objects.
+    /// Objects that they belong to.
     pub objects: u64,
-    /// Tombstone records.
+    /// Objects with a tombstone.
     pub tombstones: u64,
-    /// Pin records.
+    /// Objects that are pinned.
     pub pins: u64,
     /// Pages that were read and compared with their checksums; 0 without verification.
     pub pages_checked: u64,
-    /// Of them, those that did not match. Each is a miss for the worker, never wrong data.
+    /// Of them, those of blocks that count and that did not match. Each is a miss for the worker, never
+    /// wrong data.
     pub pages_wrong: u64,
-    /// Summaries or footers that should check and do not.
+    /// Of them, those that did not match, of blocks that no longer count: freed, or written again since.
+    pub pages_wrong_unused: u64,
+    /// Summaries, footers, and first pages of free regions that should check and do not.
     pub summaries_wrong: u64,
+    /// Of regions in which nothing counts any more.
+    pub summaries_wrong_unused: u64,
+    /// Regions of which neither a summary nor the footer checks.
+    pub regions_damaged: u64,
+    /// Copies of the superblock and slots of state that do not check.
+    pub copies_wrong: u64,
+    /// Whether no slot of state checks: run-time mounts and unfinished jobs are lost.
+    pub is_state_lost: bool,
     /// Where, up to [`DAMAGE_NAMED_MAX`] places.
     pub damage: Vec<Damage>,
 }
@@ -81,6 +98,8 @@ pub struct Damage {
     pub offset: u64,
     /// What should be there.
     pub what: String,
+    /// Whether what should be there still counts.
+    pub is_used: bool,
 }
 
 /// What the device at `path` is and holds, going by its records alone.
@@ -103,14 +122,58 @@ pub fn verify_offline(
     Inspection::open(path)?.run(true, progress)
 }
 
+/// A block record: where it is, and its stamp.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Record {
+    stamp: u64,
+    region: u32,
+    block: FoundBlock,
+}
+
+/// What is known of an object.
+#[derive(Default)]
+struct Known {
+    /// Block bytes and bytes, if it has a record.
+    sizes: Option<(u32, u64)>,
+    freed: Vec<(u64, Writer)>,
+    /// The latest pin or its end.
+    pin: Option<(u64, bool)>,
+}
+
+/// A region as it was found.
+#[derive(Clone, Copy, Default)]
+struct RegionUse {
+    has_records: bool,
+    /// Whether something in it counts.
+    is_used: bool,
+}
+
 struct Inspection {
     file: File,
     path: String,
     superblock: Superblock,
+    is_marked: bool,
     report: DeviceReport,
-    blocks: HashSet<(u64, u64, u32)>,
-    objects: HashSet<(u64, u64)>,
+    /// Of each block, the record with the largest stamp.
+    blocks: HashMap<BlockId, Record>,
+    objects: HashMap<ObjectId, Known>,
+    regions: Vec<RegionUse>,
     _lock: DeviceLock,
+}
+
+/// The pages of one region of a file.
+struct FilePages<'a> {
+    inspection: &'a Inspection,
+    local: u32,
+}
+
+impl RegionPages for FilePages<'_> {
+    type Error = StoreError;
+
+    async fn read(&self, page: u32, pages: u32, bytes: &mut AlignedVec) -> Result<(), StoreError> {
+        bytes.extend_from_slice(&self.inspection.read(self.local, page, pages)?);
+        Ok(())
+    }
 }
 
 impl Inspection {
@@ -128,7 +191,7 @@ impl Inspection {
             // A file too short for a superblock reads as zeroes there and is refused as such.
             read_up_to(&file, page, offset).map_err(|error| cannot_read(&error))?;
         }
-        let (superblock, _, _) = Superblock::choose([&pages[0], &pages[1]], &name, length)?;
+        let (superblock, _, copy) = Superblock::choose([&pages[0], &pages[1]], &name, length)?;
         let hex = |uuid: [u8; 16]| uuid.iter().map(|byte| format!("{byte:02x}")).collect();
         let report = DeviceReport {
             path: name.clone(),
@@ -145,15 +208,29 @@ impl Inspection {
             partitions: superblock.partitions,
             ..DeviceReport::default()
         };
-        Ok(Inspection {
+        let mut inspection = Inspection {
             file,
             path: name,
             superblock,
+            is_marked: Superblock::is_marked(&pages[copy]),
             report,
-            blocks: HashSet::new(),
-            objects: HashSet::new(),
+            blocks: HashMap::new(),
+            objects: HashMap::new(),
+            regions: vec![RegionUse::default(); superblock.regions as usize],
             _lock: lock,
-        })
+        };
+        for (page, offset) in pages.iter().zip(SUPERBLOCK_OFFSETS) {
+            if !Superblock::is_valid(page) {
+                inspection.report.copies_wrong += 1;
+                inspection.name_damage(
+                    offset,
+                    true,
+                    "a copy of the superblock; the other one is right",
+                );
+            }
+        }
+        inspection.look_at_state()?;
+        Ok(inspection)
     }
 
     fn run(
@@ -161,13 +238,50 @@ impl Inspection {
         verify: bool,
         mut progress: impl FnMut(u32, u32),
     ) -> Result<DeviceReport, StoreError> {
-        for local in 0..self.superblock.regions {
-            progress(local, self.superblock.regions);
-            self.look_at(local, verify)?;
+        let regions = self.superblock.regions;
+        let steps = if verify {
+            regions.saturating_mul(2)
+        } else {
+            regions
+        };
+        let mut looks = Vec::new();
+        for local in 0..regions {
+            progress(local, steps);
+            let look = self.look_at(local)?;
+            if !look.damage.is_empty() {
+                looks.push((
+                    local,
+                    look.damage.clone(),
+                    matches!(look.content, Content::Unknown),
+                ));
+            }
+            self.gather(local, &look);
         }
-        progress(self.superblock.regions, self.superblock.regions);
-        self.report.blocks = self.blocks.len() as u64;
-        self.report.objects = self.objects.len() as u64;
+        self.settle();
+        for (local, damage, is_unknown) in looks {
+            // What is wrong in a region without records is that nobody can say that it is free.
+            let region = self.regions[local as usize];
+            let is_used = region.is_used || !region.has_records;
+            for damage in damage {
+                let what = match (damage.what, is_unknown) {
+                    (Damaged::FirstPage, true) => {
+                        format!("region {local}: no summary and no footer checks")
+                    }
+                    (what, _) => format!("the {} of region {local}", what.name()),
+                };
+                self.note_summary(self.offset(local, damage.page), is_used, what);
+            }
+            self.report.regions_damaged += u64::from(is_unknown);
+        }
+        if verify {
+            for local in 0..regions {
+                progress(regions + local, steps);
+                if self.regions[local as usize].has_records {
+                    self.verify(local)?;
+                }
+            }
+        }
+        progress(steps, steps);
         Ok(self.report)
     }
 
@@ -178,146 +292,227 @@ impl Inspection {
     }
 
     fn read(&self, local: u32, page: u32, pages: u32) -> Result<AlignedVec, StoreError> {
+        self.read_at(self.offset(local, page), pages)
+    }
+
+    fn read_at(&self, offset: u64, pages: u32) -> Result<AlignedVec, StoreError> {
         let mut bytes = AlignedVec::new();
         bytes.resize(pages as usize * PAGE_SIZE, 0);
-        let offset = self.offset(local, page);
         self.file
             .read_exact_at(&mut bytes, offset)
             .map_err(|error| failed(&error, Path::new(&self.path), "cannot read the device"))?;
         Ok(bytes)
     }
 
-    fn name_damage(&mut self, offset: u64, what: impl Into<String>) {
+    fn name_damage(&mut self, offset: u64, is_used: bool, what: impl Into<String>) {
         if self.report.damage.len() < DAMAGE_NAMED_MAX {
             self.report.damage.push(Damage {
                 offset,
                 what: what.into(),
+                is_used,
             });
         }
     }
 
-    fn look_at(&mut self, local: u32, verify: bool) -> Result<(), StoreError> {
-        let region_pages = self.superblock.region_pages();
-        let first = self.read(local, 0, 1)?;
-        let Some((head, _)) =
-            extent_of(&first, region_pages).filter(|(head, _)| head.region == local)
-        else {
-            return Ok(());
-        };
-        let copies = self.footer(local, head)?;
-        let walked = self.walk(local, head)?;
-        if copies.is_empty() && walked.is_empty() {
-            // Left by an earlier format of the device, or a region whose first extent was torn.
-            return Ok(());
+    fn note_summary(&mut self, offset: u64, is_used: bool, what: String) {
+        if is_used {
+            self.report.summaries_wrong += 1;
+        } else {
+            self.report.summaries_wrong_unused += 1;
         }
-        self.report.regions_used += 1;
-        if !copies.is_empty() {
-            self.report.regions_sealed += 1;
-            if walked.len() != copies.len() {
-                self.report.summaries_wrong += 1;
-                self.name_damage(
-                    self.offset(local, 0),
-                    format!("a summary of region {local}; its footer is right"),
-                );
+        self.name_damage(offset, is_used, what);
+    }
+
+    fn look_at_state(&mut self) -> Result<(), StoreError> {
+        let (seed, is_marked) = (self.superblock.seed(), self.is_marked);
+        let (mut damaged, mut has_state) = (Vec::new(), false);
+        for offset in STATE_OFFSETS {
+            let mut bytes = self.read_at(offset, 1)?;
+            if let Some(pages) = rest_of_slot(&bytes) {
+                bytes = self.read_at(offset, pages + 1)?;
+            }
+            match read_slot(&bytes, seed, is_marked) {
+                Slot::Empty => {}
+                Slot::Damaged => damaged.push(offset),
+                Slot::State(sequence, _) => has_state |= sequence > 0,
             }
         }
-        let summaries = if copies.is_empty() { walked } else { copies };
-        for bytes in &summaries {
-            self.count(bytes, region_pages, verify)?;
+        // The first state goes into slot 1.
+        self.report.is_state_lost = !has_state && damaged.contains(&STATE_OFFSETS[1]);
+        for offset in damaged {
+            self.report.copies_wrong += 1;
+            let what = if self.report.is_state_lost {
+                "a slot for run-time mounts and jobs, and the other one holds none: they are lost"
+            } else {
+                "a slot for run-time mounts and jobs; the other one is right"
+            };
+            self.name_damage(offset, true, what);
         }
         Ok(())
     }
 
-    /// The copies of the summaries, if there is a footer that counts.
-    fn footer(&mut self, local: u32, head: Header) -> Result<Vec<AlignedVec>, StoreError> {
-        let region_pages = self.superblock.region_pages();
-        let last_page = region_pages - 1;
-        let trailer = self.read(local, last_page, 1)?;
-        let trailer = Header::open(&trailer, self.superblock.seed())
-            .ok()
-            .filter(|(trailer, _)| {
-                trailer.kind == Kind::Footer
-                    && trailer.region == local
-                    && trailer.sequence == head.sequence
-                    && trailer.first_page.checked_add(trailer.pages) == Some(last_page)
-            });
-        let Some((trailer, _)) = trailer else {
-            return Ok(Vec::new());
+    fn look_at(&self, local: u32) -> Result<Look, StoreError> {
+        let place = RegionPlace {
+            local,
+            region_pages: self.superblock.region_pages(),
+            seed: self.superblock.seed(),
+            is_marked: self.is_marked,
+            extent_pages_max: extent_pages_max(0),
+            reader: None,
         };
-        let bytes = self.read(local, trailer.first_page, trailer.pages)?;
-        let (mut copies, mut at) = (Vec::new(), 0);
-        while at < bytes.len() {
-            let Ok(summary) = Summary::open(&bytes[at..], self.superblock.seed(), region_pages)
-            else {
-                self.report.summaries_wrong += 1;
-                let offset = self.offset(local, trailer.first_page) + at as u64;
-                self.name_damage(offset, format!("the footer of region {local}"));
-                return Ok(Vec::new());
-            };
-            let end = (at + summary.summary_pages as usize * PAGE_SIZE).min(bytes.len());
-            let mut copy = AlignedVec::new();
-            copy.extend_from_slice(&bytes[at..end]);
-            copies.push(copy);
-            at = end;
-        }
-        Ok(copies)
+        let pages = FilePages {
+            inspection: self,
+            local,
+        };
+        look_at(&pages, place)
+            .now_or_never()
+            .expect("reads of a file do not wait")
     }
 
-    /// The summaries from the first on, up to the first that does not check.
-    fn walk(&self, local: u32, head: Header) -> Result<Vec<AlignedVec>, StoreError> {
-        let (region_pages, seed) = (self.superblock.region_pages(), self.superblock.seed());
-        let (mut found, mut page) = (Vec::new(), 0);
-        while page < region_pages {
-            let first = self.read(local, page, 1)?;
-            let plausible = extent_of(&first, region_pages).filter(|(header, _)| {
-                header.sequence == head.sequence && header.first_page == page
-            });
-            let Some((_, pages)) = plausible else { break };
-            let bytes = self.read(local, page, pages)?;
-            let Ok(summary) = Summary::open(&bytes, seed, region_pages) else {
-                break;
-            };
-            if summary.header.region != local {
-                break;
+    /// Notes what the records of a region say.
+    fn gather(&mut self, local: u32, look: &Look) {
+        let Content::Records(records) = &look.content else {
+            return;
+        };
+        self.regions[local as usize].has_records = true;
+        self.report.regions_used += 1;
+        self.report.regions_sealed += u32::from(!records.walked);
+        for summary in records.summaries() {
+            for object in summary.objects(|_| true) {
+                let sizes = (object.block_bytes, object.length);
+                self.objects.entry(object.id).or_default().sizes = Some(sizes);
             }
-            page = summary.header.first_page + summary.header.pages;
-            found.push(bytes);
+            for mark in summary.tombstones() {
+                self.regions[local as usize].is_used = true;
+                let known = self.objects.entry(mark.object).or_default();
+                known.freed.push((mark.stamp, mark.writer));
+            }
+            for mark in summary.pins() {
+                self.regions[local as usize].is_used = true;
+                let known = self.objects.entry(mark.object).or_default();
+                known.pin = known.pin.max(Some((mark.stamp, mark.pinned)));
+            }
+            for block in summary.blocks() {
+                self.report.block_records += 1;
+                let record = Record {
+                    stamp: summary.header.stamp,
+                    region: local,
+                    block,
+                };
+                let known = self.blocks.entry(block.id).or_insert(record);
+                if known.stamp < record.stamp {
+                    *known = record;
+                }
+            }
         }
-        Ok(found)
     }
 
-    fn count(&mut self, bytes: &[u8], region_pages: u32, verify: bool) -> Result<(), StoreError> {
-        let summary = Summary::open(bytes, self.superblock.seed(), region_pages)
-            .expect("it was checked when it was read");
-        let local = summary.header.region;
+    /// Leaves the blocks that count, and counts them.
+    fn settle(&mut self) {
+        let blocks = std::mem::take(&mut self.blocks);
+        self.blocks = blocks
+            .into_iter()
+            .filter(|(_, record)| self.counts(record))
+            .collect();
+        let mut objects = HashSet::new();
+        for (id, record) in &self.blocks {
+            self.regions[record.region as usize].is_used = true;
+            self.report.block_bytes += u64::from(record.block.length);
+            objects.insert(id.object);
+        }
+        self.report.blocks = self.blocks.len() as u64;
+        self.report.objects = objects.len() as u64;
+        for known in self.objects.values() {
+            self.report.tombstones += u64::from(!known.freed.is_empty());
+            self.report.pins += u64::from(known.pin.is_some_and(|(_, is_pinned)| is_pinned));
+        }
+    }
+
+    /// Whether a worker would find the block: see "What counts" in `docs/format.md`.
+    fn counts(&self, record: &Record) -> bool {
+        let FoundBlock {
+            id,
+            length,
+            partition,
+            ..
+        } = record.block;
+        let Some(known) = self.objects.get(&id.object) else {
+            return false;
+        };
+        let Some((block_bytes, bytes)) = known.sizes else {
+            return false;
+        };
+        let start = u64::from(id.index) * u64::from(block_bytes);
+        let fits =
+            start < bytes && (bytes - start).min(u64::from(block_bytes)) == u64::from(length);
+        let is_freed = known.freed.iter().any(|(stamp, writer)| {
+            let shards = writer.shards.max(1);
+            let partitions = self.superblock.partitions;
+            record.stamp < *stamp
+                && corelane_placement::shard_of(partition, partitions, shards) == writer.shard
+        });
+        fits && !is_freed
+    }
+
+    /// Compares every page of a region's blocks with its checksum, and the summaries with their copies.
+    fn verify(&mut self, local: u32) -> Result<(), StoreError> {
+        let Some(records) = self.look_at(local)?.into_records() else {
+            return Ok(());
+        };
+        self.verify_summaries(local, &records)?;
+        for summary in records.summaries() {
+            self.verify_blocks(local, &summary)?;
+        }
+        Ok(())
+    }
+
+    /// Of a region with a footer only the first summary was compared with its copy.
+    fn verify_summaries(&mut self, local: u32, records: &RegionRecords) -> Result<(), StoreError> {
+        if records.walked {
+            return Ok(());
+        }
+        let is_used = self.regions[local as usize].is_used;
+        for summary in records.summaries() {
+            let page = summary.header.first_page;
+            let bytes = self.read(local, page, summary.summary_pages)?;
+            let seed = self.superblock.seed();
+            let is_right = Summary::open(&bytes, seed, self.superblock.region_pages())
+                .is_ok_and(|found| found.header == summary.header);
+            // The first page was told already.
+            let is_told = page == 0 && records.is_first_page_wrong;
+            if !(is_right || is_told) {
+                let what = format!("a summary of region {local}; its footer is right");
+                self.note_summary(self.offset(local, page), is_used, what);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_blocks(&mut self, local: u32, summary: &Summary<'_>) -> Result<(), StoreError> {
         let (data_page, checksums) = summary.checksums();
         let checksums: Vec<u32> = checksums.collect();
-        for id in summary.object_ids() {
-            self.objects.insert((id.home, id.version));
-        }
-        self.report.tombstones += summary.tombstones().count() as u64;
-        self.report.pins += summary.pins().count() as u64;
         for block in summary.blocks() {
-            self.report.block_records += 1;
-            self.report.block_bytes += u64::from(block.length);
-            self.blocks.insert((
-                block.id.object.home,
-                block.id.object.version,
-                block.id.index,
-            ));
-            if !verify {
-                continue;
-            }
+            let here = Record {
+                stamp: summary.header.stamp,
+                region: local,
+                block,
+            };
+            let is_used = self.blocks.get(&block.id) == Some(&here);
             let pages = block.length.div_ceil(PAGE_SIZE as u32);
             let data = self.read(local, block.first_page, pages)?;
             for (number, page) in data.chunks_exact(PAGE_SIZE).enumerate() {
                 self.report.pages_checked += 1;
                 let page_number = block.first_page + number as u32;
-                if crc32c::crc32c(page) != checksums[(page_number - data_page) as usize] {
-                    self.report.pages_wrong += 1;
-                    let what = format!("page {number} of block {}", block.id);
-                    self.name_damage(self.offset(local, page_number), what);
+                if crc32c::crc32c(page) == checksums[(page_number - data_page) as usize] {
+                    continue;
                 }
+                if is_used {
+                    self.report.pages_wrong += 1;
+                } else {
+                    self.report.pages_wrong_unused += 1;
+                }
+                let what = format!("page {number} of block {}", block.id);
+                self.name_damage(self.offset(local, page_number), is_used, what);
             }
         }
         Ok(())

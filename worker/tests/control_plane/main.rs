@@ -124,6 +124,9 @@ async fn outcome(worker: &worker::Client, job: u64) -> (progress::State, u64, u6
         let state = progress.get_state().expect("a known state");
         if state != progress::State::Running {
             let (objects, bytes) = (progress.get_objects_done(), progress.get_bytes_done());
+            if progress.get_kind().expect("a text") == "verify" {
+                assert_eq!(bytes, progress.get_bytes_total(), "what is done is all");
+            }
             return (
                 state,
                 objects,

@@ -1,9 +1,12 @@
 //! Freed blocks stay freed.
 
+use std::time::Duration;
+
 use corelane_io::sim::{Crash, Faults};
+use corelane_rpc_schema::ObjectId;
 use corelane_worker::mount::{Admission, Freshness, Mount, MountId, MountTable};
 
-use crate::bed::{BLOCK_BYTES, Bed, object};
+use crate::bed::{BLOCK_BYTES, Bed, REGION_BYTES, object};
 
 #[test]
 fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
@@ -56,6 +59,106 @@ fn freed_blocks_stay_freed_over_a_power_cut_and_many_reclaims() {
             16,
             "what came again after the free counts"
         );
+    });
+}
+
+#[test]
+fn tombstones_stay_within_their_bound_though_a_pinned_region_is_older_than_all_of_them() {
+    /// A quarter of a region of 1 MiB, 128 bytes each.
+    const TOMBSTONES_MAX: u64 = 2048;
+    /// Frees at once: so many may come after the bound was looked at.
+    const FREES_AT_ONCE: u64 = 256;
+    let bed = Bed::new(15, Faults::none(), 1, 40);
+    let shard = bed.open_one();
+    let (pinned, freed) = (object(1, 3 << 20), object(2, 500_000));
+    bed.run(async {
+        shard.append_all(&pinned).await;
+        shard.store.pin(pinned.id, true).await.expect("durable");
+        shard.append_all(&freed).await;
+        shard.store.flush().await;
+        shard.store.free(freed.id).await.expect("durable");
+        let (mut most, mut kept) = (0, 0);
+        for round in 0..80 {
+            let frees = (0..FREES_AT_ONCE).map(|number| {
+                let object = ObjectId {
+                    home: round * 10_000 + number,
+                    version: 7,
+                };
+                shard.store.free(object)
+            });
+            for outcome in futures::future::join_all(frees).await {
+                outcome.expect("durable");
+            }
+            let now = shard.store.counters().tombstones.get();
+            assert!(
+                now <= TOMBSTONES_MAX + FREES_AT_ONCE,
+                "round {round}: {now}"
+            );
+            most = most.max(now);
+            // The device turns over slowly besides.
+            let meta = object(1000 + round as u32, 200_000);
+            kept += shard.append_all(&meta).await;
+        }
+        shard.store.flush().await;
+        assert!(most > TOMBSTONES_MAX / 2, "only {most} were kept at a time");
+        assert!(kept > 300, "{kept}");
+        assert_eq!(shard.readable(&pinned).await, pinned.blocks());
+        assert_eq!(shard.readable(&freed).await, 0);
+        assert!(shard.store.counters().blocks_survived.get() >= u64::from(pinned.blocks()));
+    });
+    bed.world.crash();
+    let shard = bed.open_one();
+    bed.run(async {
+        assert!(shard.store.is_pinned(pinned.id));
+        assert_eq!(shard.readable(&pinned).await, pinned.blocks());
+        assert_eq!(shard.readable(&freed).await, 0);
+        shard.store.flush().await;
+        let now = shard.store.counters().tombstones.get();
+        assert!(now <= 2 * TOMBSTONES_MAX, "{now} after a restart");
+    });
+}
+
+#[test]
+fn a_mark_that_lost_a_copy_gets_another_one() {
+    let bed = Bed::new(16, Faults::none(), 1, 32);
+    let (freed, pinned) = (object(1, 100_000), object(2, 100_000));
+    let shard = bed.open_one();
+    bed.run(async {
+        shard.append_all(&freed).await;
+        shard.append_all(&pinned).await;
+        shard.store.flush().await;
+        shard.store.pin(pinned.id, true).await.expect("durable");
+        shard.store.free(freed.id).await.expect("durable");
+        shard.store.close().await;
+    });
+    let small = shard.store.lookup(pinned.block(0)).expect("kept").region;
+    bed.world.crash();
+    let clear = |region: u32| {
+        let offset = (2 << 20) + u64::from(region) * u64::from(REGION_BYTES);
+        bed.world
+            .write_device_bytes("/dev/nvme0", offset, &vec![0; REGION_BYTES as usize]);
+    };
+    // The region of the main log has nothing but the copies: they come again.
+    let main = (0..32).find(|region| {
+        let offset = (2 << 20) + u64::from(*region) * u64::from(REGION_BYTES);
+        let head = bed.world.device_bytes("/dev/nvme0", offset, 64);
+        head[12] == 3 && head[52] == 1
+    });
+    clear(main.expect("marks are in the main log, too"));
+    let shard = bed.open_one();
+    assert_eq!(shard.store.counters().regions_damaged.get(), 1);
+    bed.run(async {
+        assert_eq!(shard.readable(&freed).await, 0);
+        bed.world.sleep(Duration::from_secs(1)).await;
+        shard.store.flush().await;
+    });
+    bed.world.crash();
+    // And the first copies go, with the blocks.
+    clear(small);
+    let shard = bed.open_one();
+    bed.run(async {
+        assert!(shard.store.is_pinned(pinned.id), "the copy says so");
+        assert_eq!(shard.readable(&freed).await, 0);
     });
 }
 

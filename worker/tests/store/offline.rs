@@ -118,12 +118,15 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
     let report = verify_offline(&path, |_, _| {}).expect("ours");
     assert_eq!(
         (report.blocks, report.objects, report.block_bytes),
-        (100, 20, 20 * 300_000)
+        (95, 19, 19 * 300_000),
+        "the freed object does not count"
     );
     assert_eq!((report.tombstones, report.pins), (1, 1));
     assert_eq!((report.pages_wrong, report.summaries_wrong), (0, 0));
     assert_eq!(report.pages_checked, 20 * 74);
-    assert!(report.regions_sealed >= 4 && report.regions_used > report.regions_sealed);
+    assert_eq!(report.block_records, 100);
+    assert!(report.regions_sealed >= 4 && report.regions_used == report.regions_sealed);
+    assert_eq!(report.damage, []);
 
     let entry = shard.store.lookup(meta.block(1)).expect("kept");
     let place = (2 << 20)
@@ -139,4 +142,69 @@ fn verify_counts_what_is_there_and_names_what_is_wrong() {
         "{:?}",
         report.damage
     );
+}
+
+#[test]
+fn verify_tells_what_counts_from_what_is_no_longer_used() {
+    let bed = Bed::new(35, Faults::none(), 1, 32);
+    let shard = bed.open_one();
+    let (freed, again, kept) = (object(1, 100_000), object(2, 100_000), object(3, 100_000));
+    let place = |meta: &corelane_worker::object::ObjectMeta| {
+        let entry = shard.store.lookup(meta.block(0)).expect("kept");
+        (2 << 20)
+            + u64::from(entry.region) * u64::from(REGION_BYTES)
+            + u64::from(entry.first_page) * PAGE_SIZE as u64
+    };
+    let wrong = bed.run(async {
+        for meta in [&freed, &again, &kept] {
+            shard.append_all(meta).await;
+        }
+        shard.store.flush().await;
+        let places = [place(&freed), place(&again), place(&kept)];
+        bed.world.corrupt("/dev/nvme0", places[0], 1, 1);
+        bed.world.corrupt("/dev/nvme0", places[1], 1, 1);
+        shard.store.free(freed.id).await.expect("durable");
+        // A read finds it, and it comes again.
+        assert!(shard.read(&again, 0).await.expect("known").is_err());
+        assert_eq!(shard.append(&again, 0), Ok(()));
+        shard.store.flush().await;
+        shard.store.save_state(vec![1; 5000]).await.expect("kept");
+        shard.store.close().await;
+        places
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cache.img");
+    let verify = || {
+        copied(&bed, &path);
+        verify_offline(&path, |_, _| {}).expect("ours")
+    };
+    let report = verify();
+    assert_eq!((report.pages_wrong, report.pages_wrong_unused), (0, 2));
+    assert_eq!((report.summaries_wrong, report.copies_wrong), (0, 0));
+    assert!(report.damage.iter().all(|damage| !damage.is_used));
+    assert_eq!((report.blocks, report.block_bytes), (4, 200_000));
+
+    bed.world.corrupt("/dev/nvme0", wrong[2], 1, 1);
+    assert_eq!(verify().pages_wrong, 1);
+
+    // A copy of the superblock, and a slot of state; then both slots.
+    bed.world.corrupt("/dev/nvme0", (64 << 10) + 20, 1, 1);
+    bed.world.corrupt("/dev/nvme0", (128 << 10) + 20, 1, 1);
+    let report = verify();
+    assert_eq!((report.copies_wrong, report.is_state_lost), (2, false));
+    bed.world.corrupt("/dev/nvme0", (768 << 10) + 4500, 1, 1);
+    let report = verify();
+    assert_eq!((report.copies_wrong, report.is_state_lost), (3, true));
+
+    // A first page that says free, and one of records; both have another page that tells.
+    let region = |number: u64| (2 << 20) + number * u64::from(REGION_BYTES);
+    bed.world
+        .write_device_bytes("/dev/nvme0", region(30), &[0; PAGE_SIZE]);
+    let report = verify();
+    assert_eq!((report.summaries_wrong, report.regions_damaged), (1, 1));
+    let used = (wrong[2] - (2 << 20)) / u64::from(REGION_BYTES);
+    bed.world.corrupt("/dev/nvme0", region(used) + 30, 1, 1);
+    let report = verify();
+    assert_eq!((report.summaries_wrong, report.regions_damaged), (2, 1));
+    assert_eq!(report.blocks, 4, "the footer has them");
 }

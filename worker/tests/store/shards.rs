@@ -109,3 +109,22 @@ fn what_all_shards_wrote_is_counted_once_and_outlives_a_kill() {
         "{after} of {most}"
     );
 }
+
+#[test]
+fn a_kill_forgets_little_of_what_was_written() {
+    let bed = Bed::new(17, Faults::none(), 1, 64);
+    let shards = bed.open_all(1, |_| {});
+    let before = shards[0].store.devices()[0].bytes_written;
+    for round in 0..3 {
+        bed.run(append(&shards, round * 600..(round + 1) * 600));
+        bed.run(bed.world.sleep(Duration::from_secs(2)));
+    }
+    let written = shards[0].store.devices()[0].bytes_written;
+    assert!(written - before > 100 << 20, "{written} bytes were written");
+    bed.world.crash();
+    let after = bed.open_all(1, |_| {})[0].store.devices()[0].bytes_written;
+    assert!(
+        after + (64 << 20) >= written,
+        "{after} of {written} are known"
+    );
+}

@@ -12,7 +12,8 @@ use crate::output::{Output, pairs};
 use crate::quantity::{bytes, count};
 
 /// Reads and checks everything on devices that no worker is using. Ends with 5 where something
-/// is wrong. Damage is no reason to format: a worker drops what is wrong and fetches it again.
+/// that counts is wrong; what was freed or written again since is told, and no reason for it. Damage is no
+/// reason to format: a worker drops what is wrong and fetches it again.
 #[derive(Args, Debug)]
 pub struct Verify {
     /// Block devices or files
@@ -28,7 +29,12 @@ struct Answer {
     block_bytes: u64,
     pages_checked: u64,
     pages_wrong: u64,
+    pages_wrong_unused: u64,
     summaries_wrong: u64,
+    summaries_wrong_unused: u64,
+    regions_damaged: u64,
+    copies_wrong: u64,
+    state_lost: bool,
     damage: Vec<Place>,
 }
 
@@ -36,6 +42,7 @@ struct Answer {
 struct Place {
     offset: u64,
     what: String,
+    used: bool,
 }
 
 impl Verify {
@@ -88,13 +95,19 @@ impl From<DeviceReport> for Answer {
             block_bytes: report.block_bytes,
             pages_checked: report.pages_checked,
             pages_wrong: report.pages_wrong,
+            pages_wrong_unused: report.pages_wrong_unused,
             summaries_wrong: report.summaries_wrong,
+            summaries_wrong_unused: report.summaries_wrong_unused,
+            regions_damaged: report.regions_damaged,
+            copies_wrong: report.copies_wrong,
+            state_lost: report.is_state_lost,
             damage: report
                 .damage
                 .into_iter()
                 .map(|damage| Place {
                     offset: damage.offset,
                     what: damage.what,
+                    used: damage.is_used,
                 })
                 .collect(),
         }
@@ -103,7 +116,7 @@ impl From<DeviceReport> for Answer {
 
 impl Answer {
     fn places_wrong(&self) -> u64 {
-        self.pages_wrong + self.summaries_wrong
+        self.pages_wrong + self.summaries_wrong + self.copies_wrong
     }
 
     fn text(&self) -> String {
@@ -117,9 +130,24 @@ impl Answer {
             ("pages checked", count(self.pages_checked)),
             ("pages wrong", count(self.pages_wrong)),
             ("summaries wrong", count(self.summaries_wrong)),
+            ("regions damaged", count(self.regions_damaged)),
+            ("superblocks and states wrong", count(self.copies_wrong)),
+            (
+                "wrong, no longer used",
+                count(self.pages_wrong_unused + self.summaries_wrong_unused),
+            ),
         ]);
         for place in &self.damage {
-            text.push_str(&format!("at byte {}: {}\n", place.offset, place.what));
+            let unused = if place.used { "" } else { " (no longer used)" };
+            text.push_str(&format!(
+                "at byte {}: {}{unused}\n",
+                place.offset, place.what
+            ));
+        }
+        if self.state_lost {
+            text.push_str(
+                "mounts that were made with `corelane mount` and unfinished jobs are lost: make them again\n",
+            );
         }
         text
     }
