@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn the_room_of_a_shard_leaves_a_quarter_vacant() {
         let device = |regions_free, healthy| DeviceStatus {
-            reason: None,
+            reason: String::new(),
             path: String::new(),
             uuid: String::new(),
             healthy,

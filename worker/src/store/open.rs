@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelane_io::{Device, FramePool, Io, IoError, IoErrorKind, PAGE_SIZE, Priority};
+use corelane_io::{Device, FramePool, Io, IoError, IoErrorKind, Priority};
 use futures::stream::{self, StreamExt};
 use rkyv::util::AlignedVec;
 
@@ -394,8 +394,8 @@ impl<I: Io> Inner<I> {
             }
             let wear = &self.config.wear;
             let written = wear.bytes(device.superblock.ordinal);
-            let is_marked = is_marked
-                || wear.shards_marked(device.superblock.ordinal) >= self.config.shards;
+            let is_marked =
+                is_marked || wear.shards_marked(device.superblock.ordinal) >= self.config.shards;
             let page = Superblock {
                 epoch,
                 bytes_written: device.superblock.bytes_written.saturating_add(written),

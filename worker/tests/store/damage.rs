@@ -87,7 +87,7 @@ impl Scene {
                     shard.append_all(&small(round * 8 + number)).await;
                 }
                 shard.append_all(&object(100 + round, 1_500_000)).await;
-                shard.store.flush().await;
+                shard.store.flush().await.expect("a flush");
                 for (number, is_pin) in [(1, false), (2, true), (5, false), (6, true)] {
                     let meta = small(round * 8 + number);
                     if is_pin {
@@ -107,12 +107,12 @@ impl Scene {
             for number in 24..28 {
                 shard.append_all(&small(number)).await;
             }
-            shard.store.flush().await;
+            shard.store.flush().await.expect("a flush");
             shard.store.free(small(25).id).await.expect("durable");
             shard.store.pin(small(26).id, true).await.expect("durable");
             (freed.push(small(25)), pinned.push(small(26)));
             if is_closed {
-                shard.store.close().await;
+                shard.store.close().await.expect("a flush");
             }
         });
         let kept = (0..24).map(small);
@@ -488,7 +488,7 @@ fn a_lost_first_summary_is_told_once_and_its_region_is_not_free() {
     bed.run(async {
         for meta in &metas {
             shard.append_all(meta).await;
-            shard.store.flush().await;
+            shard.store.flush().await.expect("a flush");
             region = shard.store.lookup(meta.block(0)).expect("written").region;
         }
     });
@@ -566,7 +566,7 @@ fn a_region_of_which_nothing_checks_is_counted_and_used_again() {
         for number in 0..20 {
             shard.append_all(&object(number, 300_000)).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
     });
     assert_eq!(readable(&bed, &shard), 100);
 }
@@ -609,7 +609,7 @@ fn a_device_that_an_earlier_version_formatted_opens_and_is_marked() {
         0
     );
     assert_eq!(bed.run(shard.store.load_state()).expect("readable"), None);
-    bed.run(shard.store.close());
+    bed.run(shard.store.close()).expect("a flush");
     bed.world.crash();
     // Now a page of zeroes is damage.
     let free = REGIONS_OFFSET + 30 * u64::from(REGION_BYTES);

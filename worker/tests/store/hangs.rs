@@ -55,7 +55,7 @@ fn filled(seed: u64) -> (Bed, Shard) {
     let shard = bed.open_one();
     bed.run(async {
         assert_eq!(shard.append_all(&object(1, 1 << 20)).await, 16);
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
     });
     (bed, shard)
 }
@@ -111,7 +111,7 @@ fn a_device_that_answers_nothing_is_taken_out() {
                 shard.read(&object(1, 1 << 20), 0).await;
             }
             let _ = shard.append(&object(2, 4096), 0);
-            shard.store.flush().await;
+            shard.store.flush().await.expect("a flush");
         });
         bed.world.run_for(ANY_MAX).expect("no crash");
         assert!(!is_healthy(&shard), "{hang:?}");
@@ -125,7 +125,8 @@ fn a_device_that_answers_nothing_is_taken_out() {
         bed.world.answer_device(DEVICE);
         bed.world.run_for(Duration::from_secs(5)).expect("no crash");
         assert!(!is_healthy(&shard), "{hang:?}");
-        within(&bed, Duration::from_secs(1), shard.store.close());
+        // Of a device that does not answer, an error.
+        let _ = within(&bed, Duration::from_secs(1), shard.store.close());
     }
 }
 
@@ -156,9 +157,11 @@ fn closing_ends_whatever_hangs() {
         let (bed, shard) = filled(20 + number as u64);
         bed.world.hang_device(DEVICE, hang);
         let _ = shard.append(&object(2, 4096), 0);
-        within(&bed, CLOSE_MAX, shard.store.close());
+        // Of a device that does not answer, an error.
+        let _ = within(&bed, CLOSE_MAX, shard.store.close());
         // A second one finds nothing to wait for.
-        within(&bed, CLOSE_MAX, shard.store.close());
+        // Of a device that does not answer, an error.
+        let _ = within(&bed, CLOSE_MAX, shard.store.close());
     }
 }
 
@@ -173,7 +176,7 @@ fn of_two_devices_the_one_that_answers_goes_on_and_is_closed_in_order() {
         for object in &objects {
             shard.append_all(object).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
     });
     bed.world.hang_device(DEVICE, Hang::ALL);
     let mut misses = 0;
@@ -196,7 +199,8 @@ fn of_two_devices_the_one_that_answers_goes_on_and_is_closed_in_order() {
         .filter(|object| shard.append(object, 0).is_ok())
         .collect();
     assert!(!kept.is_empty() && kept.len() < late.len());
-    within(&bed, CLOSE_MAX, shard.store.close());
+    // Of a device that does not answer, an error.
+    let _ = within(&bed, CLOSE_MAX, shard.store.close());
     bed.world.answer_device(DEVICE);
     drop(shard.store.clone());
     let shard = bed.open_one();
@@ -221,7 +225,7 @@ fn reclaim_and_scrub_that_hang_keep_nobody_waiting() {
                     .append_all(&object(number, u64::from(REGION_BYTES)))
                     .await;
             }
-            shard.store.flush().await;
+            shard.store.flush().await.expect("a flush");
         });
         let before = shard.store.counters().regions_reclaimed.get();
         assert!(before > 0, "it reclaims");
@@ -232,15 +236,17 @@ fn reclaim_and_scrub_that_hang_keep_nobody_waiting() {
         // Both are under way now.
         bed.world.run_for(Duration::from_secs(2)).expect("no crash");
         let _ = within(&bed, READ_MAX, shard.store.free(one.id));
-        within(&bed, ANY_MAX, shard.store.flush());
-        within(&bed, CLOSE_MAX, shard.store.close());
+        // Of a device that does not answer, an error.
+        let _ = within(&bed, ANY_MAX, shard.store.flush());
+        // Of a device that does not answer, an error.
+        let _ = within(&bed, CLOSE_MAX, shard.store.close());
     }
 }
 
 #[test]
 fn a_device_that_hangs_at_the_start_is_not_waited_for_without_end() {
     let (bed, shard) = filled(50);
-    bed.run(shard.store.close());
+    bed.run(shard.store.close()).expect("a flush");
     bed.world.crash_with(corelane_io::sim::Crash::ProcessKill);
     bed.world.hang_device(DEVICE, Hang::ALL);
     let opened = within(&bed, ANY_MAX, async {
@@ -325,7 +331,7 @@ fn a_device_that_was_overwritten_or_formatted_is_let_go() {
             .expect("no crash");
         assert!(!is_healthy(&shard));
         let before = superblocks(&bed);
-        bed.run(shard.store.close());
+        bed.run(shard.store.close()).expect("a flush");
         assert_eq!(superblocks(&bed), before, "it is theirs");
     }
 }
