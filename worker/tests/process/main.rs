@@ -13,6 +13,7 @@ mod glommio;
 mod harness;
 mod hostile;
 mod key_indexes;
+mod listeners;
 mod lookup_table;
 mod lookups;
 mod lookups_hostile;
