@@ -10,6 +10,7 @@ pub mod inbox;
 pub mod mount;
 pub mod object;
 pub mod operations;
+pub mod places;
 pub mod s3_face;
 pub mod shard;
 pub mod start;

@@ -137,6 +137,7 @@ impl<'a> ReadRequestInPlace<'a> {
         let is_read =
             u64_at(head, 0) == u64_at(&PREFIX, 0) && u32_at(head, 8) == u32_at(&PREFIX, 8);
         let is_valid = is_read
+            && u64_at(head, PREFIX_BYTES) != 0
             && u32_at(head, PREFIX_BYTES + 36) & !ReadFlags::KNOWN == 0
             && u32_at(head, 12) == head_checksum_fixed(head);
         is_valid.then_some(ReadRequestInPlace(head))

@@ -339,7 +339,9 @@ pub const LIMITS: &Section = &Section {
             kind: count(1, 65_536),
             default: "32",
             is_reloadable: false,
-            doc: "Connections to the operations port. More wait to be accepted.",
+            doc: "Requests to the operations port under way at a time, `/healthz`, `/readyz` and look-ups not counted. More \
+                  wait. Eight times as many connections may be open; one more closes the connection that waits longest \
+                  for a request.",
         },
     ],
 };

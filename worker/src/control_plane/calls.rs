@@ -16,7 +16,7 @@ use super::jobs::{self, JobKind, JobState, Progress};
 use super::listing::{self, Entry, Query};
 use super::rights::{Rights, checked_path};
 use super::shards::ANSWER_DEADLINE;
-use super::traffic::{CallInFlight, Traffic};
+use super::traffic::{CallInFlight, Traffic, WorkerInUse};
 use super::{Control, objects};
 use crate::access::Reader;
 use crate::config::keys::{check_mount_path, check_mount_uri};
@@ -24,8 +24,12 @@ use crate::config::{normal_path, normal_uri};
 use crate::mount::{Mount, MountId};
 use crate::shard::request::{DeviceStats, ShardRequest, ShardStats};
 
-/// Bytes that an entry of a listing takes beyond its texts.
-const ENTRY_BYTES: usize = 64;
+/// Bytes that an entry of a listing takes, once as it was found and once in the answer, beyond its texts.
+const ENTRY_BYTES: u64 = 512;
+
+/// Copies of a plain read's bytes at a time while its answer is made: the shard's and the call's, then the
+/// call's and the message's.
+const READ_COPIES: u64 = 2;
 
 /// Freshness of a mount that names none, as in the configuration.
 const FRESHNESS_DEFAULT: &str = "max-age=60";
@@ -38,14 +42,21 @@ pub(super) struct Calls {
     control: Rc<Control>,
     traffic: Rc<Traffic>,
     reader: Reader,
+    _in_use: WorkerInUse,
 }
 
 impl Calls {
-    pub(super) fn new(control: Rc<Control>, traffic: Rc<Traffic>, reader: Reader) -> Self {
+    pub(super) fn new(
+        control: Rc<Control>,
+        traffic: Rc<Traffic>,
+        in_use: WorkerInUse,
+        reader: Reader,
+    ) -> Self {
         Calls {
             control,
             traffic,
             reader,
+            _in_use: in_use,
         }
     }
 
@@ -93,11 +104,6 @@ impl worker::Server for Calls {
             .await;
         let shards = shards.map_err(CallError::from)?;
         let devices = devices(control).await?;
-        let bytes: usize = shards
-            .iter()
-            .map(|shard| shard.values.len() * ENTRY_BYTES)
-            .sum();
-        self.traffic.queue(bytes + devices.len() * ENTRY_BYTES);
         write_stats(results.get().init_stats(), control, &shards, &devices);
         Ok(())
     }
@@ -115,12 +121,6 @@ impl worker::Server for Calls {
             .filter(|mount| rights.may_read(mount))
             .collect();
         mounts.sort_by(|left, right| left.path.cmp(&right.path));
-        self.traffic.queue(
-            mounts
-                .iter()
-                .map(|mount| mount.path.len() + mount.uri.len() + ENTRY_BYTES)
-                .sum(),
-        );
         let mut list = results.get().init_mounts(mounts.len() as u32);
         for (index, mount) in mounts.into_iter().enumerate() {
             write_mount(list.reborrow().get(index as u32), mount);
@@ -167,8 +167,6 @@ impl worker::Server for Calls {
         self.rights().mount_of(&path)?;
         let meta = objects::describe(&self.control, &path).await?;
         let cached = objects::cached_of(&self.control, &meta).await?;
-        self.traffic
-            .queue(path.len() + meta.uri.len() + meta.version.len());
         let object = CachedObject { meta, cached };
         write_object(results.get().init_object(), &self.control, &path, &object);
         Ok(())
@@ -189,11 +187,13 @@ impl worker::Server for Calls {
             after: params.get_after()?.to_str()?.to_owned(),
             names_only: false,
         };
+        let entries = listing::limit_of(&query) as u64;
+        let mut held = self.traffic.reserve(entries * ENTRY_BYTES).await?;
         let (entries, more) = listing::list(&self.control, &self.rights(), &query).await?;
-        let bytes = entries
-            .iter()
-            .map(|entry| entry.listed.path.len() + entry.listed.version.len() + ENTRY_BYTES);
-        self.traffic.queue(bytes.sum());
+        let bytes = entries.iter().map(|entry| {
+            2 * (entry.listed.path.len() + entry.listed.version.len()) as u64 + ENTRY_BYTES
+        });
+        held.grow_to(bytes.sum());
         let mut results = results.get();
         results.set_more(more);
         let mut list = results.init_entries(entries.len() as u32);
@@ -283,8 +283,6 @@ impl worker::Server for Calls {
         let _call = self.begin()?;
         let job = params.get()?.get_job();
         let progress = self.control.jobs().progress(job).map_err(CallError::from)?;
-        self.traffic
-            .queue(progress.path.len() + progress.first_failure.len());
         write_progress(results.get().init_progress(), &progress);
         Ok(())
     }
@@ -309,9 +307,13 @@ impl worker::Server for Calls {
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
         let (offset, length) = (params.get_offset(), params.get_length());
+        objects::check_plain_read(length)?;
+        let _held = self
+            .traffic
+            .reserve(u64::from(length) * READ_COPIES)
+            .await?;
         let (data, version) =
             objects::read(&self.control, &self.rights(), &path, offset, length).await?;
-        self.traffic.queue(data.len() + version.len());
         let mut results = results.get();
         results.set_data(&data);
         results.set_version(&version);
@@ -325,11 +327,6 @@ impl worker::Server for Calls {
     ) -> Result<(), Error> {
         let _call = self.begin()?;
         let jobs = self.control.jobs().all();
-        self.traffic.queue(
-            jobs.iter()
-                .map(|job| job.path.len() + job.first_failure.len() + ENTRY_BYTES)
-                .sum(),
-        );
         let mut list = results.get().init_jobs(jobs.len() as u32);
         for (index, job) in jobs.iter().enumerate() {
             write_progress(list.reborrow().get(index as u32), job);

@@ -52,6 +52,14 @@ pub struct Entry {
     pub bytes_cached: u64,
 }
 
+/// Most entries of the answer to `query`.
+pub fn limit_of(query: &Query) -> usize {
+    match query.limit {
+        0 => ENTRIES_DEFAULT,
+        limit => limit.min(ENTRIES_MAX),
+    }
+}
+
 /// Entries in byte order of their paths, and whether there may be more.
 ///
 /// # Errors
@@ -61,10 +69,7 @@ pub async fn list(
     rights: &Rights,
     query: &Query,
 ) -> Result<(Vec<Entry>, bool), CallError> {
-    let limit = match query.limit {
-        0 => ENTRIES_DEFAULT,
-        limit => limit.min(ENTRIES_MAX),
-    };
+    let limit = limit_of(query);
     let sources = rights.mounts_at(&query.path);
     if sources.is_empty() {
         rights.mount_of(&query.path)?;

@@ -6,6 +6,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`server`] | connections: the gate, limits, deadlines |
+//! | [`traffic`] | what messages, calls and answers cost, and its bounds |
+//! | `network` | messages of Cap'n Proto, counted on their way |
 //! | [`calls`] | the methods of a worker, from and to Cap'n Proto |
 //! | [`listing`] | folders, of under-stores or of the cache |
 //! | [`objects`] | describe, free, pin, read |
@@ -25,12 +27,13 @@ pub mod error;
 pub mod jobs;
 pub mod listing;
 pub mod mounts;
+mod network;
 pub mod objects;
 pub mod rights;
 pub mod server;
 pub mod shards;
 pub mod state;
-mod traffic;
+pub mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -50,6 +53,7 @@ use mounts::Mounts;
 use rights::Rights;
 use shards::Shards;
 use state::{SavedJob, SavedState};
+use traffic::AllTraffic;
 
 /// What the control thread knows and holds. One a worker, shared by its tasks.
 pub struct Control {
@@ -69,6 +73,7 @@ pub struct Control {
     began: Instant,
     is_stopping: Cell<bool>,
     jobs: Jobs,
+    traffic: Rc<AllTraffic>,
     /// One save at a time, so that an older state never overwrites a newer one.
     saving: tokio::sync::Mutex<()>,
 }
@@ -117,6 +122,7 @@ impl Control {
             began: Instant::now(),
             is_stopping: Cell::new(false),
             jobs: Jobs::new(setup.epoch),
+            traffic: Rc::default(),
             saving: tokio::sync::Mutex::new(()),
         });
         control
@@ -144,6 +150,11 @@ impl Control {
     /// Whether the worker is ending.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.get()
+    }
+
+    /// What the connections cost.
+    pub fn traffic(&self) -> &Rc<AllTraffic> {
+        &self.traffic
     }
 
     async fn publish_mounts(&self) -> Result<(), shards::AskError> {

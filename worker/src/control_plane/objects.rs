@@ -317,6 +317,19 @@ async fn objects_in(
     }
 }
 
+/// Whether a plain read may ask for `length` bytes.
+///
+/// # Errors
+/// When it may not.
+pub fn check_plain_read(length: u32) -> Result<(), CallError> {
+    if length > PLAIN_READ_BYTES_MAX {
+        return Err(CallError::Invalid(format!(
+            "{length} bytes are more than a plain read may ask for ({PLAIN_READ_BYTES_MAX}); read in parts, or use the data plane"
+        )));
+    }
+    Ok(())
+}
+
 /// Bytes of the object at `path`, and its version. Short at the end of the object.
 ///
 /// # Errors
@@ -329,11 +342,7 @@ pub async fn read(
     length: u32,
 ) -> Result<(Vec<u8>, String), CallError> {
     rights.mount_of(path)?;
-    if length > PLAIN_READ_BYTES_MAX {
-        return Err(CallError::Invalid(format!(
-            "{length} bytes are more than a plain read may ask for ({PLAIN_READ_BYTES_MAX}); read in parts, or use the data plane"
-        )));
-    }
+    check_plain_read(length)?;
     let meta = describe(control, path).await?;
     let end = meta.length.min(offset.saturating_add(u64::from(length)));
     let mut bytes = Vec::with_capacity(end.saturating_sub(offset) as usize);

@@ -1,7 +1,7 @@
 //! Connections of the control plane: how many, who gets past the gate, and when one is cut off.
 
-use std::cell::Cell;
-use std::net::{SocketAddr, TcpListener};
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,14 +9,17 @@ use capnp::capability::Rc as CapRc;
 use capnp_rpc::{RpcSystem, rpc_twoparty_capnp, twoparty};
 use corelane_rpc_schema::generated::worker_capnp::gate;
 use futures::AsyncReadExt;
+use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::Control;
 use super::calls::Calls;
+use super::network::CountedNetwork;
 use super::traffic::{Incoming, Outgoing, Traffic};
+use crate::places::{LogLimit, Taken, open_max, to_free};
 use crate::start::{FailureKind, WorkerError};
 
 /// Who has not passed the gate by then is cut off.
@@ -30,6 +33,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest incoming message, in words: paths, readers and options of one mount fit many times.
 const MESSAGE_WORDS_MAX: usize = (1 << 20) / 8;
+
+/// How long the reason may take to leave when a connection is cut off.
+const ABORT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Pause after an accept that failed: descriptors may have run out, and others may close some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,12 +51,17 @@ pub fn listen(listener: TcpListener, control: &Rc<Control>) -> Result<AbortHandl
             format!("the control listener cannot be used: {error}"),
         )
     })?;
-    let control = Rc::clone(control);
+    let connections = Rc::new(Connections {
+        control: Rc::clone(control),
+        open: RefCell::default(),
+        began: Instant::now(),
+        refused: LogLimit::default(),
+        cut: LogLimit::default(),
+    });
     let task = tokio::task::spawn_local(async move {
-        let open = Rc::new(Cell::new(0usize));
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => admit(&control, &open, stream, peer),
+                Ok((stream, peer)) => connections.admit(stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a control connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -61,50 +72,122 @@ pub fn listen(listener: TcpListener, control: &Rc<Control>) -> Result<AbortHandl
     Ok(task.abort_handle())
 }
 
-/// One open connection in the count.
-struct Place(Rc<Cell<usize>>);
+/// The open connections.
+struct Connections {
+    control: Rc<Control>,
+    open: RefCell<Slab<(IpAddr, Rc<Traffic>)>>,
+    began: Instant,
+    refused: LogLimit,
+    cut: LogLimit,
+}
+
+/// One of them; its place is free when this is dropped.
+struct Place {
+    connections: Rc<Connections>,
+    key: usize,
+    traffic: Rc<Traffic>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.traffic.clear();
+        self.connections.open.borrow_mut().remove(self.key);
     }
 }
 
-fn admit(control: &Rc<Control>, open: &Rc<Cell<usize>>, stream: TcpStream, peer: SocketAddr) {
-    let limit = control.limits().control_connections;
-    if open.get() >= limit {
-        tracing::warn!(%peer, limit, "a control connection is refused: too many are open (`limits.control_connections`)");
-        return;
-    }
-    open.set(open.get() + 1);
-    let place = Place(Rc::clone(open));
-    let control = Rc::clone(control);
-    tokio::task::spawn_local(async move {
-        let _place = place;
-        if let Err(why) = converse(control, stream).await {
-            tracing::debug!(%peer, why, "a control connection ended");
+impl Connections {
+    fn admit(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let limit = self.control.limits().control_connections;
+        let traffic = Traffic::new(self.control.traffic());
+        if !self.has_place(limit, peer.ip()) {
+            self.control.traffic().count_refused();
+            if let Some(left_out) = self.refused.allow(self.began.elapsed()) {
+                tracing::warn!(%peer, limit, left_out, "a control connection is refused: too many are open (`limits.control_connections`)");
+            }
+            return;
         }
-    });
+        let key = self
+            .open
+            .borrow_mut()
+            .insert((peer.ip(), Rc::clone(&traffic)));
+        let place = Place {
+            connections: Rc::clone(self),
+            key,
+            traffic: Rc::clone(&traffic),
+        };
+        tokio::task::spawn_local(async move {
+            let connections = Rc::clone(&place.connections);
+            let served = converse(&connections.control, &traffic, stream).await;
+            drop(place);
+            match served {
+                Ok(()) => {}
+                Err(End::Broken(why)) => tracing::debug!(%peer, why, "a control connection ended"),
+                Err(End::Cut(why)) => {
+                    connections.control.traffic().count_cut();
+                    if let Some(left_out) = connections.cut.allow(connections.began.elapsed()) {
+                        tracing::warn!(%peer, why, left_out, "a control connection was cut off");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Whether one of `newcomer` has a place; where all are taken, those go that only wait.
+    fn has_place(&self, limit: usize, newcomer: IpAddr) -> bool {
+        let open = self.open.borrow();
+        let stay = || {
+            open.iter()
+                .filter(|(_, (_, traffic))| traffic.is_cut().is_none())
+        };
+        if open.len() < limit || open.len() < open_max(limit) && stay().count() < limit {
+            return true;
+        }
+        if open.len() >= open_max(limit) {
+            return false;
+        }
+        let taken = open.iter().map(|(key, (peer, traffic))| Taken {
+            key,
+            peer: *peer,
+            standing: traffic.standing(),
+        });
+        let freed = to_free(taken, newcomer);
+        for key in &freed {
+            open[*key]
+                .1
+                .cut("others need its place, and it only waited");
+        }
+        !freed.is_empty()
+    }
+}
+
+/// How a connection ended that did not end well.
+enum End {
+    /// By the peer or the network.
+    Broken(String),
+    /// By us.
+    Cut(String),
 }
 
 /// Serves one connection until it ends or has to be cut off.
-async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String> {
+async fn converse(
+    control: &Rc<Control>,
+    traffic: &Rc<Traffic>,
+    stream: TcpStream,
+) -> Result<(), End> {
     // Answers are small and waited for.
     stream
         .set_nodelay(true)
-        .map_err(|error| error.to_string())?;
-    let traffic = Traffic::new();
-    let has_entered = Rc::new(Cell::new(false));
+        .map_err(|error| End::Broken(error.to_string()))?;
     let tries_left = Rc::new(Cell::new(ENTER_TRIES));
     let (reader, writer) = stream.compat().split();
     let incoming = Incoming {
         inner: futures::io::BufReader::new(reader),
-        traffic: Rc::clone(&traffic),
+        traffic: Rc::clone(traffic),
     };
-    let outgoing = Outgoing {
-        inner: futures::io::BufWriter::new(writer),
-        traffic: Rc::clone(&traffic),
-    };
+    let outgoing = futures::io::BufWriter::new(Outgoing {
+        inner: writer,
+        traffic: Rc::clone(traffic),
+    });
     let mut options = capnp::message::ReaderOptions::new();
     options.traversal_limit_in_words(Some(MESSAGE_WORDS_MAX));
     let network = twoparty::VatNetwork::new(
@@ -113,40 +196,55 @@ async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String>
         rpc_twoparty_capnp::Side::Server,
         options,
     );
+    let limits = Rc::clone(control);
+    let network = CountedNetwork {
+        inner: network,
+        traffic: Rc::clone(traffic),
+        calls_max: Rc::new(move || limits.limits().control_calls),
+    };
     let gate: gate::Client = capnp_rpc::new_client(Gate {
-        control,
-        traffic: Rc::clone(&traffic),
-        has_entered: Rc::clone(&has_entered),
+        control: Rc::clone(control),
+        traffic: Rc::clone(traffic),
         tries_left: Rc::clone(&tries_left),
     });
-    let conversation = RpcSystem::new(Box::new(network), Some(gate.client));
+    let mut conversation = RpcSystem::new(Box::new(network), Some(gate.client));
     let began = Instant::now();
     let watch = async {
         let mut interval = interval(WATCH_INTERVAL);
         loop {
-            interval.tick().await;
-            if !has_entered.get() && began.elapsed() > ENTER_DEADLINE {
-                return "it did not pass the gate in time";
+            let now = interval.tick().await;
+            if !traffic.has_entered() && began.elapsed() > ENTER_DEADLINE {
+                traffic.cut("it did not pass the gate in time");
             }
             if tries_left.get() == 0 {
-                return "it brought too many wrong tokens";
+                traffic.cut("it brought too many wrong tokens");
             }
-            if traffic.is_stuck() {
-                return "it did not take its answers in time";
-            }
+            traffic.watch(now);
         }
     };
-    tokio::select! {
-        result = conversation => result.map_err(|error| error.to_string()),
-        why = watch => Err(why.to_owned()),
+    let cut = tokio::select! {
+        result = &mut conversation => {
+            let ended = result.map_err(|error| End::Broken(error.to_string()));
+            return match traffic.is_cut() {
+                Some(why) if !traffic.is_broken() => Err(End::Cut(why)),
+                _ => ended,
+            };
+        }
+        why = traffic.until_cut() => why,
+        () = watch => unreachable!("the watch does not end by itself"),
+    };
+    if traffic.is_broken() {
+        return Err(End::Broken(cut));
     }
+    // The reader has learnt of it: what the client is told leaves if the client takes it.
+    let _ = timeout(ABORT_DEADLINE, conversation).await;
+    Err(End::Cut(cut))
 }
 
 /// The bootstrap capability: nothing is reachable without a token.
 struct Gate {
     control: Rc<Control>,
     traffic: Rc<Traffic>,
-    has_entered: Rc<Cell<bool>>,
     tries_left: Rc<Cell<u32>>,
 }
 
@@ -169,8 +267,15 @@ impl gate::Server for Gate {
         let token = params.get()?.get_token()?.to_str()?;
         match self.control.access.enter(token) {
             Ok(reader) => {
-                self.has_entered.set(true);
-                let calls = Calls::new(Rc::clone(&self.control), Rc::clone(&self.traffic), reader);
+                let Some(in_use) = self.traffic.begin_worker() else {
+                    return Err(capnp::Error::overloaded(
+                        "busy: this connection has too many worker capabilities; release some"
+                            .to_owned(),
+                    ));
+                };
+                self.traffic.enter();
+                let (control, traffic) = (Rc::clone(&self.control), Rc::clone(&self.traffic));
+                let calls = Calls::new(control, traffic, in_use, reader);
                 results.get().set_worker(capnp_rpc::new_client(calls));
                 Ok(())
             }

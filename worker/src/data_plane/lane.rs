@@ -9,6 +9,7 @@
 //! may send; before hello that is a message.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,17 @@ use corelane_rpc_schema::messages::{
 };
 use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES, ShardId};
 
+use futures::FutureExt;
+
 use super::outbox::Outbox;
 use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
+use crate::places::Standing;
 use crate::shard::Shard;
 use crate::shard::look_up::failure::{LookupFailure, Why};
 use crate::shard::look_up::request::LookupAnswer;
 use crate::shard::metadata::Known;
+use crate::shard::read::error;
 use crate::shard::signal::Signal;
 use crate::under_store::UnderStore;
 
@@ -43,8 +48,8 @@ const HELD_BYTES_MAX_UNGREETED: usize = PREFIX_BYTES + HEADER_WORDS_MAX_MESSAGE 
 const HELD_BYTES_MAX: usize =
     PREFIX_BYTES + HEADER_WORDS_LOOKUP as usize * 8 + LOOKUP_BYTES_MAX as usize + 8;
 
-/// What a look-up counts of a lane's credit while it is unanswered: how long its answer gets is not known,
-/// and most are short.
+/// What a look-up counts of a lane's credit, beside its request, while it is unanswered: how long its answer gets
+/// is not known, and most are short. The answer counts as long as it is.
 const LOOKUP_CREDIT_BYTES: u32 = 16 << 10;
 
 /// A connection that has not said hello by then is closed.
@@ -91,8 +96,14 @@ pub struct LaneState {
 impl LaneState {
     /// Appends a message frame that answers a request.
     pub fn answer_message(&self, request_id: u64, bytes: u32, message: &Message) {
-        self.outbox.answer(bytes, |batch| {
-            batch.push_head_with(|out| encode(message, request_id, out));
+        self.outbox.answer_copied(bytes, |batch| {
+            let mut copied = 0;
+            batch.push_head_with(|out| {
+                let start = out.len();
+                encode(message, request_id, out);
+                copied = (out.len() - start) as u64;
+            });
+            copied
         });
     }
 
@@ -106,6 +117,20 @@ impl LaneState {
     pub fn end_if_idle(&self) {
         if self.outbox.is_idle() {
             self.outbox.close();
+        }
+    }
+
+    /// What the lane is doing, for whoever needs its place.
+    pub fn standing(&self, now: Nanos) -> Standing {
+        let age = now.since(self.opened);
+        if self.outbox.is_closed() {
+            Standing::Busy
+        } else if !self.has_greeted.get() {
+            Standing::Unproven(age)
+        } else if self.outbox.is_idle() {
+            Standing::Idle(age)
+        } else {
+            Standing::Busy
         }
     }
 
@@ -143,7 +168,7 @@ impl LaneState {
     }
 
     /// Appends the answer to a look-up.
-    fn answer_lookup(&self, request_id: u64, answer: &EncodedLookup) {
+    fn answer_lookup(&self, request_id: u64, counted: u32, answer: &EncodedLookup) {
         let head = LookupAnswerHead {
             request_id,
             checksum: lookup_checksum([&answer.payload[..]]),
@@ -152,17 +177,28 @@ impl LaneState {
             home: answer.home,
         };
         let bytes = answer.payload.len() as u32;
-        self.outbox.answer(LOOKUP_CREDIT_BYTES, |batch| {
+        let charge = u64::from(bytes);
+        let is_taken = self.outbox.answer_lookup(counted, charge, |batch| {
             batch.push_head_with(|out| frame::encode_lookup_answer_head(out, &head, bytes));
             batch.push_copy(&answer.payload);
             Outbox::pad(batch, bytes);
         });
+        if !is_taken {
+            self.answer_error(request_id, counted, too_many_unsent());
+        }
     }
 
     /// Appends an error that answers a request.
     pub fn answer_error(&self, request_id: u64, bytes: u32, error: ErrorMessage) {
         self.answer_message(request_id, bytes, &Message::Error(error));
     }
+}
+
+fn too_many_unsent() -> ErrorMessage {
+    error(
+        ErrorCode::Busy,
+        "too many answers to look-ups wait to be taken; take them and retry",
+    )
 }
 
 fn encode(message: &Message, request_id: u64, out: &mut Vec<u8>) {
@@ -185,7 +221,10 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
         outbox: Outbox::new(
             tuning.lane_requests_max,
             tuning.lane_bytes_max,
-            Rc::clone(&shard.shared_credit),
+            shard
+                .lanes
+                .credit_of(&shard.shared_credit, stream.peer().ip(), shard.io.now()),
+            shard.lookups.unsent().clone(),
         ),
         last_from_device: RefCell::new(None),
         access: RefCell::new(Arc::new(AccessSet::none())),
@@ -196,7 +235,7 @@ pub async fn serve<I: Io, U: UnderStore>(shard: Rc<Shard<I, U>>, stream: I::Stre
         unfinished_since: Cell::new(None),
         ended: Signal::default(),
     });
-    let Some(ticket) = shard.lanes.enter(&lane, &stream) else {
+    let Some(ticket) = shard.lanes.enter(&lane, &stream, shard.io.now()) else {
         shard.counters.lanes_refused.increase();
         stream.close();
         return;
@@ -362,6 +401,16 @@ fn decode<'a>(lane: &LaneState, input: &'a [u8]) -> Result<Decoded<'a>, Broken> 
         })
 }
 
+/// Answers with id 0 are about the lane, so a request with it could not be answered.
+fn check_request_id(request_id: u64) -> Result<(), Broken> {
+    if request_id == 0 {
+        return Err(Broken::invalid(
+            "request id 0; the ids of requests are not 0",
+        ));
+    }
+    Ok(())
+}
+
 async fn serve_frame<I: Io, U: UnderStore>(
     shard: &Rc<Shard<I, U>>,
     lane: &Rc<LaneState>,
@@ -372,8 +421,9 @@ async fn serve_frame<I: Io, U: UnderStore>(
             if !lane.has_greeted.get() {
                 return Err(Broken::no_hello());
             }
+            check_request_id(request.request_id)?;
             if !lane.outbox.has_room() {
-                lane.outbox.until_room().await;
+                Box::pin(lane.outbox.until_room()).await;
             }
             serve_read(shard, lane, &request);
             Ok(())
@@ -401,10 +451,18 @@ async fn serve_lookup<I: Io, U: UnderStore>(
     if lookup_checksum([payload]) != head.checksum {
         return Err(Broken::invalid("the checksum of a look-up does not match"));
     }
-    if !lane.outbox.has_room() {
-        lane.outbox.until_room().await;
+    check_request_id(head.request_id)?;
+    if !lane.outbox.has_lookup_room() {
+        // Boxed, as below: thousands of idle lanes need not have room for what they seldom wait for.
+        Box::pin(lane.outbox.until_lookup_room()).await;
     }
-    lane.outbox.begin(LOOKUP_CREDIT_BYTES);
+    // The request is kept until it is answered.
+    let counted = LOOKUP_CREDIT_BYTES + payload.len() as u32;
+    lane.outbox.begin(counted);
+    if shard.lookups.unsent().is_full() {
+        lane.answer_error(head.request_id, counted, too_many_unsent());
+        return Ok(());
+    }
     let request = LookupRequest::decode(payload);
     let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
     shard.io.spawn(Priority::Foreground, async move {
@@ -413,19 +471,34 @@ async fn serve_lookup<I: Io, U: UnderStore>(
             Ok(request) => {
                 let access = Arc::clone(&lane.access.borrow());
                 let explain = request.explain;
-                let found = shard.look_up(request, &access).await;
+                let found = {
+                    let mut looking = pin!(shard.look_up(request, &access).fuse());
+                    let mut gone = pin!(until_gone(&shard, &lane).fuse());
+                    futures::select_biased! {
+                        found = looking => found,
+                        () = gone => return,
+                    }
+                };
                 found.and_then(|found| encoded(&found, explain))
             }
             Err(error) => Err(error.into()),
         };
         match answer {
-            Ok(answer) => lane.answer_lookup(head.request_id, &answer),
-            Err(failure) => {
-                lane.answer_error(head.request_id, LOOKUP_CREDIT_BYTES, failure.to_wire());
-            }
+            Ok(answer) => lane.answer_lookup(head.request_id, counted, &answer),
+            Err(failure) => lane.answer_error(head.request_id, counted, failure.to_wire()),
         }
     });
     Ok(())
+}
+
+/// How often it is looked whether the client of a look-up has gone.
+const GONE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Resolves once nobody takes answers from `lane` any more.
+async fn until_gone<I: Io, U: UnderStore>(shard: &Shard<I, U>, lane: &LaneState) {
+    while !lane.outbox.is_closed() {
+        shard.io.sleep(GONE_INTERVAL).await;
+    }
 }
 
 /// An answer to a look-up, as its payload.
@@ -468,8 +541,11 @@ async fn serve_message<I: Io, U: UnderStore>(
 ) -> Result<(), Broken> {
     match message {
         Message::Hello(hello) => {
+            check_request_id(request_id)?;
             // Repeated hellos are answered like requests: no faster than their answers are read.
-            lane.outbox.until_message_room().await;
+            if !lane.outbox.has_message_room() {
+                Box::pin(lane.outbox.until_message_room()).await;
+            }
             lane.outbox.begin(0);
             let answer = greet(shard, lane, hello)
                 .map_err(|reason| Broken(ErrorCode::Unauthenticated, reason))?;
@@ -478,7 +554,10 @@ async fn serve_message<I: Io, U: UnderStore>(
         }
         _ if !lane.has_greeted.get() => Err(Broken::no_hello()),
         Message::Open(open) => {
-            lane.outbox.until_message_room().await;
+            check_request_id(request_id)?;
+            if !lane.outbox.has_message_room() {
+                Box::pin(lane.outbox.until_message_room()).await;
+            }
             lane.outbox.begin(0);
             let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
             shard.io.spawn(Priority::Foreground, async move {

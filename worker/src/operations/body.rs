@@ -1,12 +1,12 @@
 //! The body of an answer, and what is held until it was sent.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// What is given to a connection at a time: it takes the next piece when most of this one has gone, so that
 /// little is left unsent when the last has been taken.
@@ -15,26 +15,28 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A body that was made whole before it is sent.
 pub(super) struct Body {
     rest: Bytes,
-    /// A right to memory, given back when the body has gone.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Rights to memory and places, given back when the body has gone.
+    held: Vec<Box<dyn Any>>,
 }
 
 impl Body {
-    /// Of `bytes`, which `place` is the right to hold.
-    pub(super) fn holding(bytes: Vec<u8>, place: OwnedSemaphorePermit) -> Self {
+    /// Of `bytes`.
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
         Body {
             rest: bytes.into(),
-            _place: Some(place),
+            held: Vec::new(),
         }
+    }
+
+    /// Keeps `right` until the body has gone.
+    pub(super) fn hold(&mut self, right: impl Any) {
+        self.held.push(Box::new(right));
     }
 }
 
 impl From<String> for Body {
     fn from(text: String) -> Self {
-        Body {
-            rest: text.into(),
-            _place: None,
-        }
+        Body::new(text.into_bytes())
     }
 }
 

@@ -38,6 +38,11 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     ("worker_mounts", "Mounts."),
     ("worker_jobs_running", "Load and verify jobs that run."),
+    ("control_connections_open", "Open control connections."),
+    (
+        "control_bytes",
+        "Memory of messages, calls and answers of control connections, estimated.",
+    ),
     (
         "read_latency_microseconds",
         "Latency of reads by source, from decode to the last byte queued.",
@@ -48,6 +53,14 @@ const GAUGES: &[(&str, &str)] = &[
     ("device_regions", "Regions of the device."),
     ("device_regions_free", "Of them, free."),
     ("lanes_open", "Open lanes."),
+    (
+        "lookup_bytes_unsent",
+        "Bytes of answers to look-ups that lanes have not sent yet.",
+    ),
+    (
+        "credit_bytes",
+        "Memory that unanswered requests of lanes and unsent answers of the S3 face pin, at most.",
+    ),
     ("s3_connections_open", "Open connections of the S3 face."),
     (
         "s3_writes_uncertain",
@@ -102,6 +115,14 @@ const GAUGES: &[(&str, &str)] = &[
 
 /// Counters beside those of [`ShardCounters`], with what they mean.
 const COUNTERS: &[(&str, &str)] = &[
+    (
+        "control_connections_refused",
+        "Control connections refused because too many were open.",
+    ),
+    (
+        "control_connections_cut",
+        "Control connections cut off: over a limit, or answers not taken.",
+    ),
     ("reads", "Reads by source."),
     (
         "under_store_requests",

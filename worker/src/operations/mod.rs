@@ -7,6 +7,7 @@
 mod body;
 mod lookup;
 pub mod metrics;
+mod pace;
 pub mod pages;
 mod server;
 pub mod status;

@@ -149,6 +149,26 @@ fn worker_samples(control: &Control) -> Vec<Sample> {
             Vec::new(),
             control.jobs().running() as f64,
         ),
+        Sample::new(
+            "control_connections_open",
+            Vec::new(),
+            control.traffic().open() as f64,
+        ),
+        Sample::new(
+            "control_bytes",
+            Vec::new(),
+            control.traffic().bytes() as f64,
+        ),
+        Sample::new(
+            "control_connections_refused",
+            Vec::new(),
+            control.traffic().refused() as f64,
+        ),
+        Sample::new(
+            "control_connections_cut",
+            Vec::new(),
+            control.traffic().cut() as f64,
+        ),
     ]
 }
 

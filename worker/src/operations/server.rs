@@ -1,8 +1,8 @@
 //! HTTP/1.1 on the control thread: bounded connections, times and heads.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,17 +17,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use slab::Slab;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::body::Body;
 use super::lookup::{self, Lookups};
+use super::pace::{Pace, Paced};
 use super::pages::{self, Page};
 use super::status::Status;
 use crate::access::Access;
 use crate::config::Config;
+use crate::places::{Standing, Taken, to_free};
 use crate::start::{FailureKind, WorkerError};
 
 /// A request's head has to come within this time; also how long an idle connection is kept.
@@ -44,6 +47,29 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// A peer that takes nothing of what is sent to it for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Connections for each request that may be under way (`limits.operations_connections`): those that only wait
+/// cost some KiB each.
+const CONNECTIONS_PER_REQUEST: usize = 8;
+
+/// Connections beyond these for peers on this machine, where probes come from.
+const LOOPBACK_CONNECTIONS: usize = 8;
+
+/// How long a connection without a request keeps its place at least when all are taken: a request is sent
+/// right behind the connection.
+const FIRST_HEAD_MIN: Duration = Duration::from_millis(50);
+
+/// How often a connection without a place looks for one.
+const PLACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a request waits for others to end: pages are answered within 5 s.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether peers take their answers.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A peer that has taken nothing for so long does not keep its place when others need it.
+const BLOCKED_MAX: Duration = Duration::from_secs(1);
 
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,8 +89,111 @@ struct Desk {
     lookups: Lookups,
     /// Connections that had a look-up.
     looking_up: Rc<Cell<usize>>,
-    places: Arc<Semaphore>,
-    places_max: usize,
+    /// Rights to answer a request, for all but probes and look-ups.
+    requests: Arc<Semaphore>,
+    open: RefCell<Slab<(IpAddr, Rc<Visit>)>>,
+    connections_max: usize,
+}
+
+/// One connection, as whoever needs its place sees it.
+struct Visit {
+    /// Answers that are made or sent.
+    answers: Cell<usize>,
+    /// Since when it waits for a request, where there are none.
+    waits_since: Cell<Instant>,
+    pace: Rc<Pace>,
+    end: Notify,
+}
+
+impl Visit {
+    fn standing(&self, now: Instant) -> Standing {
+        let blocked = self
+            .pace
+            .blocked(now)
+            .filter(|blocked| *blocked >= BLOCKED_MAX);
+        match (self.answers.get(), blocked) {
+            // Whoever has asked before and waits is no better off: it connects again.
+            (0, _) => Standing::Unproven(now - self.waits_since.get()),
+            (_, Some(blocked)) => Standing::Unproven(blocked),
+            (_, None) => Standing::Busy,
+        }
+    }
+}
+
+/// An answer that is made or sent.
+struct Answering(Rc<Visit>);
+
+impl Answering {
+    fn new(visit: &Rc<Visit>) -> Self {
+        visit.answers.set(visit.answers.get() + 1);
+        Answering(Rc::clone(visit))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answers.set(self.0.answers.get() - 1);
+        self.0.waits_since.set(Instant::now());
+    }
+}
+
+/// A connection's place, free when this is dropped.
+struct Place {
+    desk: Rc<Desk>,
+    key: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.desk.open.borrow_mut().remove(self.key);
+    }
+}
+
+impl Desk {
+    /// A place for a connection of `peer`, and what is seen of it. Where all are taken, one that only waits goes.
+    async fn place(self: &Rc<Self>, peer: IpAddr) -> (Place, Rc<Visit>) {
+        let more = if peer.to_canonical().is_loopback() {
+            LOOPBACK_CONNECTIONS
+        } else {
+            0
+        };
+        while self.open.borrow().len() >= self.connections_max + more {
+            if !self.make_room(peer) {
+                sleep(PLACE_PAUSE).await;
+            } else {
+                // Those that were ended leave in their own time.
+                tokio::task::yield_now().await;
+            }
+        }
+        let visit = Rc::new(Visit {
+            answers: Cell::new(0),
+            waits_since: Cell::new(Instant::now()),
+            pace: Rc::default(),
+            end: Notify::new(),
+        });
+        let key = self.open.borrow_mut().insert((peer, Rc::clone(&visit)));
+        let desk = Rc::clone(self);
+        (Place { desk, key }, visit)
+    }
+
+    fn make_room(&self, newcomer: IpAddr) -> bool {
+        let now = Instant::now();
+        let open = self.open.borrow();
+        let taken = open.iter().map(|(key, (peer, visit))| {
+            let standing = match visit.standing(now) {
+                Standing::Unproven(waited) if waited < FIRST_HEAD_MIN => Standing::Busy,
+                standing => standing,
+            };
+            Taken {
+                key,
+                peer: *peer,
+                standing,
+            }
+        });
+        let freed = to_free(taken, newcomer);
+        freed.iter().for_each(|key| open[*key].1.end.notify_one());
+        !freed.is_empty()
+    }
 }
 
 /// The port while it serves.
@@ -106,8 +235,7 @@ pub fn serve(
             format!("the operations listener cannot be used: {error}"),
         )
     })?;
-    let places_max = config.limits.operations_connections;
-    let places = Arc::new(Semaphore::new(places_max));
+    let requests_max = config.limits.operations_connections;
     let looking_up = Rc::new(Cell::new(0));
     let desk = Rc::new(Desk {
         status,
@@ -115,21 +243,23 @@ pub fn serve(
         wants_token: !config.operations.ip().is_loopback(),
         lookups: Lookups::new(),
         looking_up: Rc::clone(&looking_up),
-        places: Arc::clone(&places),
-        places_max,
+        requests: Arc::new(Semaphore::new(requests_max)),
+        open: RefCell::default(),
+        connections_max: requests_max.saturating_mul(CONNECTIONS_PER_REQUEST),
     });
     tokio::task::spawn_local(async move {
         loop {
-            // A connection beyond the limit waits in the kernel's queue.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::task::spawn_local(converse(
-                    Rc::clone(&desk),
-                    stream,
-                    place,
-                ))),
+                Ok((stream, peer)) => {
+                    // A connection without a place waits, and those behind it in the kernel's queue.
+                    let (place, visit) = desk.place(peer.ip()).await;
+                    drop(tokio::task::spawn_local(converse(
+                        Rc::clone(&desk),
+                        stream,
+                        place,
+                        visit,
+                    )));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an operations connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -156,53 +286,103 @@ impl Drop for Counted {
     }
 }
 
-async fn converse(desk: Rc<Desk>, stream: TcpStream, _place: OwnedSemaphorePermit) {
+async fn converse(desk: Rc<Desk>, stream: TcpStream, _place: Place, visit: Rc<Visit>) {
     // The end of an answer does not wait for word of its beginning. A peer that is gone is found out below.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE_MAX));
     // Dropped with the connection, when all that was answered has been sent.
     let counted: Rc<OnceCell<Counted>> = Rc::default();
     let stopping = desk.status.stopping();
-    let (task_desk, task_counted) = (desk, Rc::clone(&counted));
+    let (task_desk, task_counted, task_visit) =
+        (Rc::clone(&desk), Rc::clone(&counted), Rc::clone(&visit));
     let service = service_fn(move |request: Request<Incoming>| {
         let (desk, counted) = (Rc::clone(&task_desk), Rc::clone(&task_counted));
+        let visit = Rc::clone(&task_visit);
         async move {
             if request.uri().path() == lookup::PATH {
                 counted.get_or_init(|| Counted::new(&desk.looking_up));
             }
-            Ok::<_, Infallible>(answer(&desk, request).await)
+            Ok::<_, Infallible>(answer(&desk, &visit, request).await)
         }
     });
+    let stream = Paced::new(stream, Rc::clone(&visit.pace));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let watch = async {
+        let mut interval = interval(WATCH_INTERVAL);
+        loop {
+            let now = interval.tick().await;
+            if visit.pace.is_slow(now, desk.lookups.are_awaited()) {
+                return;
+            }
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            () = watch => {}
+            () = visit.end.notified() => {}
+        }
+    };
+    let mut ended = pin!(ended);
     // Whatever ends a connection concerns its peer alone.
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = ended.as_mut() => return,
         () = sleep(CONNECTION_DEADLINE) => {}
         () = stopping => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(FAREWELL_DEADLINE, connection).await;
+    tokio::select! {
+        _ = timeout(FAREWELL_DEADLINE, connection) => {}
+        () = ended => {}
+    }
 }
 
-async fn answer(desk: &Desk, request: Request<Incoming>) -> Response<Body> {
-    let mut response = match request.uri().path() {
-        lookup::PATH => {
-            let (status, access) = (&desk.status, &desk.access);
-            desk.lookups.answer(status, access, request).await
+async fn answer(desk: &Desk, visit: &Rc<Visit>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
+    // From when the request is whole: one whose body does not come only waits.
+    let answering = OnceCell::new();
+    let begin = || drop(answering.set(Answering::new(visit)));
+    let mut response = if path == lookup::PATH {
+        let (status, access) = (&desk.status, &desk.access);
+        desk.lookups.answer(status, access, request, &begin).await
+    } else if is_probe(path) {
+        // Whoever watches the worker waits for nobody.
+        page(desk, &request).await
+    } else {
+        begin();
+        let waiting = Arc::clone(&desk.requests).acquire_owned();
+        match timeout(REQUEST_WAIT_MAX, waiting).await {
+            Ok(Ok(right)) => {
+                let mut response = page(desk, &request).await;
+                response.body_mut().hold(right);
+                response
+            }
+            _ => respond(Page::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests are under way; retry\n",
+            )),
         }
-        _ => page(desk, &request).await,
     };
+    response.body_mut().hold(
+        answering
+            .into_inner()
+            .unwrap_or_else(|| Answering::new(visit)),
+    );
     // An idle connection keeps others out where few are left.
-    if desk.places.available_permits() < desk.places_max / 4 {
+    if desk.open.borrow().len() > desk.connections_max / 4 * 3 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
     response
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
 }
 
 async fn page(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
@@ -217,7 +397,7 @@ async fn page(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         return response;
     }
     let path = request.uri().path();
-    if !matches!(path, "/healthz" | "/readyz") && !is_admitted(desk, request) {
+    if !is_probe(path) && !is_admitted(desk, request) {
         let page = Page::text(
             StatusCode::UNAUTHORIZED,
             "a token is needed: Authorization: Bearer SECRET\n",

@@ -95,6 +95,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         if length.is_some() {
             let batch = self.batch.as_mut().expect("no send is under way");
             batch.push_head(&response.body);
+            self.pin(response.body.len() as u64);
         }
         self.finish(response.status, response.error, length.unwrap_or(0), 0);
     }
@@ -139,7 +140,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let (sent, mut batch) = self.transport.send(batch).await;
         batch.clear();
         self.batch = Some(batch);
-        self.shard.shared_credit.give_back(pinned);
+        self.unpin(pinned);
         sent.map_err(Gone::from)
     }
 
@@ -153,16 +154,27 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         };
         let batch = self.batch.as_mut().expect("no send is under way");
         batch.push_payload(piece);
-        self.shard.shared_credit.take(pinned);
-        self.pinned += pinned;
+        self.pin(pinned);
         self.batched_bytes += bytes;
+    }
+
+    /// Counts what the batch holds.
+    #[inline]
+    fn pin(&mut self, bytes: u64) {
+        self.shard.shared_credit.take(bytes);
+        self.credit.take(bytes);
+        self.pinned += bytes;
+    }
+
+    fn unpin(&self, bytes: u64) {
+        self.credit.give_back(bytes);
+        self.shard.shared_credit.give_back(bytes);
     }
 
     /// Gives back what a batch that never left was counted with.
     pub(super) fn let_go(&mut self) {
-        self.shard
-            .shared_credit
-            .give_back(std::mem::take(&mut self.pinned));
+        let pinned = std::mem::take(&mut self.pinned);
+        self.unpin(pinned);
     }
 
     /// Sends the interim answer that a client with a body waits for.

@@ -142,6 +142,10 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let progress_bytes = progress_bytes(&call);
         let (bucket, key) = (call.bucket.clone(), call.key.clone());
         let (pieces, body) = mpsc::channel(BODY_PIECES_MAX);
+        if !self.shard.shared_credit.has_room() {
+            // Listings and texts of errors are memory as well.
+            self.until_memory().await;
+        }
         let mut answer = match self.face.shared.gateway.start(call, body) {
             Ok(answer) => answer,
             Err(error) => {

@@ -17,6 +17,7 @@ use super::call::Call;
 use super::connections::{Phase, Watched};
 use super::get::{Get, WINDOW_BYTES_MAX};
 use super::transport::{Received, Transport};
+use crate::data_plane::outbox::PeerCredit;
 use crate::shard::Shard;
 use crate::under_store::UnderStore;
 
@@ -77,7 +78,7 @@ pub(super) struct Connection<I: Io, U: UnderStore> {
     /// Bytes of bodies in the batch.
     pub(super) batched_bytes: u64,
     /// Bytes pinned by the batch, counted in the shard's credit: whole frames, however little of each
-    /// is sent.
+    /// is sent, and bodies that were copied.
     pub(super) pinned: u64,
     /// Whether the present answer is the last.
     pub(super) closes: bool,
@@ -85,6 +86,8 @@ pub(super) struct Connection<I: Io, U: UnderStore> {
     pub(super) unwanted: Option<BodyReader>,
     pub(super) path_key: String,
     pub(super) current: Current,
+    /// The peer's part of what connections of the face share.
+    pub(super) credit: Rc<PeerCredit>,
 }
 
 /// Serves one connection until it ends. Runs as a task of its own.
@@ -94,7 +97,7 @@ pub async fn serve<I: Io, U: UnderStore>(
     stream: I::Stream,
 ) {
     let watched = Rc::new(Watched::new(shard.io.now()));
-    let Some(ticket) = face.connections.enter(&watched, &stream) else {
+    let Some(ticket) = face.connections.enter(&watched, &stream, shard.io.now()) else {
         shard.counters.s3_connections_refused.increase();
         stream.close();
         return;
@@ -120,6 +123,9 @@ pub async fn serve<I: Io, U: UnderStore>(
                     is_head: false,
                     entry: None,
                 },
+                credit: face
+                    .connections
+                    .credit_of(&shard.shared_credit, stream.peer().ip(), began),
                 shard: Rc::clone(&shard),
                 face: Rc::clone(&face),
             };

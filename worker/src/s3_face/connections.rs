@@ -2,13 +2,17 @@
 //!
 //! The invariant: every connection that waits for its client waits for a bounded time.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use corelane_io::{Nanos, Stream};
 use slab::Slab;
 
+use crate::data_plane::outbox::{PeerCredit, SharedCredit};
+use crate::places::{Standing, Taken, open_max, to_free};
+use crate::shard::lanes::Credits;
 use crate::shard::signal::WaitList;
 
 /// A connection without a request: longer than the pools of the usual clients keep one, so that it is
@@ -41,7 +45,11 @@ pub enum Phase {
 pub struct Watched {
     phase: Cell<Phase>,
     since: Cell<Nanos>,
+    /// Whether a whole request has come.
+    has_asked: Cell<bool>,
     is_going: Cell<bool>,
+    /// Whether it was closed because others need its place.
+    is_closed: Cell<bool>,
 }
 
 impl Watched {
@@ -50,7 +58,9 @@ impl Watched {
         Watched {
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
+            has_asked: Cell::new(false),
             is_going: Cell::new(false),
+            is_closed: Cell::new(false),
         }
     }
 
@@ -59,6 +69,20 @@ impl Watched {
     pub fn enter(&self, phase: Phase, now: Nanos) {
         self.phase.set(phase);
         self.since.set(now);
+        if matches!(phase, Phase::Working | Phase::Sending) {
+            self.has_asked.set(true);
+        }
+    }
+
+    /// What the connection is doing, for whoever needs its place.
+    fn standing(&self, now: Nanos) -> Standing {
+        let waited = now.since(self.since.get());
+        match self.phase.get() {
+            _ if self.is_closed.get() => Standing::Busy,
+            Phase::Idle | Phase::Head if !self.has_asked.get() => Standing::Unproven(waited),
+            Phase::Idle | Phase::Head => Standing::Idle(waited),
+            Phase::Body | Phase::Working | Phase::Sending => Standing::Busy,
+        }
     }
 
     /// What it waits for.
@@ -88,6 +112,10 @@ pub struct Connections<S> {
     open: RefCell<Slab<(Rc<Watched>, S)>>,
     limit: usize,
     left: WaitList,
+    /// The part of each peer in what these connections share. What lanes hold is not in it, so that lanes
+    /// never keep these waiting.
+    credits: Credits,
+    shared: OnceCell<Rc<SharedCredit>>,
 }
 
 impl<S: Stream> Connections<S> {
@@ -97,13 +125,54 @@ impl<S: Stream> Connections<S> {
             open: RefCell::default(),
             limit,
             left: WaitList::default(),
+            credits: Credits::default(),
+            shared: OnceCell::new(),
         }
     }
 
-    /// A ticket for a new connection, or `None` when too many are open.
-    pub fn enter(&self, watched: &Rc<Watched>, stream: &S) -> Option<usize> {
+    /// The part of `peer` in what these connections share, which is as much as `all`.
+    pub fn credit_of(&self, all: &SharedCredit, peer: IpAddr, now: Nanos) -> Rc<PeerCredit> {
+        let shared = self.shared.get_or_init(|| Rc::new(all.another()));
+        self.credits.of(shared, peer, now)
+    }
+
+    /// A ticket for a new connection, or `None` when too many are open that do not only wait.
+    pub fn enter(&self, watched: &Rc<Watched>, stream: &S, now: Nanos) -> Option<usize> {
+        if !self.has_place(stream.peer().ip(), now) {
+            return None;
+        }
         let mut open = self.open.borrow_mut();
-        (open.len() < self.limit).then(|| open.insert((Rc::clone(watched), stream.clone())))
+        Some(open.insert((Rc::clone(watched), stream.clone())))
+    }
+
+    /// Whether a connection of `newcomer` has a place; where all are taken, those are closed that only wait.
+    /// They leave in their own time.
+    fn has_place(&self, newcomer: IpAddr, now: Nanos) -> bool {
+        let open = self.open.borrow();
+        let stay = || {
+            open.iter()
+                .filter(|(_, (watched, _))| !watched.is_closed.get())
+        };
+        if open.len() < self.limit
+            || open.len() < open_max(self.limit) && stay().count() < self.limit
+        {
+            return true;
+        }
+        if open.len() >= open_max(self.limit) {
+            return false;
+        }
+        let taken = open.iter().map(|(key, (watched, stream))| Taken {
+            key,
+            peer: stream.peer().ip(),
+            standing: watched.standing(now),
+        });
+        let freed = to_free(taken, newcomer);
+        for key in &freed {
+            let (watched, stream) = &open[*key];
+            watched.is_closed.set(true);
+            stream.close();
+        }
+        !freed.is_empty()
     }
 
     /// Gives the ticket back.

@@ -124,9 +124,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
     }
 
     /// Resolves when there is memory for another window. A connection that waits pins none.
-    async fn until_memory(&self) {
+    pub(super) async fn until_memory(&self) {
         assert_eq!(self.pinned, 0, "what is pinned was sent");
-        self.shard.shared_credit.until_not_overdrawn().await;
+        self.credit.until_memory().await;
     }
 
     /// Sends `parts`, then the rest up to `end`, each window while the next is gathered. `offset` is

@@ -3,13 +3,16 @@
 //! Short ones are answered where they are opened; what waits for the store or the under-store
 //! runs as a background task, so that reads stay first.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane_io::{Io, PAGE_SIZE, Priority};
 use corelane_rpc_schema::frame::{ReadFlags, ReadRequest};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{BlockId, ShardId, Stripe};
+use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Shard;
@@ -26,6 +29,16 @@ use crate::under_store::UnderStore;
 
 /// Objects or frames whose mounts are looked up between two yields: some 200 µs with a few mounts.
 const REMAPPED_PER_TURN: usize = 2048;
+
+/// How often it is looked whether whoever asked has gone.
+const GONE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Resolves once nobody waits for `answer` any more.
+async fn until_gone<I: Io, U: UnderStore, T>(shard: &Shard<I, U>, answer: &oneshot::Sender<T>) {
+    while !answer.is_closed() {
+        shard.io.sleep(GONE_INTERVAL).await;
+    }
+}
 
 /// Answers a letter. Whoever asked may have given up waiting.
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {
@@ -95,7 +108,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 answer,
             } => self.in_foreground(async move |shard| {
                 let access = Arc::new(shard.access_of(&reader));
-                reply(answer, shard.look_up(*request, &access).await);
+                let found = {
+                    let mut looking = pin!(shard.look_up(*request, &access).fuse());
+                    let mut gone = pin!(until_gone(&shard, &answer).fuse());
+                    futures::select_biased! {
+                        found = looking => found,
+                        () = gone => return,
+                    }
+                };
+                reply(answer, found);
             }),
             ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
             ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
@@ -242,8 +263,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let counters = self.io.counters();
         let tier = self.tier.borrow();
         let (lookup_decoded_bytes, lookup_known_bytes) = self.lookups.memory_bytes();
+        let mut lookup_bytes_unsent = 0;
+        self.lanes
+            .for_each(|lane| lookup_bytes_unsent += lane.outbox.lookup_bytes());
         values.extend([
             ("lanes_open", self.lanes.len() as u64),
+            ("lookup_bytes_unsent", lookup_bytes_unsent),
+            ("credit_bytes", self.shared_credit.bytes()),
             (
                 "s3_connections_open",
                 self.s3.as_ref().map_or(0, |face| face.connections.len()) as u64,

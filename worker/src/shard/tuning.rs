@@ -75,7 +75,7 @@ impl Default for Tuning {
             lane_bytes_max: 8 << 20,
             lanes_max: 8192,
             send_deadline: Duration::from_secs(30),
-            lane_watch_interval: Duration::from_secs(5),
+            lane_watch_interval: Duration::from_secs(1),
             drain_deadline: Duration::from_secs(10),
             memory_deadline: Duration::from_secs(5),
             pinned_percent_max: 50,

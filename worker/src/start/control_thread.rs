@@ -19,7 +19,7 @@ use super::{EndOfShard, pin_thread};
 use crate::access::Access;
 use crate::config::{Changes, Config};
 use crate::control_plane::catalogue::Catalogue;
-use crate::control_plane::shards::{AskError, Shards};
+use crate::control_plane::shards::{ANSWER_DEADLINE, AskError, Shards};
 use crate::control_plane::state::SavedState;
 use crate::control_plane::{Control, ControlSetup, server};
 use crate::operations::{self, status::Status};
@@ -229,8 +229,12 @@ async fn open_for_service(shards: &Shards, seats: &[SeatReady]) -> Result<(), Wo
             .map(|seat| Arc::clone(&seat.doorbell))
             .collect(),
     };
-    let told = shards.tell_all(serve).await;
-    told.map_err(|error| WorkerError::new(FailureKind::Other, error.to_string()))
+    let other = |error: AskError| WorkerError::new(FailureKind::Other, error.to_string());
+    shards.tell_all(serve).await.map_err(other)?;
+    // Letters are opened in their order: a shard that answers this one accepts connections.
+    let answered = shards.ask_all(ANSWER_DEADLINE, |answer| ShardRequest::Devices { answer });
+    answered.await.map_err(other)?;
+    Ok(())
 }
 
 /// Handles commands until one says stop or a shard fails.

@@ -23,6 +23,7 @@ mod under_stores;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use corelane_rpc_schema::ShardId;
 use tokio::sync::{mpsc, oneshot};
@@ -69,6 +70,7 @@ impl Worker {
     ) -> Result<RunningWorker, WorkerError> {
         let control = bind("control", config.control)?;
         let operations = bind("operations", config.operations)?;
+        probe_data_ports(&config)?;
         let s3 = bind_s3(&config)?;
         let scheme = if config.s3.tls.is_some() {
             "https"
@@ -169,11 +171,7 @@ impl Seating {
             let shard = ShardId(index as u16);
             let (sender, letters) = inbox(INBOX_LETTERS);
             let (ready, when_ready) = oneshot::channel();
-            let mut listen = config.listen;
-            if listen.port() != 0 {
-                // The configuration's check leaves room for all of them.
-                listen.set_port(listen.port() + shard.0);
-            }
+            let listen = data_address(config, index);
             seating.inboxes.push(sender);
             seating.ready.push(when_ready);
             seating.seats.push(Seat {
@@ -199,9 +197,57 @@ fn check_block_sizes(config: &Config, region_bytes: u32) -> Result<(), WorkerErr
     })
 }
 
+/// How long an address in use is tried again, and how often. The kernel takes a killed worker's rings apart a
+/// little after the process is gone, and they hold its listeners until then.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+const BIND_RETRY: Duration = Duration::from_millis(20);
+
+/// Listens on `address`. One in use is tried again for a while.
+fn listen_patiently(name: &str, address: SocketAddr) -> std::io::Result<TcpListener> {
+    let began = Instant::now();
+    let mut has_said = false;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && began.elapsed() < BIND_PATIENCE =>
+            {
+                if !has_said {
+                    tracing::info!(
+                        %address,
+                        "`{name}` is in use; waiting up to {} s, as a killed worker lets go of it a moment later",
+                        BIND_PATIENCE.as_secs()
+                    );
+                    has_said = true;
+                }
+                std::thread::sleep(BIND_RETRY);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Whether the shards will be able to listen: they do so when their devices are recovered.
+fn probe_data_ports(config: &Config) -> Result<(), WorkerError> {
+    for shard in 0..config.cores.len() {
+        drop(bind("listen", data_address(config, shard))?);
+    }
+    Ok(())
+}
+
+/// Where shard number `shard` listens.
+fn data_address(config: &Config, shard: usize) -> SocketAddr {
+    let mut address = config.listen;
+    if address.port() != 0 {
+        // The configuration's check leaves room for all of them.
+        address.set_port(address.port() + shard as u16);
+    }
+    address
+}
+
 /// Binds a listener of the control thread.
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, WorkerError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
+    let bound = listen_patiently(name, address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });

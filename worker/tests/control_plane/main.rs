@@ -1,6 +1,7 @@
 //! The control plane and the assembly around it, against shards that the test plays: they answer
 //! letters from a small world in memory, so that every answer is known.
 
+mod floods;
 mod world;
 
 use std::cell::RefCell;

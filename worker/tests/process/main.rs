@@ -14,6 +14,7 @@ mod hangs;
 mod harness;
 mod hostile;
 mod key_indexes;
+mod listeners;
 mod lookup_table;
 mod lookups;
 mod lookups_hostile;

@@ -307,7 +307,7 @@ fn an_address_that_is_taken_ends_the_start_with_one_sentence() {
     let refusal = Process::start(&bed.write_config())
         .err()
         .expect("it is refused");
-    assert_eq!(refusal.code, Some(4), "{}", refusal.log);
+    assert_eq!(refusal.code, Some(3), "{}", refusal.log);
     assert!(refusal.log.contains(&bed.listen), "{}", refusal.log);
     assert!(!refusal.log.contains("panicked"), "{}", refusal.log);
 }

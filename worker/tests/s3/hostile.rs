@@ -492,3 +492,20 @@ fn a_slow_sender_of_a_head_is_answered_when_it_ends_it() {
     }
     scene.terminate();
 }
+
+#[test]
+fn connections_that_send_nothing_or_half_a_head_keep_nobody_out() {
+    let mut bed = Bed::in_memory();
+    bed.cores = 1;
+    bed.sections = format!("{}connections = 8\n", crate::scene::OPEN);
+    let scene = Scene::with(bed);
+    let bytes = scene.bed.write("object", 6, 1000);
+    let mut silent = scene.connections(20);
+    for connection in silent.iter_mut().skip(10) {
+        connection.try_send("GET /data/object HTTP/1.1\r\n");
+    }
+    let answer = scene.connect().ask(get("/data/object"));
+    assert_same(&answer.body, &bytes, "beside those that only wait");
+    drop(silent);
+    scene.terminate();
+}

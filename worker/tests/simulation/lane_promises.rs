@@ -8,7 +8,7 @@ use corelane_io::{Io, SendBatch, Stream};
 use corelane_rpc_schema::frame::{
     self, Decoded, Frame, MAGIC, ReadFlags, ReadRequest, VERSION, encode_read_request,
 };
-use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, Hello, Message};
+use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, Hello, Message, Open};
 use corelane_worker::mount::Freshness;
 
 use crate::oracle::Opened;
@@ -75,14 +75,27 @@ impl Raw {
     }
 }
 
-fn hello() -> Vec<u8> {
-    let mut out = Vec::new();
-    let hello = Message::Hello(Hello {
+fn hello_message() -> Message {
+    Message::Hello(Hello {
         token: String::new(),
         client_name: "hostile".to_owned(),
-    });
-    hello.to_frame(1, &mut out).expect("it fits");
+    })
+}
+
+fn open_message() -> Message {
+    Message::Open(Open {
+        path: "/a/x".to_owned(),
+    })
+}
+
+fn message(request_id: u64, message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    message.to_frame(request_id, &mut out).expect("it fits");
     out
+}
+
+fn hello() -> Vec<u8> {
+    message(1, &hello_message())
 }
 
 /// A client in good order that must not notice anything; ends when `io` says so.
@@ -134,6 +147,16 @@ fn who_breaks_the_protocol_is_told_why_and_nobody_else_notices() {
                 ..Default::default()
             },
         );
+        let mut anonymous_read = Vec::new();
+        encode_read_request(
+            &mut anonymous_read,
+            &ReadRequest {
+                length: 1,
+                ..Default::default()
+            },
+        );
+        let mut anonymous_lookup = Vec::new();
+        frame::encode_lookup(&mut anonymous_lookup, 0, &[1, 2, 3]).expect("it fits");
         let mut answer = hello();
         Message::GoAway.to_frame(0, &mut answer).expect("it fits");
         Message::Error(ErrorMessage {
@@ -153,6 +176,13 @@ fn who_breaks_the_protocol_is_told_why_and_nobody_else_notices() {
             ("a read before the hello", read),
             ("an answer from a client", answer),
             ("a damaged frame", damaged),
+            ("a hello with id 0", message(0, &hello_message())),
+            (
+                "an open with id 0",
+                [hello(), message(0, &open_message())].concat(),
+            ),
+            ("a read with id 0", [hello(), anonymous_read].concat()),
+            ("a look-up with id 0", [hello(), anonymous_lookup].concat()),
         ];
         let ended = scene.world.block_on(async {
             let cast = scene.start(1).await;
@@ -344,4 +374,23 @@ fn a_stop_answers_what_is_under_way_and_says_goodbye() {
             ended.expect("no crash is scheduled");
         },
     );
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let mut scene = scene(5);
+    scene.site.tuning.lanes_max = 4;
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(1).await;
+        let silent: Vec<Raw> =
+            futures::future::join_all((0..20).map(|_| Raw::connect(&cast))).await;
+        cast.io.sleep(Duration::from_millis(5)).await;
+        assert_eq!(cast.stat("lanes_refused").await, 0);
+        let raw = Raw::connect(&cast).await;
+        raw.say_hello().await;
+        read_steadily(&cast, &scene, 10).await;
+        drop((silent, raw));
+        until_one_lane(&cast).await;
+    });
+    ended.expect("no crash is scheduled");
 }

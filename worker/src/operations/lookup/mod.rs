@@ -9,7 +9,7 @@
 //! lane.
 //!
 //! The invariant: answers of [`RUNNING_MAX`] look-ups are held at most, each until it was sent, or its peer took
-//! nothing for long, and no shard works for it any more; beside them, a request a connection; and the control thread neither parses nor encodes anything
+//! too little of it; a look-up ends with its connection; beside them, a request a connection; and the control thread neither parses nor encodes anything
 //! long itself.
 
 mod paths;
@@ -93,14 +93,15 @@ impl Lookups {
         }
     }
 
-    /// Answers a request for [`PATH`].
+    /// Answers a request for [`PATH`]. `begin` is called when all of it has come.
     pub(super) async fn answer(
         &self,
         status: &Status,
         access: &Access,
         request: Request<Incoming>,
+        begin: &dyn Fn(),
     ) -> Response<Body> {
-        self.answered(status, access, request)
+        self.answered(status, access, request, begin)
             .await
             .unwrap_or_else(Refusal::response)
     }
@@ -110,6 +111,7 @@ impl Lookups {
         status: &Status,
         access: &Access,
         request: Request<Incoming>,
+        begin: &dyn Fn(),
     ) -> Result<Response<Body>, Refusal> {
         if request.method() != Method::POST {
             return Err(Refusal::new(
@@ -129,16 +131,13 @@ impl Lookups {
         };
         // Before a place is taken: a client that sends slowly keeps nobody waiting.
         let body = body_of(request).await?;
+        begin();
         let deadline = Instant::now() + LOOKUP_DEADLINE;
         let place = self.place(deadline).await?;
-        // It goes on when the client has gone, because the shards do; and holds its place until they end.
-        let look_up = tokio::task::spawn_local(caller.look_up(body, place));
+        // It ends when the client has gone: this is dropped then, and the shard notices.
+        let look_up = caller.look_up(body, Arc::new(place));
         match timeout_at(deadline, look_up).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Refusal::of_code(
-                ErrorCode::Internal,
-                "the look-up failed; the log says why",
-            )),
+            Ok(answer) => answer,
             Err(_) => Err(Refusal::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "deadline",
@@ -148,6 +147,11 @@ impl Lookups {
                 ),
             )),
         }
+    }
+
+    /// Whether others wait for whoever takes an answer slowly.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.running.available_permits() == 0
     }
 
     /// A place among those that run, in the order in which they were asked for.
@@ -169,7 +173,7 @@ impl Caller {
     async fn look_up(
         self,
         body: Vec<u8>,
-        place: OwnedSemaphorePermit,
+        place: Arc<OwnedSemaphorePermit>,
     ) -> Result<Response<Body>, Refusal> {
         let Caller {
             control,
@@ -177,7 +181,7 @@ impl Caller {
             format,
         } = self;
         let is_short = body.len() <= IN_LINE_BYTES;
-        let mut request = elsewhere(is_short, move || parsed(&body)).await??;
+        let mut request = elsewhere(is_short, &place, move || parsed(&body)).await??;
         let rights = control.rights_of(&reader);
         request.paths = paths::objects(&control, &rights, &request.paths).await?;
         let home = paths::home(&control, &request.paths[0])?;
@@ -194,9 +198,11 @@ impl Caller {
         let rows = found.rows();
         let counts = explain.then(|| serde_json::to_string(&found.counts));
         let is_short = rows <= IN_LINE_ROWS && array_bytes(&found) <= IN_LINE_BYTES;
-        let bytes = elsewhere(is_short, move || encoded(format, &found)).await??;
+        let bytes = elsewhere(is_short, &place, move || encoded(format, &found)).await??;
 
-        let mut response = Response::new(Body::holding(bytes, place));
+        let mut body = Body::new(bytes);
+        body.hold(place);
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static(format.content_type());
         headers.insert(CONTENT_TYPE, content_type);
@@ -211,15 +217,23 @@ impl Caller {
     }
 }
 
-/// Runs `work` here if it is short, else on a thread that may be kept for long.
+/// Runs `work` here if it is short, else on a thread that may be kept for long. `place` is held until it has
+/// ended, whoever waits for it.
 async fn elsewhere<T: Send + 'static>(
     is_short: bool,
+    place: &Arc<OwnedSemaphorePermit>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     if is_short {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work)
+    let place = Arc::clone(place);
+    let working = move || {
+        let made = work();
+        drop(place);
+        made
+    };
+    tokio::task::spawn_blocking(working)
         .await
         .map_err(|_| Refusal::of_code(ErrorCode::Internal, "the look-up failed; the log says why"))
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use corelane_io::{Io, IoError, cores};
 use futures::channel::oneshot;
 
+use crate::data_plane::outbox::UnsentLookups;
+
 /// Jobs that may wait. One that finds no room waits on its core, which bounds the memory.
 const JOBS_MAX: usize = 1024;
 
@@ -30,6 +32,7 @@ pub struct Compute {
     jobs: Option<SyncSender<Job>>,
     /// When they were started.
     started: Option<Instant>,
+    unsent: UnsentLookups,
 }
 
 impl Compute {
@@ -67,7 +70,13 @@ impl Compute {
         Ok(Compute {
             jobs: Some(jobs),
             started: Some(Instant::now()),
+            unsent: UnsentLookups::default(),
         })
+    }
+
+    /// Answers that wait to be sent, of all shards that share the threads.
+    pub(super) fn unsent(&self) -> &UnsentLookups {
+        &self.unsent
     }
 
     /// Time since the threads were started, also while a core is at work and its own clock stands; none

@@ -17,6 +17,7 @@ use corelane_rpc_schema::ObjectId;
 use super::compute::Compute;
 use super::files::KnownFiles;
 use super::places::Places;
+use crate::data_plane::outbox::UnsentLookups;
 use crate::shard::turns::Turns;
 
 /// Objects that a shard looks into at a time; the others wait in order. One holds 32 MiB of pages at most
@@ -169,6 +170,11 @@ impl Lookups {
             places: RefCell::default(),
             last_schema: RefCell::default(),
         }
+    }
+
+    /// Answers that wait to be sent, of all shards.
+    pub fn unsent(&self) -> &UnsentLookups {
+        self.compute.unsent()
     }
 
     /// Bytes of decoded pages, and of footers and key indexes.
