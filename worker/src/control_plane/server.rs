@@ -1,6 +1,6 @@
 //! Connections of the control plane: how many, who gets past the gate, and when one is cut off.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use super::Control;
 use super::calls::Calls;
 use super::traffic::{Incoming, Outgoing, Traffic};
+use crate::access::Reader;
 use crate::start::{FailureKind, WorkerError};
 
 /// Who has not passed the gate by then is cut off.
@@ -25,11 +26,17 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(10);
 /// So many wrong tokens on one connection end it.
 const ENTER_TRIES: u32 = 3;
 
-/// How often connections are looked after.
+/// Different tokens that one connection may bring: one is usual.
+const READERS_MAX: usize = 8;
+
+/// How often connections are looked after. Rights end at once; this is for how long a connection without any lasts.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest incoming message, in words: paths, readers and options of one mount fit many times.
 const MESSAGE_WORDS_MAX: usize = (1 << 20) / 8;
+
+/// How often the log says at most that connections are refused: whoever connects must not fill it.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Pause after an accept that failed: descriptors may have run out, and others may close some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -48,9 +55,10 @@ pub fn listen(listener: TcpListener, control: &Rc<Control>) -> Result<AbortHandl
     let control = Rc::clone(control);
     let task = tokio::task::spawn_local(async move {
         let open = Rc::new(Cell::new(0usize));
+        let refused = Refused::default();
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => admit(&control, &open, stream, peer),
+                Ok((stream, peer)) => admit(&control, &open, &refused, stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a control connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -70,10 +78,33 @@ impl Drop for Place {
     }
 }
 
-fn admit(control: &Rc<Control>, open: &Rc<Cell<usize>>, stream: TcpStream, peer: SocketAddr) {
+/// Connections that were refused since a line of the log said so.
+#[derive(Default)]
+struct Refused {
+    since: Cell<u64>,
+    last: Cell<Option<Instant>>,
+}
+
+fn admit(
+    control: &Rc<Control>,
+    open: &Rc<Cell<usize>>,
+    refused: &Refused,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let limit = control.limits().control_connections;
     if open.get() >= limit {
-        tracing::warn!(%peer, limit, "a control connection is refused: too many are open (`limits.control_connections`)");
+        let now = Instant::now();
+        let is_quiet = refused
+            .last
+            .get()
+            .is_none_or(|last| now - last > REFUSAL_LOG_INTERVAL);
+        refused.since.set(refused.since.get() + 1);
+        if is_quiet {
+            let count = refused.since.replace(0);
+            refused.last.set(Some(now));
+            tracing::warn!(%peer, limit, count, "control connections are refused: too many are open (`limits.control_connections`)");
+        }
         return;
     }
     open.set(open.get() + 1);
@@ -94,7 +125,7 @@ async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String>
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let traffic = Traffic::new();
-    let has_entered = Rc::new(Cell::new(false));
+    let entered: Rc<RefCell<Vec<Reader>>> = Rc::default();
     let tries_left = Rc::new(Cell::new(ENTER_TRIES));
     let (reader, writer) = stream.compat().split();
     let incoming = Incoming {
@@ -114,9 +145,9 @@ async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String>
         options,
     );
     let gate: gate::Client = capnp_rpc::new_client(Gate {
-        control,
+        control: Rc::clone(&control),
         traffic: Rc::clone(&traffic),
-        has_entered: Rc::clone(&has_entered),
+        entered: Rc::clone(&entered),
         tries_left: Rc::clone(&tries_left),
     });
     let conversation = RpcSystem::new(Box::new(network), Some(gate.client));
@@ -125,8 +156,12 @@ async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String>
         let mut interval = interval(WATCH_INTERVAL);
         loop {
             interval.tick().await;
-            if !has_entered.get() && began.elapsed() > ENTER_DEADLINE {
+            if entered.borrow().is_empty() && began.elapsed() > ENTER_DEADLINE {
                 return "it did not pass the gate in time";
+            }
+            let mut readers = entered.borrow().clone().into_iter();
+            if readers.any(|reader| control.access.standing(&reader).is_none()) {
+                return "a token that it brought is not valid any more";
             }
             if tries_left.get() == 0 {
                 return "it brought too many wrong tokens";
@@ -146,7 +181,8 @@ async fn converse(control: Rc<Control>, stream: TcpStream) -> Result<(), String>
 struct Gate {
     control: Rc<Control>,
     traffic: Rc<Traffic>,
-    has_entered: Rc<Cell<bool>>,
+    /// Everyone who entered here, each once.
+    entered: Rc<RefCell<Vec<Reader>>>,
     tries_left: Rc<Cell<u32>>,
 }
 
@@ -169,7 +205,16 @@ impl gate::Server for Gate {
         let token = params.get()?.get_token()?.to_str()?;
         match self.control.access.enter(token) {
             Ok(reader) => {
-                self.has_entered.set(true);
+                let is_new = !self.entered.borrow().contains(&reader);
+                if is_new && self.entered.borrow().len() >= READERS_MAX {
+                    return Err(capnp::Error::failed(
+                        "denied: too many different tokens on one connection; connect again"
+                            .to_owned(),
+                    ));
+                }
+                if is_new {
+                    self.entered.borrow_mut().push(reader.clone());
+                }
                 let calls = Calls::new(Rc::clone(&self.control), Rc::clone(&self.traffic), reader);
                 results.get().set_worker(capnp_rpc::new_client(calls));
                 Ok(())

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Stream};
@@ -78,11 +79,35 @@ impl<S: Stream> Lanes<S> {
 const SEND_MAX_WITHOUT_ROOM: Duration = Duration::from_secs(5);
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Decides anew what every lane may read, and ends those whose token is gone.
+    pub(crate) fn renew_access(&self) {
+        self.access_generation.set(self.access.generation());
+        self.lanes.for_each(|lane| {
+            let Some(reader) = lane.reader.borrow().clone() else {
+                return;
+            };
+            *lane.access.borrow_mut() = Arc::new(self.access_of(&reader));
+            if self.access.standing(&reader).is_none() {
+                // Hello begins it anew, which needs a token of now.
+                *lane.reader.borrow_mut() = None;
+                self.counters.lanes_failed.increase();
+                let sentence =
+                    "the token of this lane is not valid any more; connect again with a new one";
+                lane.end(ErrorCode::Unauthenticated, sentence.to_owned());
+            }
+        });
+    }
+
     /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
     pub(crate) async fn watch_lanes(self: Rc<Self>) {
         loop {
             self.io.sleep(self.tuning.lane_watch_interval).await;
             let now = self.io.now();
+            self.slow.borrow_mut().drop_old(self.io.wall_clock_ms());
+            if self.access_generation.get() != self.access.generation() {
+                // The letter that says so did not come, or not yet.
+                self.renew_access();
+            }
             if let Some(face) = &self.s3 {
                 // Where memory is short, whoever does not take what is sent is not waited for long.
                 let send_max = match self.shared_credit.has_room() {
@@ -97,7 +122,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     continue;
                 };
                 self.counters.lanes_timed_out.increase();
-                tracing::info!(
+                // Clients choose how many of these there are, so the log has them on demand only.
+                tracing::debug!(
                     shard = self.id.0,
                     peer = %stream.peer(),
                     client = %lane.client_name.borrow(),

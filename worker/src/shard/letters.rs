@@ -21,7 +21,7 @@ use super::request::{Cached, DescribeError, DeviceStats, ShardRequest, ShardStat
 use crate::cache::frames::FRAME_PAGES;
 use crate::mount::AccessSet;
 use crate::object::ObjectMeta;
-use crate::store::{Held, ReadError};
+use crate::store::{Held, ReadError, public_id};
 use crate::under_store::UnderStore;
 
 /// Objects or frames whose mounts are looked up between two yields: some 200 µs with a few mounts.
@@ -98,7 +98,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, shard.look_up(*request, &access).await);
             }),
             ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
-            ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
+            ShardRequest::Slow { answer } => reply(answer, self.slow.borrow().slowest()),
             ShardRequest::SetLimits { limits } => {
                 self.limits.set(limits);
                 self.store.set_limits(
@@ -186,10 +186,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     face.set_mounts(&mounts);
                 }
                 *self.mounts.borrow_mut() = mounts;
-                self.lanes.for_each(|lane| {
-                    let set = self.access_of(&lane.reader.borrow());
-                    *lane.access.borrow_mut() = Arc::new(set);
-                });
+                self.renew_access();
                 self.in_background(async move |shard| shard.remap_mounts().await);
             }
             ShardRequest::SaveState { state, answer } => self.in_background(async move |shard| {
@@ -252,7 +249,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         status
             .map(|device| DeviceStats {
                 path: device.path,
-                uuid: device.uuid,
+                uuid: public_id(&device.uuid),
                 healthy: device.healthy,
                 bytes: device.bytes,
                 bytes_used: device.bytes_used,

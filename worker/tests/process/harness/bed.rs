@@ -40,6 +40,8 @@ pub struct Bed {
     pub mounts: Vec<Mount>,
     /// Address of the data plane.
     pub listen: String,
+    /// Whether a token is needed although none is configured: the local one.
+    pub needs_token: bool,
     /// Sections.
     pub sections: String,
 }
@@ -74,6 +76,7 @@ impl Bed {
                 keys: "freshness = \"immutable\"".to_owned(),
             }],
             listen: "127.0.0.1:0".to_owned(),
+            needs_token: false,
             sections: String::new(),
             folder,
         };
@@ -139,6 +142,15 @@ impl Bed {
             self.backend,
             self.listen,
         );
+        // Tests that are not about tokens speak to the worker without one.
+        if !self.needs_token && !self.sections.contains("[[token]]") {
+            text.push_str("insecure = true\n");
+        }
+        // Folders of the bed may be mounted at run time.
+        text.push_str(&format!(
+            "mount_roots = [\"file://{}\"]\n",
+            self.folder.path().display()
+        ));
         for mount in &self.mounts {
             text.push_str(&format!(
                 "[[mount]]\npath = \"{}\"\nuri = \"{}\"\n",
