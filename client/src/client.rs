@@ -66,7 +66,8 @@ pub struct Counters {
 }
 
 impl Client {
-    /// Connects to any data port of the worker at `address` (host:port). An empty `token` is for
+    /// Connects to any data port of the worker at `address` (host:port). An empty `token` is for a worker of the
+    /// same user on this machine, whose [local token](crate::local_token) is taken then, and for
     /// workers that ask for none. Needs a tokio runtime, whose tasks the lanes become.
     ///
     /// # Errors

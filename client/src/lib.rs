@@ -15,6 +15,7 @@ pub mod control;
 mod error;
 pub mod fleet;
 mod lane;
+pub mod local_token;
 mod look_up;
 mod options;
 mod pieces;

@@ -10,6 +10,7 @@ pub mod frame;
 )]
 pub mod generated;
 pub mod ids;
+pub mod local_token;
 pub mod messages;
 
 pub use ids::{

@@ -157,6 +157,17 @@ impl Credentials {
         self.keys.get(id)
     }
 
+    /// The key that `key` is here: that of the same id and secret, with the rules that it has here.
+    pub fn renewed(&self, key: &AccessKey) -> Option<&Arc<AccessKey>> {
+        self.key(&key.id).filter(|now| now.secret == key.secret)
+    }
+
+    /// Whether requests without a signature may do `verb` to `bucket`.
+    pub fn anonymous_may(&self, verb: Verb, bucket: &str) -> bool {
+        let rules = self.anonymous.as_ref();
+        rules.is_some_and(|rules| may(rules, verb, bucket))
+    }
+
     /// What requests without a signature may do.
     pub fn anonymous(&self) -> Option<&Arc<[Rule]>> {
         self.anonymous.as_ref()
@@ -176,6 +187,18 @@ mod tests {
             buckets: vec![bucket.to_owned()],
             verbs: verbs.iter().copied().collect(),
         }
+    }
+
+    #[test]
+    fn a_key_is_the_same_only_with_the_same_id_and_secret() {
+        let old = key(vec![rule("lake", &[Verb::Write])]);
+        let now = Credentials::new(vec![key(vec![rule("lake", &[Verb::Read])])], None);
+        let renewed = now.renewed(&old).expect("the same key");
+        assert!(renewed.may(Verb::Read, "lake") && !renewed.may(Verb::Write, "lake"));
+        let rotated = AccessKey::new("etl".into(), "AKIA".into(), "other".into(), Vec::new());
+        assert!(now.renewed(&rotated).is_none());
+        assert!(Credentials::new(Vec::new(), None).renewed(&old).is_none());
+        assert!(!now.anonymous_may(Verb::Read, "lake"));
     }
 
     #[test]

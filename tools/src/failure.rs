@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use corelane_client::{Error, ErrorCode};
+use corelane_worker::printable::{printable, printable_lines};
 
 /// What kind of thing went wrong. The number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Failure {
             let error = serde_json::json!({ "error": { "kind": kind.name(), "message": message } });
             eprintln!("{error}");
         } else {
-            eprintln!("corelane: {message}");
+            eprintln!("corelane: {}", printable_lines(message));
         }
     }
 }
@@ -113,7 +114,8 @@ impl From<std::io::Error> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = kind_of(&error);
-        let mut message = error.to_string();
+        // What the worker says may quote names that others chose.
+        let mut message = printable(&error.to_string()).into_owned();
         if let Some(advice) = advice(kind, &message) {
             message = format!("{message}; {advice}");
         }

@@ -1,11 +1,12 @@
 //! What goes to standard output: a table for people, or one JSON value a line with `--json`.
 //!
 //! The invariant: standard output holds nothing but the answer, so that it can be piped; progress
-//! and advice go to standard error.
+//! and advice go to standard error. Names in tables and messages are made printable: they are chosen by others.
 
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use corelane_worker::printable::{printable, printable_lines};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -43,7 +44,7 @@ impl Output {
                 .map_err(|error| Failure::failed(format!("the answer is no JSON: {error}")))?;
             return self.line(&line);
         }
-        self.line(human(answer).trim_end())
+        self.line(printable_lines(human(answer).trim_end()).as_ref())
     }
 
     /// Prints one line. Nothing for an empty text, which is how an empty answer looks.
@@ -75,7 +76,7 @@ impl Output {
     /// A line on standard error, in whichever form answers are.
     pub fn aside(self, text: &str) {
         // Where nobody can read it, nobody misses it.
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", printable_lines(text));
     }
 }
 
@@ -106,7 +107,7 @@ pub fn table_of(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>)
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns.iter().map(|column| &column.name));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| printable(cell)));
     }
     for (index, Column { is_number, .. }) in columns.iter().enumerate() {
         if let Some(column) = table.column_mut(index) {
@@ -125,7 +126,7 @@ pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
-        text.push_str(&format!("{name:width$}  {value}\n"));
+        text.push_str(&format!("{name:width$}  {}\n", printable(&value)));
     }
     text
 }
@@ -149,6 +150,15 @@ mod tests {
         ];
         let text = table(["path", ">bytes"], rows);
         assert_eq!(text, "PATH   BYTES\n/a         5\n/long  12345\n");
+    }
+
+    #[test]
+    fn names_make_no_lines_and_no_colours() {
+        let forged = "/a\nERROR forged\u{1b}[31m".to_owned();
+        let text = table(["path"], [[forged.clone()]]);
+        assert_eq!(text, "PATH\n/a\\nERROR forged\\u{1b}[31m\n");
+        let text = pairs([("path", forged)]);
+        assert_eq!(text, "path  /a\\nERROR forged\\u{1b}[31m\n");
     }
 
     #[test]

@@ -275,6 +275,15 @@ impl AccessSet {
         set
     }
 
+    /// Every mount of `table` may be read, and nothing that no mount covers.
+    pub fn of_all_mounts(table: &MountTable) -> Self {
+        let mut set = AccessSet::none();
+        for mount in table.iter() {
+            set.mounts[usize::from(mount.id.0) / 64] |= 1 << (mount.id.0 % 64);
+        }
+        set
+    }
+
     /// What the token named `reader` (empty: no token) may read of `table`.
     pub fn of_reader(table: &MountTable, reader: &str) -> Self {
         let mut set = AccessSet::none();
@@ -284,6 +293,12 @@ impl AccessSet {
             }
         }
         set
+    }
+
+    /// Whether everything that `other` allows is allowed.
+    pub fn covers(&self, other: &AccessSet) -> bool {
+        let mut pairs = self.mounts.iter().zip(&other.mounts);
+        pairs.all(|(own, others)| others & !own == 0) && (self.unmounted || !other.unmounted)
     }
 
     /// Whether objects of `mount` may be read. With [`MountId::NONE`] only by [`AccessSet::all`].
@@ -355,6 +370,8 @@ mod tests {
         assert!(ann.allows(MountId(0)) && ann.allows(MountId(70)));
         assert!(!bob.allows(MountId(0)) && bob.allows(MountId(70)));
         assert!(!ann.allows(MountId::NONE) && !ann.allows(MountId(71)));
+        assert!(ann.covers(&bob) && !bob.covers(&ann) && ann.covers(&ann));
+        assert!(AccessSet::all().covers(&ann) && !ann.covers(&AccessSet::all()));
     }
 
     #[test]

@@ -150,6 +150,18 @@ const MISTAKES: &[(&str, &[&str])] = &[
         "[[token]]\nname = \"a\"\nsecret = \"short\"",
         &["w.toml:3:10: `secret`: expected 16 to 256 bytes, found 5"],
     ),
+    (
+        "[[token]]\nname = \"a\"\nsecret = \"0123456789abcdef\"\n[[token]]\nname = \"b\"\nsecret = \"0123456789abcdef\"",
+        &["w.toml:4:1: `secret`: the tokens a and b have the same"],
+    ),
+    (
+        "mount_roots = [\"s3://a\", \"/srv\"]",
+        &["w.toml:1:15: `mount_roots`: expected places such as s3://bucket"],
+    ),
+    (
+        "[[mount]]\npath = \"/a\\nb\"\nuri = \"s3://b\"",
+        &["w.toml:2:8: `path`: expected a path without control characters"],
+    ),
     ("dram = 1G", &["w.toml:1:8: "]),
 ];
 

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use crate::error::Error;
+use crate::local_token;
 pub use values::{DeviceStats, Entry, JobState, Mount, ObjectInfo, Progress, ShardStats, Stats};
 
 /// Calls that are under way at a time. The worker bounds them too; waiting here is cheaper.
@@ -454,7 +455,9 @@ async fn enter(
     let gate: gate::Client = rpc.bootstrap(Side::Server);
     let rpc = tokio::task::spawn_local(rpc);
     let mut request = gate.enter_request();
-    request.get().set_token(token);
+    request
+        .get()
+        .set_token(local_token::or_local(token, address));
     let worker = async { request.send().promise.await?.get()?.get_worker() }.await;
     match worker {
         Ok(worker) => ready.send(Ok(())).ok().map(|()| (worker, rpc)),

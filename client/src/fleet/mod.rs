@@ -84,7 +84,8 @@ type Read = (Bytes, Sources);
 
 impl Fleet {
     /// A client of `workers`. Connects to each one when it is first needed, so that one that is
-    /// away disturbs nobody. An empty `token` is for workers that ask for none.
+    /// away disturbs nobody. An empty `token` is for workers of the
+    /// same user on this machine and for those that ask for none.
     ///
     /// # Errors
     /// Where these workers are no fleet.

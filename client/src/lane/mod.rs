@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::local_token;
 use crate::options::Options;
 use crate::policy::credits::CreditLimits;
 use receiver::Receiver;
@@ -155,7 +156,7 @@ impl Lane {
         let (reader, mut writer) = stream.into_split();
         let mut hello = Vec::new();
         Message::Hello(Hello {
-            token: token.to_owned(),
+            token: local_token::or_local(token, &address.to_string()),
             client_name: options.client_name.clone(),
         })
         .to_frame(HELLO_REQUEST_ID, &mut hello)

@@ -112,6 +112,7 @@ fn s3_face(
     std::mem::forget(runtime);
     let options = FaceOptions {
         domains: Vec::new(),
+        checks_host: true,
         region: S3_REGION.to_owned(),
         tls: None,
         log: None,

@@ -23,7 +23,10 @@ pub fn connect(address: SocketAddr, token: &str) -> io::Result<(TcpStream, Hello
     // The first open of an object may wait for its under-store.
     stream.set_read_timeout(Some(DEADLINE))?;
     let hello = Message::Hello(Hello {
-        token: token.to_owned(),
+        token: match token {
+            "" => corelane_client::local_token::find(&address.to_string()).unwrap_or_default(),
+            given => given.to_owned(),
+        },
         client_name: "corelane-perf".to_owned(),
     });
     match ask(&stream, &hello)? {

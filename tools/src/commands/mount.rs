@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use corelane_client::control::Mount;
 use corelane_worker::config::quantity::parse_size;
+use corelane_worker::printable::printable;
 use serde::Serialize;
 
 use crate::connection::ControlFlags;
@@ -78,7 +79,11 @@ impl MountCommand {
             .find(|made| made.path == mount.path)
             .unwrap_or(mount);
         output.answer(&Line::from(made), |line| {
-            format!("mounted {} at {}", line.uri, line.path)
+            format!(
+                "mounted {} at {}",
+                printable(&line.uri),
+                printable(&line.path)
+            )
         })
     }
 

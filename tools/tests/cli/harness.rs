@@ -86,6 +86,8 @@ impl Worker {
         let mut child = command(&["serve", "--dram", "64M", "--cores", "0"])
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(["--operations", "127.0.0.1:0", "--log", "error"])
+            .args(["--mount-root", "s3://", "--mount-root"])
+            .arg(format!("file://{}-more", folder.display()))
             .arg("--device")
             .arg(device)
             .arg("--mount")

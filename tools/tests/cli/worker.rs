@@ -164,7 +164,7 @@ fn a_mount_made_by_hand_serves_until_it_is_removed() {
         folder,
         content: _,
     } = world();
-    let other = folder.path().join("other");
+    let other = folder.path().join("files-more");
     std::fs::create_dir(&other).expect("a folder");
     std::fs::write(other.join("file"), "hello").expect("a file");
     let mount = format!("/other=file://{}", other.display());
@@ -184,6 +184,33 @@ fn a_mount_made_by_hand_serves_until_it_is_removed() {
         4
     );
     assert_eq!(worker.ask(&["unmount", "/other"]).code, 4);
+    let elsewhere = worker.ask(&["mount", "/etc=file:///etc", "--block-size", "512KiB"]);
+    assert_eq!(elsewhere.code, 6, "{}", elsewhere.stderr);
+    assert!(
+        elsewhere.stderr.contains("mount_roots"),
+        "{}",
+        elsewhere.stderr
+    );
+}
+
+#[test]
+fn the_user_of_the_worker_is_its_operator_and_others_need_a_token() {
+    let world = world();
+    let asked = |token: &str, homes: &[&str]| {
+        let mut status = command(&["status", "--control", &world.worker.control]);
+        status.env("CORELANE_TOKEN", token);
+        // The worker's surroundings need not be those of the command.
+        for home in homes {
+            status.env(home, "/nonexistent");
+        }
+        status.output().expect("the program runs").status.code()
+    };
+    assert_eq!(asked("", &[]), Some(0));
+    assert_eq!(asked("a-token-that-is-not-its", &[]), Some(6));
+    let session = std::env::var_os("XDG_RUNTIME_DIR");
+    if session.is_none() {
+        assert_eq!(asked("", &["XDG_RUNTIME_DIR"]), Some(0));
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fields::{Document, Fields};
 use super::kind::{Value, show_cpus};
 use super::mistake::Mistakes;
-use super::{Backend, Config, Limits, LogFormat, S3Config, Token};
+use super::{Backend, Config, Limits, LogFormat, MountRoots, S3Config, Token};
 use crate::cache::policy::PolicyKind;
 use crate::mount::{MOUNTS_MAX, Mount, MountId};
 
@@ -76,6 +76,9 @@ pub(super) fn config(
         send_zero_copy_above: top.number("send_zero_copy_above"),
         limits: limits(&document.limits),
         tokens,
+        local_token: None,
+        mount_roots: mount_roots(top, mistakes),
+        operations_hosts: top.texts("operations_hosts"),
         s3,
         mounts,
         log_level: document.log.text("level").expect("has a default"),
@@ -203,9 +206,22 @@ fn cores(top: &Fields, allowed: &[usize], mistakes: &mut Mistakes) -> Vec<usize>
     cores
 }
 
+fn mount_roots(top: &Fields, mistakes: &mut Mistakes) -> MountRoots {
+    let Value::Texts(texts) = top.get("mount_roots") else {
+        return MountRoots::default();
+    };
+    MountRoots::read(texts).unwrap_or_else(|message| {
+        mistakes.add(
+            top.origin("mount_roots"),
+            format!("`mount_roots`: {message}"),
+        );
+        MountRoots::none()
+    })
+}
+
 fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
     let mut names = BTreeSet::new();
-    let mut tokens = Vec::new();
+    let mut tokens: Vec<Token> = Vec::new();
     for fields in list {
         let secret = secret(fields, "token", mistakes);
         let Some(name) = fields.text("name") else {
@@ -219,6 +235,14 @@ fn tokens(list: &[Fields], mistakes: &mut Mistakes) -> Vec<Token> {
             );
         }
         if let Some(secret) = secret {
+            // The secret is what tells bearers apart.
+            if let Some(other) = tokens.iter().find(|other| other.secret == secret) {
+                let message = format!(
+                    "`secret`: the tokens {} and {name} have the same; expected one of its own for each",
+                    other.name
+                );
+                mistakes.add(fields.place(), message);
+            }
             tokens.push(Token {
                 name,
                 secret,

@@ -25,6 +25,10 @@ pub struct WorkerFlags {
     /// the store
     #[arg(long, value_name = "PATH=URI")]
     pub mount: Vec<String>,
+    /// Place where operators may mount at run time, such as file:///srv/data or s3://bucket; may be repeated. Replaces
+    /// `mount_roots`
+    #[arg(long, value_name = "PLACE")]
+    pub mount_root: Vec<String>,
     /// CPUs that run shards, such as 1-3 or 2,4
     #[arg(long, value_name = "LIST")]
     pub cores: Option<String>,
@@ -98,6 +102,11 @@ impl WorkerFlags {
             document
                 .top
                 .set("devices", devices, Origin::Flag("--device"));
+        }
+        if !self.mount_root.is_empty() {
+            let roots = Value::Texts(self.mount_root.clone());
+            let origin = Origin::Flag("--mount-root");
+            document.top.set("mount_roots", roots, origin);
         }
         if self.insecure {
             document

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use corelane_rpc_schema::messages::PATH_BYTES_MAX;
 use corelane_rpc_schema::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, PARTITIONS_MAX};
 
 use super::kind::Kind;
+use super::mount_roots::MOUNT_URI_BYTES_MAX;
 use crate::mount::{Admission, Freshness};
 
 /// One key.
@@ -62,8 +64,8 @@ pub const TOP: &Section = &Section {
             },
             default: "",
             is_reloadable: false,
-            doc: "Name of this worker to clients and, later, to a master. Without it the uuid of the \
-                  device set is used, so that it moves with the devices.",
+            doc: "Name of this worker to clients and, later, to a master. Without it, one that is made of the \
+                  uuid of the device set is used, so that it moves with the devices.",
         },
         Key {
             name: "cores",
@@ -238,7 +240,29 @@ pub const TOP: &Section = &Section {
             doc: "HTTP port for `/metrics`, `/healthz`, `/readyz`, `/slow` and look-ups (`POST \
                   /v1/lookup`). Beyond loopback, all but health and readiness want \
                   `Authorization: Bearer SECRET` of a token, unless `insecure` is set; look-ups \
-                  want it wherever there are tokens.",
+                  want it everywhere. Objects, clients, paths and jobs are shown to operators only.",
+        },
+        Key {
+            name: "operations_hosts",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: false,
+            doc: "Host names under which proxies pass requests on to an operations port on loopback. Others than \
+                  these, `localhost` and IP addresses are refused there: a name that some web page chose can be \
+                  made to mean this machine.",
+        },
+        Key {
+            name: "mount_roots",
+            kind: Kind::Texts,
+            default: "",
+            is_reloadable: true,
+            doc: "Places where operators may mount at run time, with everything below them, such as \
+                  `s3://training`, `https://`, `http://minio:9000` or `file:///srv/data`. Addresses in options \
+                  (`endpoint`) must be below one as well. Without it: `s3://`, `gs://`, `az://`, `abfs://`, \
+                  `abfss://` and `https://`; an empty list allows none. Folders and plain HTTP have to be \
+                  named, because the process reaches files and services that its operators must not. A mount \
+                  without keys in its options uses the credentials of the worker. Mounts of this file are not \
+                  bound by it.",
         },
         Key {
             name: "insecure",
@@ -246,7 +270,9 @@ pub const TOP: &Section = &Section {
             default: "false",
             is_reloadable: false,
             doc: "Lets anyone who can connect in, as an operator. Needed for a listener beyond loopback \
-                  when there are no tokens.",
+                  when there are no tokens. Without it every connection needs a token: one of `[[token]]`, or \
+                  the local one, which the worker writes at each start into a file that only its own user and \
+                  root can read, and which `corelane` finds by itself.",
         },
         Key {
             name: "spin",
@@ -374,7 +400,9 @@ pub const S3: &Section = &Section {
             default: "",
             is_reloadable: false,
             doc: "Base domains for the virtual-host style: with `s3.example.com`, a request to \
-                  `lake.s3.example.com` is for the bucket `lake`. The path style always works.",
+                  `lake.s3.example.com` is for the bucket `lake`. The path style always works. On loopback, \
+                  requests without a signature are taken for these, `localhost` and IP addresses only, so a \
+                  proxy's name has to be among them.",
         },
         Key {
             name: "region",
@@ -502,7 +530,8 @@ pub const LOG: &Section = &Section {
 pub const TOKEN: &Section = &Section {
     name: "token",
     is_list: true,
-    doc: "Who may connect. With at least one token, every connection needs one (unless `insecure` is set).",
+    doc: "Who may connect. Every connection needs a token (unless `insecure` is set). One that is removed or whose \
+          secret changes loses its rights at the reload: its connections are closed, and its loads end.",
     keys: &[
         Key {
             name: "name",
@@ -533,7 +562,7 @@ pub const TOKEN: &Section = &Section {
             kind: Kind::Flag,
             default: "false",
             is_reloadable: true,
-            doc: "Whether the bearer may also mount, unmount, free, pin, verify and cancel.",
+            doc: "Whether the bearer may also mount, unmount, free, pin and verify, and see and cancel all jobs.",
         },
     ],
 };
@@ -547,7 +576,7 @@ pub const MOUNT: &Section = &Section {
         Key {
             name: "path",
             kind: Kind::Formed {
-                expected: "an absolute path such as /data, without `.`, `..` or empty parts",
+                expected: "an absolute path such as /data, without `.`, `..` or empty parts, at most 2048 bytes",
                 check: check_mount_path,
             },
             default: "",
@@ -626,9 +655,9 @@ pub const MOUNT: &Section = &Section {
 pub const SECTIONS: [&Section; 7] = [TOP, LIMITS, S3, LOG, TOKEN, S3_KEY, MOUNT];
 
 /// Schemes of under-stores.
-const SCHEMES: [&str; 8] = ["file", "s3", "gs", "az", "abfs", "abfss", "http", "https"];
+pub(super) const SCHEMES: [&str; 8] = ["file", "s3", "gs", "az", "abfs", "abfss", "http", "https"];
 
-fn check_name(text: &str) -> Result<(), String> {
+pub(crate) fn check_name(text: &str) -> Result<(), String> {
     let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if (1..=64).contains(&text.len()) && text.chars().all(is_fine) {
         return Ok(());
@@ -655,6 +684,15 @@ fn check_log_level(text: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check_mount_path(text: &str) -> Result<(), String> {
+    if text.len() > PATH_BYTES_MAX {
+        return Err(format!(
+            "expected a path of at most {PATH_BYTES_MAX} bytes, found {}",
+            text.len()
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("expected a path without control characters".to_owned());
+    }
     let parts = text
         .strip_prefix('/')
         .map(|rest| rest.strip_suffix('/').unwrap_or(rest));
@@ -670,6 +708,15 @@ pub(crate) fn check_mount_path(text: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check_mount_uri(text: &str) -> Result<(), String> {
+    if text.len() > MOUNT_URI_BYTES_MAX {
+        return Err(format!(
+            "expected at most {MOUNT_URI_BYTES_MAX} bytes, found {}",
+            text.len()
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("expected no control characters".to_owned());
+    }
     let wrong = |why: &str| {
         Err(format!(
             "expected s3://, gs://, az://, abfs://, http://, https:// or file:/// and a place, found `{text}`{why}"

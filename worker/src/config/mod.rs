@@ -13,6 +13,7 @@
 //! | [`mistake`] | what is wrong, and where |
 //! | [`reload`] | what changed, and what of it can be applied |
 //! | [`memory`] | the memory budget |
+//! | [`mount_roots`] | where operators may mount at run time |
 //! | [`s3`] | the S3 face and its keys |
 //! | [`mod@reference`] | `docs/configuration.md` |
 
@@ -23,6 +24,7 @@ pub mod keys;
 pub mod kind;
 pub mod memory;
 pub mod mistake;
+pub mod mount_roots;
 pub mod quantity;
 pub mod reference;
 pub mod reload;
@@ -37,6 +39,7 @@ pub use check::{TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
 pub(crate) use check::{normal_path, normal_uri};
 pub use flags::WorkerFlags;
 pub use mistake::{Mistake, Mistakes, Origin};
+pub use mount_roots::MountRoots;
 pub use reload::Changes;
 pub use s3::{S3Config, S3Key};
 
@@ -99,6 +102,12 @@ pub struct Config {
     pub limits: Limits,
     /// Who may connect.
     pub tokens: Vec<Token>,
+    /// Secret of the operator that needs no configuration: the process makes it at each start. No key sets it.
+    pub local_token: Option<LocalToken>,
+    /// Places where operators may mount at run time.
+    pub mount_roots: MountRoots,
+    /// Names by which the operations port may be called beside `localhost` and addresses.
+    pub operations_hosts: Vec<String>,
     /// The S3 face.
     pub s3: S3Config,
     /// What appears where, in the order of the file; slots are positions.
@@ -149,6 +158,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The secret of the operator that needs no configuration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LocalToken(pub String);
+
+impl fmt::Debug for LocalToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LocalToken")
+    }
 }
 
 /// One token.
@@ -262,6 +281,7 @@ impl Config {
         self.s3.keys.clone_from(&new.s3.keys);
         self.s3.anonymous.clone_from(&new.s3.anonymous);
         self.mounts.clone_from(&new.mounts);
+        self.mount_roots.clone_from(&new.mount_roots);
         self.log_level.clone_from(&new.log_level);
         self.document.take_over(&new.document);
     }

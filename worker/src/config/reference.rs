@@ -11,7 +11,7 @@ fails when it differs, and rewrites it with `CORELANE_REWRITE=1`.
 
 `corelane-worker --config FILE` reads a TOML file. Every key has a default except where it says *required*.
 Unknown keys and wrong values are refused, all of them at once, each with file, line and column.
-`--check-config` does that and no more. Flags override the file: `--device`, `--size`, `--mount`, `--cores`,
+`--check-config` does that and no more. Flags override the file: `--device`, `--size`, `--mount`, `--mount-root`, `--cores`,
 `--dram`, `--listen`, `--control`, `--operations`, `--spin`, `--insecure`, `--log`.
 
 Sizes: `4096`, `512M`, `64MiB`, `1.5G` (powers of 1024), `8GB` (powers of 1000). Durations: `50us`, `10ms`, `30s`, `5m`.

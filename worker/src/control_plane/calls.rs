@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use capnp::Error;
 use capnp::capability::Rc as CapRc;
@@ -19,7 +20,7 @@ use super::shards::ANSWER_DEADLINE;
 use super::traffic::{CallInFlight, Traffic, WorkerInUse};
 use super::{Control, objects};
 use crate::access::Reader;
-use crate::config::keys::{check_mount_path, check_mount_uri};
+use crate::config::keys::{check_mount_path, check_mount_uri, check_name};
 use crate::config::{normal_path, normal_uri};
 use crate::mount::{Mount, MountId};
 use crate::shard::request::{DeviceStats, ShardRequest, ShardStats};
@@ -30,6 +31,15 @@ const ENTRY_BYTES: u64 = 512;
 /// Copies of a plain read's bytes at a time while its answer is made: the shard's and the call's, then the
 /// call's and the message's.
 const READ_COPIES: u64 = 2;
+
+/// Readers, key indexes or options of a mount made at run time: all mounts share what a device keeps of them.
+const MOUNT_LIST_MAX: u32 = 64;
+
+/// Longest name or value among these: a key of a service account, which is the longest, has half of it.
+const MOUNT_TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// How often the rights of a caller are looked at while something long is done for it.
+const RIGHTS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Freshness of a mount that names none, as in the configuration.
 const FRESHNESS_DEFAULT: &str = "max-age=60";
@@ -60,8 +70,9 @@ impl Calls {
         }
     }
 
-    /// Counts a call in.
+    /// Counts a call in, of a caller that may still make one.
     fn begin(&self) -> Result<CallInFlight, CallError> {
+        self.rights()?;
         if self.control.is_stopping() {
             return Err(CallError::Busy(
                 "the worker is stopping; retry when it is up again".to_owned(),
@@ -75,18 +86,35 @@ impl Calls {
         })
     }
 
-    fn rights(&self) -> Rights {
+    /// The caller's rights now.
+    fn rights(&self) -> Result<Rights, CallError> {
         self.control.rights_of(&self.reader)
     }
 
-    fn as_operator(&self) -> Result<(), CallError> {
-        if self.reader.is_operator() {
-            return Ok(());
+    /// The caller's rights, if it is an operator now.
+    fn as_operator(&self) -> Result<Rights, CallError> {
+        self.control.as_operator(&self.reader)
+    }
+
+    /// Does `work`, which may take long, for as long as the caller is an operator.
+    async fn while_operator<T>(
+        &self,
+        work: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let until_it_is_not = async {
+            let mut interval = tokio::time::interval(RIGHTS_INTERVAL);
+            loop {
+                interval.tick().await;
+                if let Err(error) = self.as_operator() {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            error = until_it_is_not => Err(error),
+            done = work => done,
         }
-        let name = self.reader.name();
-        Err(CallError::Denied(format!(
-            "the token {name} is not an operator's (`operator = true` in its [[token]])"
-        )))
     }
 }
 
@@ -114,7 +142,7 @@ impl worker::Server for Calls {
         mut results: worker::MountsResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        let rights = self.rights();
+        let rights = self.rights()?;
         let table = self.control.mounts();
         let mut mounts: Vec<&Arc<Mount>> = table
             .iter()
@@ -142,7 +170,7 @@ impl worker::Server for Calls {
             by = self.reader.name(),
             "mount"
         );
-        Ok(self.control.mount(mount).await?)
+        Ok(self.control.mount(mount, &self.reader).await?)
     }
 
     async fn unmount(
@@ -154,7 +182,7 @@ impl worker::Server for Calls {
         self.as_operator()?;
         let path = checked_path(params.get()?.get_path()?.to_str()?)?;
         tracing::info!(path, by = self.reader.name(), "unmount");
-        Ok(self.control.unmount(&path).await?)
+        Ok(self.control.unmount(&path, &self.reader).await?)
     }
 
     async fn stat(
@@ -164,9 +192,11 @@ impl worker::Server for Calls {
     ) -> Result<(), Error> {
         let _call = self.begin()?;
         let path = checked_path(params.get()?.get_path()?.to_str()?)?;
-        self.rights().mount_of(&path)?;
+        self.rights()?.mount_of(&path)?;
         let meta = objects::describe(&self.control, &path).await?;
         let cached = objects::cached_of(&self.control, &meta).await?;
+        // It took its time.
+        self.rights()?.mount_of(&path)?;
         let object = CachedObject { meta, cached };
         write_object(results.get().init_object(), &self.control, &path, &object);
         Ok(())
@@ -189,7 +219,9 @@ impl worker::Server for Calls {
         };
         let entries = listing::limit_of(&query) as u64;
         let mut held = self.traffic.reserve(entries * ENTRY_BYTES).await?;
-        let (entries, more) = listing::list(&self.control, &self.rights(), &query).await?;
+        let rights = self.rights()?;
+        let (entries, more) = listing::list(&self.control, &rights, &query).await?;
+        self.rights()?.still_allow(&rights)?;
         let bytes = entries.iter().map(|entry| {
             2 * (entry.listed.path.len() + entry.listed.version.len()) as u64 + ENTRY_BYTES
         });
@@ -211,14 +243,14 @@ impl worker::Server for Calls {
         let _call = self.begin()?;
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
-        let rights = self.rights();
+        let rights = self.rights()?;
         if rights.mounts_at(&path).is_empty() {
             rights.mount_of(&path)?;
         }
         let job = jobs::start(
             &self.control,
             JobKind::Load,
-            rights,
+            (&self.reader, &rights),
             &path,
             params.get_recursive(),
         );
@@ -232,11 +264,11 @@ impl worker::Server for Calls {
         mut results: worker::FreeResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        self.as_operator()?;
+        let rights = self.as_operator()?;
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
-        let freed =
-            objects::free(&self.control, &self.rights(), &path, params.get_recursive()).await?;
+        let freed = objects::free(&self.control, &rights, &path, params.get_recursive());
+        let freed = self.while_operator(freed).await?;
         let mut results = results.get();
         results.set_blocks(freed.blocks);
         results.set_bytes(freed.bytes);
@@ -249,11 +281,12 @@ impl worker::Server for Calls {
         mut results: worker::PinResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        self.as_operator()?;
+        let rights = self.as_operator()?;
         let params = params.get()?;
         let path = checked_path(params.get_path()?.to_str()?)?;
         let (recursive, pinned) = (params.get_recursive(), params.get_pinned());
-        let count = objects::pin(&self.control, &self.rights(), &path, recursive, pinned).await?;
+        let pinning = objects::pin(&self.control, &rights, &path, recursive, pinned);
+        let count = self.while_operator(pinning).await?;
         results.get().set_objects(count);
         Ok(())
     }
@@ -264,13 +297,13 @@ impl worker::Server for Calls {
         mut results: worker::VerifyResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        self.as_operator()?;
+        let rights = self.as_operator()?;
         let path = checked_path(params.get()?.get_path()?.to_str()?)?;
-        let rights = self.rights();
         if rights.mounts_at(&path).is_empty() {
             rights.mount_of(&path)?;
         }
-        let job = jobs::start(&self.control, JobKind::Verify, rights, &path, true);
+        let caller = (&self.reader, &rights);
+        let job = jobs::start(&self.control, JobKind::Verify, caller, &path, true);
         results.get().set_job(job.map_err(CallError::from)?);
         Ok(())
     }
@@ -282,7 +315,9 @@ impl worker::Server for Calls {
     ) -> Result<(), Error> {
         let _call = self.begin()?;
         let job = params.get()?.get_job();
-        let progress = self.control.jobs().progress(job).map_err(CallError::from)?;
+        let rights = self.rights()?;
+        let progress = self.control.jobs().progress(job, &self.reader, &rights);
+        let progress = progress.map_err(CallError::from)?;
         write_progress(results.get().init_progress(), &progress);
         Ok(())
     }
@@ -293,9 +328,10 @@ impl worker::Server for Calls {
         _: worker::CancelResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        self.as_operator()?;
+        let rights = self.rights()?;
         let job = params.get()?.get_job();
-        Ok(self.control.jobs().cancel(job).map_err(CallError::from)?)
+        let cancelled = self.control.jobs().cancel(job, &self.reader, &rights);
+        Ok(cancelled.map_err(CallError::from)?)
     }
 
     async fn read(
@@ -313,7 +349,9 @@ impl worker::Server for Calls {
             .reserve(u64::from(length) * READ_COPIES)
             .await?;
         let (data, version) =
-            objects::read(&self.control, &self.rights(), &path, offset, length).await?;
+            objects::read(&self.control, &self.rights()?, &path, offset, length).await?;
+        // It took its time.
+        self.rights()?.mount_of(&path)?;
         let mut results = results.get();
         results.set_data(&data);
         results.set_version(&version);
@@ -326,7 +364,7 @@ impl worker::Server for Calls {
         mut results: worker::JobsResults,
     ) -> Result<(), Error> {
         let _call = self.begin()?;
-        let jobs = self.control.jobs().all();
+        let jobs = self.control.jobs().shown_to(&self.reader, &self.rights()?);
         let mut list = results.get().init_jobs(jobs.len() as u32);
         for (index, job) in jobs.iter().enumerate() {
             write_progress(list.reborrow().get(index as u32), job);
@@ -452,19 +490,36 @@ fn read_mount(reader: mount::Reader<'_>) -> Result<Mount, Error> {
     };
     let freshness = or(reader.get_freshness()?.to_str()?, FRESHNESS_DEFAULT);
     let admission = or(reader.get_admission()?.to_str()?, ADMISSION_DEFAULT);
+    let few = |key: &'static str, count: u32| match count {
+        0..=MOUNT_LIST_MAX => Ok(()),
+        _ => Err(invalid(key)(format!(
+            "{count} are more than {MOUNT_LIST_MAX}"
+        ))),
+    };
+    let short = |key: &'static str, text: &str| match text.len() {
+        0..=MOUNT_TEXT_BYTES_MAX => Ok(text.to_owned()),
+        bytes => Err(invalid(key)(format!(
+            "{bytes} bytes are more than {MOUNT_TEXT_BYTES_MAX}"
+        ))),
+    };
     let mut readers = Vec::new();
+    few("readers", reader.get_readers()?.len())?;
     for name in reader.get_readers()? {
-        readers.push(name?.to_str()?.to_owned());
+        let name = name?.to_str()?;
+        check_name(name).map_err(invalid("readers"))?;
+        readers.push(name.to_owned());
     }
     let mut key_indexes = Vec::new();
+    few("keyIndexes", reader.get_key_indexes()?.len())?;
     for column in reader.get_key_indexes()? {
-        key_indexes.push(column?.to_str()?.to_owned());
+        key_indexes.push(short("keyIndexes", column?.to_str()?)?);
     }
     let mut options = std::collections::BTreeMap::new();
+    few("options", reader.get_options()?.len())?;
     for option in reader.get_options()? {
         options.insert(
-            option.get_key()?.to_str()?.to_owned(),
-            option.get_value()?.to_str()?.to_owned(),
+            short("options", option.get_key()?.to_str()?)?,
+            short("options", option.get_value()?.to_str()?)?,
         );
     }
     Ok(Mount {

@@ -82,7 +82,7 @@ impl From<JobError> for CallError {
     fn from(error: JobError) -> Self {
         match error {
             JobError::Missing(_) => CallError::NotFound(error.to_string()),
-            JobError::TooMany => CallError::Busy(error.to_string()),
+            JobError::TooMany | JobError::TooManyOfReaders => CallError::Busy(error.to_string()),
         }
     }
 }

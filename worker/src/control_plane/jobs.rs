@@ -2,6 +2,9 @@
 //!
 //! The invariant: the number of objects a job has under way is bounded, and everything up to
 //! `done_to` is done, so that a load goes on from there after a restart.
+//!
+//! A job has the rights of its caller, decided anew for each object: it ends when the caller's token is gone, and
+//! leaves out what the caller may not read any more. After a restart, the caller is whoever has a token of that name.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,10 +21,17 @@ use super::rights::Rights;
 use super::shards::WORK_DEADLINE;
 use super::state::SavedJob;
 use super::{Control, objects};
+use crate::access::{Access, Reader};
 use crate::shard::request::{Loaded, ShardRequest};
 
 /// Jobs that run at a time: each holds its objects in flight.
 const RUNNING_MAX: usize = 16;
+
+/// Of them, those of one caller that is no operator.
+const RUNNING_MAX_OF_READER: usize = 4;
+
+/// Of them, those of all callers that are no operators: the rest is left to operators.
+const RUNNING_MAX_OF_READERS: usize = 12;
 
 /// Ended jobs whose outcome can still be asked for.
 const ENDED_KEPT: usize = 128;
@@ -112,10 +122,19 @@ pub enum JobError {
     /// Too many run.
     #[error("{RUNNING_MAX} jobs are running already; wait for one to end, or cancel one")]
     TooMany,
+    /// Too many of one caller run, or of all that are no operators.
+    #[error(
+        "a token that is no operator's runs {RUNNING_MAX_OF_READER} jobs at a time, all of them together \
+         {RUNNING_MAX_OF_READERS}; wait for one to end"
+    )]
+    TooManyOfReaders,
 }
 
 struct Job {
     recursive: bool,
+    reader: Reader,
+    /// Whether the caller was no operator when it began.
+    is_of_reader: bool,
     progress: RefCell<Progress>,
     done_to: RefCell<String>,
     task: RefCell<Option<AbortHandle>>,
@@ -138,14 +157,20 @@ impl Jobs {
         }
     }
 
-    /// Where a job stands.
+    /// Where a job stands, for a caller that may see it.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn progress(&self, job: u64) -> Result<Progress, JobError> {
+    /// When there is none that this caller may see.
+    pub fn progress(
+        &self,
+        job: u64,
+        reader: &Reader,
+        rights: &Rights,
+    ) -> Result<Progress, JobError> {
         self.jobs
             .borrow()
             .get(&job)
+            .filter(|job| job.is_shown_to(reader, rights))
             .map(|job| job.progress.borrow().clone())
             .ok_or(JobError::Missing(job))
     }
@@ -159,15 +184,27 @@ impl Jobs {
             .collect()
     }
 
-    /// Ends a job. One that has ended stays as it is.
+    /// The jobs that this caller may see, oldest first: all for operators, else its own and those on places of
+    /// which it may read everything.
+    pub fn shown_to(&self, reader: &Reader, rights: &Rights) -> Vec<Progress> {
+        self.jobs
+            .borrow()
+            .values()
+            .filter(|job| job.is_shown_to(reader, rights))
+            .map(|job| job.progress.borrow().clone())
+            .collect()
+    }
+
+    /// Ends a job of this caller, or any for an operator. One that has ended stays as it is.
     ///
     /// # Errors
-    /// When there is no such job.
-    pub fn cancel(&self, job: u64) -> Result<(), JobError> {
+    /// When there is none that this caller may end.
+    pub fn cancel(&self, job: u64, reader: &Reader, rights: &Rights) -> Result<(), JobError> {
         let job = self
             .jobs
             .borrow()
             .get(&job)
+            .filter(|job| rights.is_operator() || job.reader == *reader)
             .cloned()
             .ok_or(JobError::Missing(job))?;
         if job.progress.borrow().state == JobState::Running {
@@ -175,6 +212,18 @@ impl Jobs {
             self.end(&job, JobState::Cancelled);
         }
         Ok(())
+    }
+
+    /// Ends the jobs of callers whose tokens are gone.
+    pub fn end_without_rights(&self, access: &Access) {
+        for job in self.jobs.borrow().values() {
+            let is_running = job.progress.borrow().state == JobState::Running;
+            if is_running && access.standing(&job.reader).is_none() {
+                job.abort();
+                job.fail("the token of whoever started it is not valid any more".to_owned());
+                self.end(job, JobState::Failed);
+            }
+        }
     }
 
     /// Stops all jobs where they are; they stay unfinished.
@@ -213,6 +262,20 @@ impl Jobs {
         if self.running() >= RUNNING_MAX {
             return Err(JobError::TooMany);
         }
+        if job.is_of_reader {
+            let jobs = self.jobs.borrow();
+            let running = jobs.values().filter(|other| {
+                other.is_of_reader && other.progress.borrow().state == JobState::Running
+            });
+            let (mut all, mut own) = (0, 0);
+            for other in running {
+                all += 1;
+                own += usize::from(other.reader == job.reader);
+            }
+            if own >= RUNNING_MAX_OF_READER || all >= RUNNING_MAX_OF_READERS {
+                return Err(JobError::TooManyOfReaders);
+            }
+        }
         let number = job.progress.borrow().job;
         let job = Rc::new(job);
         let mut jobs = self.jobs.borrow_mut();
@@ -246,9 +309,11 @@ impl Jobs {
 }
 
 impl Job {
-    fn new(number: u64, kind: JobKind, path: &str, recursive: bool) -> Self {
+    fn new(number: u64, kind: JobKind, path: &str, recursive: bool, caller: &Caller) -> Self {
         Job {
             recursive,
+            reader: caller.reader.clone(),
+            is_of_reader: !caller.is_operator,
             progress: RefCell::new(Progress {
                 job: number,
                 kind,
@@ -276,6 +341,7 @@ impl Job {
             kind: progress.kind.name().to_owned(),
             path: progress.path.clone(),
             recursive: self.recursive,
+            reader: self.reader.saved(),
             done_to: self.done_to.borrow().clone(),
             objects_done: progress.objects_done,
             bytes_done: progress.bytes_done,
@@ -287,8 +353,14 @@ impl Job {
         }
     }
 
-    fn restore(saved: &SavedJob) -> Self {
-        let job = Job::new(saved.job, JobKind::Load, &saved.path, saved.recursive);
+    fn restore(saved: &SavedJob, caller: &Caller) -> Self {
+        let job = Job::new(
+            saved.job,
+            JobKind::Load,
+            &saved.path,
+            saved.recursive,
+            caller,
+        );
         {
             let mut progress = job.progress.borrow_mut();
             // What was under way when the state was kept is counted again when it is done again.
@@ -303,6 +375,12 @@ impl Job {
         }
         job.done_to.borrow_mut().clone_from(&saved.done_to);
         job
+    }
+
+    fn is_shown_to(&self, reader: &Reader, rights: &Rights) -> bool {
+        rights.is_operator()
+            || self.reader == *reader
+            || rights.may_read_all_at(&self.progress.borrow().path)
     }
 
     fn abort(&self) {
@@ -320,25 +398,36 @@ impl Job {
     }
 }
 
-/// Starts a job; its number.
+/// Whoever starts a job.
+struct Caller {
+    reader: Reader,
+    is_operator: bool,
+}
+
+/// Starts a job of `reader`; its number.
 ///
 /// # Errors
 /// When too many run.
 pub fn start(
     control: &Rc<Control>,
     kind: JobKind,
-    rights: Rights,
+    (reader, rights): (&Reader, &Rights),
     path: &str,
     recursive: bool,
 ) -> Result<u64, JobError> {
     let number = control.jobs.next.get();
-    let job = control.jobs.add(Job::new(number, kind, path, recursive))?;
+    let caller = Caller {
+        reader: reader.clone(),
+        is_operator: rights.is_operator(),
+    };
+    let job = Job::new(number, kind, path, recursive, &caller);
+    let job = control.jobs.add(job)?;
     control.jobs.next.set(number + 1);
-    run(control, job, rights);
+    run(control, job);
     Ok(number)
 }
 
-/// Goes on with a job that was kept.
+/// Goes on with a job that was kept, with the rights that its caller has now.
 pub(super) fn resume(control: &Rc<Control>, saved: SavedJob) {
     if saved.kind != JobKind::Load.name() {
         tracing::warn!(
@@ -348,7 +437,24 @@ pub(super) fn resume(control: &Rc<Control>, saved: SavedJob) {
         );
         return;
     }
-    match control.jobs.add(Job::restore(&saved)) {
+    let reader = control.access.restored(&saved.reader);
+    let caller = reader.and_then(|reader| {
+        let is_operator = control.access.standing(&reader)?.is_operator;
+        Some(Caller {
+            reader,
+            is_operator,
+        })
+    });
+    let Some(caller) = caller else {
+        tracing::warn!(
+            job = saved.job,
+            path = saved.path,
+            reader = ?saved.reader,
+            "a kept job is dropped: its caller has no token here any more"
+        );
+        return;
+    };
+    match control.jobs.add(Job::restore(&saved, &caller)) {
         Ok(job) => {
             tracing::info!(
                 job = saved.job,
@@ -356,19 +462,19 @@ pub(super) fn resume(control: &Rc<Control>, saved: SavedJob) {
                 after = saved.done_to,
                 "a load goes on"
             );
-            run(control, job, Rights::own(control.mounts()));
+            run(control, job);
         }
         Err(error) => tracing::warn!(job = saved.job, %error, "a kept job is dropped"),
     }
 }
 
-fn run(control: &Rc<Control>, job: Rc<Job>, rights: Rights) {
+fn run(control: &Rc<Control>, job: Rc<Job>) {
     let (held, task_job) = (Rc::clone(control), Rc::clone(&job));
     let task = tokio::task::spawn_local(async move {
         let kind = task_job.progress.borrow().kind;
         let result = match kind {
-            JobKind::Load => load(&held, &task_job, &rights).await,
-            JobKind::Verify => verify(&held, &task_job, &rights).await,
+            JobKind::Load => load(&held, &task_job).await,
+            JobKind::Verify => verify(&held, &task_job).await,
         };
         if let Err(error) = result {
             task_job.fail(error.to_string());
@@ -409,7 +515,7 @@ impl Watermark {
     }
 }
 
-async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(), CallError> {
+async fn load(control: &Rc<Control>, job: &Rc<Job>) -> Result<(), CallError> {
     let path = job.progress.borrow().path.clone();
     let mut query = Query {
         path,
@@ -422,7 +528,8 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
     let mut watermark = Watermark::default();
     let mut under_way: FuturesUnordered<_> = FuturesUnordered::new();
     loop {
-        let (entries, more) = listing::list(control, rights, &query).await?;
+        let rights = control.rights_of(&job.reader)?;
+        let (entries, more) = listing::list(control, &rights, &query).await?;
         let files: Vec<Listed> = entries
             .iter()
             .filter(|entry| !entry.listed.is_directory)
@@ -442,8 +549,10 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
                     account(control, job, &mut watermark, path, result);
                 }
             }
+            // Others took their time: the caller may have lost its rights meanwhile.
+            control.rights_of(&job.reader)?;
             watermark.begin(&file.path);
-            under_way.push(named_load(control, file.path));
+            under_way.push(named_load(control, &job.reader, file.path));
         }
         match entries.last() {
             Some(last) if more => query.after.clone_from(&last.listed.path),
@@ -456,8 +565,12 @@ async fn load(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(
     Ok(())
 }
 
-async fn named_load(control: &Control, path: String) -> (String, Result<Loaded, CallError>) {
-    let result = load_object(control, &path).await;
+async fn named_load(
+    control: &Control,
+    reader: &Reader,
+    path: String,
+) -> (String, Result<Loaded, CallError>) {
+    let result = load_object(control, reader, &path).await;
     (path, result)
 }
 
@@ -501,19 +614,20 @@ fn account(
 }
 
 /// Loads one object on all shards that own a part of it, again while they are busy.
-async fn load_object(control: &Control, path: &str) -> Result<Loaded, CallError> {
+async fn load_object(control: &Control, reader: &Reader, path: &str) -> Result<Loaded, CallError> {
     let mut pause = BUSY_PAUSE;
     for _ in 1..BUSY_TRIES {
-        match try_load(control, path).await {
+        match try_load(control, reader, path).await {
             Err(CallError::Busy(_)) => tokio::time::sleep(pause).await,
             result => return result,
         }
         pause *= 2;
     }
-    try_load(control, path).await
+    try_load(control, reader, path).await
 }
 
-async fn try_load(control: &Control, path: &str) -> Result<Loaded, CallError> {
+async fn try_load(control: &Control, reader: &Reader, path: &str) -> Result<Loaded, CallError> {
+    control.rights_of(reader)?.mount_of(path)?;
     let object = objects::describe(control, path).await?;
     let parts = objects::owners(control, &object).into_iter().map(|owner| {
         let object = std::sync::Arc::clone(&object);
@@ -534,9 +648,10 @@ async fn try_load(control: &Control, path: &str) -> Result<Loaded, CallError> {
     Ok(total)
 }
 
-async fn verify(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result<(), CallError> {
+async fn verify(control: &Rc<Control>, job: &Rc<Job>) -> Result<(), CallError> {
     let path = job.progress.borrow().path.clone();
-    let found = objects::to_verify(control, rights, &path).await?;
+    let rights = control.rights_of(&job.reader)?;
+    let found = objects::to_verify(control, &rights, &path).await?;
     {
         let mut progress = job.progress.borrow_mut();
         progress.objects_total = found.len() as u64;
@@ -548,6 +663,10 @@ async fn verify(control: &Rc<Control>, job: &Rc<Job>, rights: &Rights) -> Result
     });
     let mut checks = checks.buffer_unordered(VERIFY_OBJECTS);
     while let Some((object, result)) = checks.next().await {
+        if !control.rights_of(&job.reader)?.is_operator() {
+            let sentence = "the caller of this verification is no operator any more";
+            return Err(CallError::Denied(sentence.to_owned()));
+        }
         let mut progress = job.progress.borrow_mut();
         // What is cached of an object changes until its turn comes: the total follows, so that
         // it is reached in the end.

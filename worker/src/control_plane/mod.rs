@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 use corelane_rpc_schema::ShardId;
 
 use crate::access::{Access, Reader};
+use crate::config::mount_roots::RootError;
 use crate::config::{Changes, Config, Limits};
 use crate::mount::{Mount, MountTable};
 use crate::shard::request::ShardRequest;
@@ -76,6 +77,8 @@ pub struct Control {
     traffic: Rc<AllTraffic>,
     /// One save at a time, so that an older state never overwrites a newer one.
     saving: tokio::sync::Mutex<()>,
+    /// One change of the run-time mounts at a time.
+    mounting: tokio::sync::Mutex<()>,
 }
 
 /// What a [`Control`] is made of.
@@ -107,6 +110,7 @@ impl Control {
         let mounts = Mounts::new(
             &setup.config.mounts,
             &setup.state.mounts,
+            &setup.config.mount_roots,
             setup.region_bytes,
         )
         .map_err(|error| error.to_string())?;
@@ -124,6 +128,7 @@ impl Control {
             jobs: Jobs::new(setup.epoch),
             traffic: Rc::default(),
             saving: tokio::sync::Mutex::new(()),
+            mounting: tokio::sync::Mutex::new(()),
         });
         control
             .publish_mounts()
@@ -175,10 +180,11 @@ impl Control {
         let changes = Changes::between(&self.config.borrow(), &config);
         self.mounts
             .borrow_mut()
-            .reload(&config.mounts)
+            .reload(&config.mounts, &config.mount_roots)
             .map_err(|error| error.to_string())?;
         self.limits.set(config.limits);
         self.access.replace(config.tokens.clone());
+        self.jobs.end_without_rights(&self.access);
         self.access.replace_s3(config.s3.credentials());
         let limits = &config.limits;
         self.catalogue.set_limits(
@@ -186,6 +192,7 @@ impl Control {
             limits.under_store_requests,
         );
         let shard_limits = self.config.borrow().part_of(limits);
+        // Before anything that may take long: connections of tokens that are gone end here.
         self.publish_mounts()
             .await
             .map_err(|error| error.to_string())?;
@@ -206,31 +213,85 @@ impl Control {
     }
 
     /// What `reader` may see and do now.
-    pub fn rights_of(&self, reader: &Reader) -> Rights {
+    ///
+    /// # Errors
+    /// When its token is gone.
+    pub fn rights_of(&self, reader: &Reader) -> Result<Rights, CallError> {
         Rights::of(reader, &self.access, self.mounts())
     }
 
-    /// Makes a mount at run time. It is kept before this returns.
+    /// The rights of `reader` now, if it is an operator's.
     ///
     /// # Errors
-    /// When the path is taken, or it cannot be kept (nothing has changed then).
-    pub async fn mount(&self, mount: Mount) -> Result<(), CallError> {
-        let path = mount.path.clone();
-        self.mounts.borrow_mut().mount(mount)?;
-        if let Err(message) = self.save().await {
-            self.mounts.borrow_mut().unmount(&path)?;
+    /// When it is not, or its token is gone.
+    pub fn as_operator(&self, reader: &Reader) -> Result<Rights, CallError> {
+        let rights = self.rights_of(reader)?;
+        if rights.is_operator() {
+            return Ok(rights);
+        }
+        Err(CallError::Denied(format!(
+            "the token {} is not an operator's (`operator = true` in its [[token]])",
+            reader.name()
+        )))
+    }
+
+    /// Makes a mount at run time for `reader`, an operator. It is kept before this returns.
+    ///
+    /// # Errors
+    /// When it is outside of the roots, the path is taken, or it cannot be kept (nothing has changed then).
+    pub async fn mount(&self, mount: Mount, reader: &Reader) -> Result<(), CallError> {
+        let mount = self.within_roots(mount).await?;
+        let _one_at_a_time = self.mounting.lock().await;
+        self.as_operator(reader)?;
+        self.mounts.borrow().check(&mount)?;
+        // Nobody sees it before it is kept, so that one that fails leaves nothing behind.
+        if let Err(message) = self.save_with(Some(&mount)).await {
             return Err(CallError::Failed(format!(
                 "the mount could not be kept: {message}"
             )));
         }
+        // Keeping it may have taken long: the caller's rights and the other mounts are looked at again.
+        let made = self
+            .as_operator(reader)
+            .and_then(|_| Ok(self.mounts.borrow_mut().mount(mount)?));
+        if let Err(error) = made {
+            // A reload came in between. What cannot be taken back is sorted out at the next start.
+            if let Err(message) = self.save().await {
+                tracing::warn!(message, "a refused mount is still kept on the devices");
+            }
+            return Err(error);
+        }
         Ok(self.publish_mounts().await?)
     }
 
-    /// Removes a mount that was made at run time. That is kept before this returns.
+    /// `mount` with its URI in its one form, if it is below a root.
+    async fn within_roots(&self, mount: Mount) -> Result<Mount, CallError> {
+        let roots = self.config.borrow().mount_roots.clone();
+        // A folder may be on a file system that does not answer, which must not hold this thread up.
+        let checking = tokio::task::spawn_blocking(move || {
+            let uri = roots.check(&mount.uri, &mount.options)?;
+            Ok(Mount { uri, ..mount })
+        });
+        match tokio::time::timeout(ROOT_CHECK_DEADLINE, checking).await {
+            Ok(Ok(checked)) => checked.map_err(|error: RootError| match error {
+                RootError::Invalid(message) => CallError::Invalid(message),
+                RootError::Outside(message) => CallError::Denied(message),
+            }),
+            Ok(Err(error)) => Err(CallError::Failed(error.to_string())),
+            Err(_) => Err(CallError::Unavailable(format!(
+                "the folder did not answer within {} s; look after its file system",
+                ROOT_CHECK_DEADLINE.as_secs()
+            ))),
+        }
+    }
+
+    /// Removes a mount that was made at run time, for `reader`, an operator. That is kept before this returns.
     ///
     /// # Errors
     /// When there is none, or the configuration made it.
-    pub async fn unmount(&self, path: &str) -> Result<(), CallError> {
+    pub async fn unmount(&self, path: &str, reader: &Reader) -> Result<(), CallError> {
+        let _one_at_a_time = self.mounting.lock().await;
+        self.as_operator(reader)?;
         self.mounts.borrow_mut().unmount(path)?;
         // Reads end at once; if the change is not kept, the mount is back after a restart.
         self.publish_mounts().await?;
@@ -268,8 +329,13 @@ impl Control {
     /// # Errors
     /// A sentence, when no device took them.
     pub async fn save(&self) -> Result<(), String> {
+        self.save_with(None).await
+    }
+
+    async fn save_with(&self, more: Option<&Mount>) -> Result<(), String> {
         let _one_at_a_time = self.saving.lock().await;
-        let mounts = self.mounts.borrow().made_at_run_time();
+        let mut mounts = self.mounts.borrow().made_at_run_time();
+        mounts.extend(more.cloned());
         let state = SavedState {
             mounts,
             jobs: self.jobs.unfinished(),
@@ -295,6 +361,9 @@ impl Control {
         }
     }
 }
+
+/// How long it may take to find out where a folder really is.
+const ROOT_CHECK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How often the progress of jobs is kept: what is repeated after a crash is found in the cache.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,10 +1,13 @@
 //! The mounts of the configuration and those made at run time, together.
 //!
 //! The invariant: a slot means one place (path, URI, block size) for as long as the process runs.
-//! Index entries carry slots, so one that was given up is not given to another mount.
+//! Index entries carry slots, so one that was given up is not given to another mount; the same place gets it
+//! again. A mount made at run time stays below a root of the configuration for as long as it is served.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::config::MountRoots;
 use crate::config::quantity::show_size;
 use crate::mount::{MOUNTS_MAX, Mount, MountId, MountTable};
 
@@ -27,11 +30,17 @@ pub fn check_block_size(mount: &Mount, region_bytes: u32) -> Result<(), MountErr
     })
 }
 
-/// All mounts, and which slots were ever used.
+/// A place that a slot stands for: path, URI and block size.
+type Place = (String, String, u32);
+
+/// All mounts, and the slots of all places that were ever mounted.
 #[derive(Debug)]
 pub struct Mounts {
     table: Arc<MountTable>,
-    slots_used: u16,
+    /// At most [`MOUNTS_MAX`].
+    slots: BTreeMap<Place, MountId>,
+    /// Mounts made at run time that are outside of the roots now: kept, and not served.
+    outside: Vec<Mount>,
     region_bytes: u32,
 }
 
@@ -66,7 +75,7 @@ pub enum MountError {
     },
     /// No slot is left.
     #[error(
-        "all {MOUNTS_MAX} mount slots were used since the start; restart the worker to use freed ones again"
+        "{MOUNTS_MAX} different places were mounted since the start; restart the worker to mount others"
     )]
     Full,
     /// The table refuses it.
@@ -83,16 +92,18 @@ impl Mounts {
     pub fn new(
         configured: &[Mount],
         saved: &[Mount],
+        roots: &MountRoots,
         region_bytes: u32,
     ) -> Result<Self, MountError> {
         let mut mounts = Mounts {
             table: Arc::new(MountTable::default()),
-            slots_used: 0,
+            slots: BTreeMap::new(),
+            outside: Vec::new(),
             region_bytes,
         };
         let mut all = Vec::new();
         for mount in configured {
-            all.push(mounts.with_new_slot(mount.clone())?);
+            all.push(mounts.with_slot(mount.clone())?);
         }
         for mount in saved {
             if configured.iter().any(|other| other.path == mount.path) {
@@ -102,8 +113,10 @@ impl Mounts {
                 );
             } else if let Err(error) = check_block_size(mount, region_bytes) {
                 tracing::error!(%error, "a mount made at run time is left out");
+            } else if !is_within(mount, roots) {
+                mounts.outside.push(mount.clone());
             } else {
-                all.push(mounts.with_new_slot(mount.clone())?);
+                all.push(mounts.with_slot(mount.clone())?);
             }
         }
         mounts.replace(all)?;
@@ -121,7 +134,29 @@ impl Mounts {
             .iter()
             .filter(|mount| mount.is_runtime)
             .map(|mount| (**mount).clone())
+            .chain(self.outside.iter().cloned())
             .collect()
+    }
+
+    /// Whether a mount can be made at run time, so that it may be kept before it is.
+    ///
+    /// # Errors
+    /// When the path is taken, no slot is left, or no device keeps its blocks.
+    pub fn check(&self, mount: &Mount) -> Result<(), MountError> {
+        let mut paths = self.table.iter().map(|other| &other.path);
+        if paths.any(|path| *path == mount.path) || self.is_outside(&mount.path) {
+            return Err(MountError::Exists(mount.path.clone()));
+        }
+        check_block_size(mount, self.region_bytes)?;
+        let count = self.table.iter().count() + self.outside.len();
+        if count >= MOUNTS_MAX || self.slot_of(mount).is_none() {
+            return Err(MountError::Full);
+        }
+        Ok(())
+    }
+
+    fn is_outside(&self, path: &str) -> bool {
+        self.outside.iter().any(|mount| mount.path == path)
     }
 
     /// Adds a mount at run time; its slot is chosen here.
@@ -129,15 +164,18 @@ impl Mounts {
     /// # Errors
     /// When the path is taken or no slot is left.
     pub fn mount(&mut self, mount: Mount) -> Result<(), MountError> {
-        if self.table.iter().any(|other| other.path == mount.path) {
-            return Err(MountError::Exists(mount.path));
-        }
-        let mount = self.with_new_slot(Mount {
+        self.check(&mount)?;
+        let slots = self.slots.clone();
+        let mount = self.with_slot(Mount {
             is_runtime: true,
             ..mount
         })?;
         let all = self.all().chain([mount]).collect();
-        self.replace(all)
+        let replaced = self.replace(all);
+        if replaced.is_err() {
+            self.slots = slots;
+        }
+        replaced
     }
 
     /// Removes a mount that was made at run time.
@@ -146,6 +184,10 @@ impl Mounts {
     /// When there is none, or it is the configuration's.
     pub fn unmount(&mut self, path: &str) -> Result<(), MountError> {
         match self.table.iter().find(|mount| mount.path == path) {
+            None if self.is_outside(path) => {
+                self.outside.retain(|mount| mount.path != path);
+                return Ok(());
+            }
             None => return Err(MountError::Missing(path.to_owned())),
             Some(mount) if !mount.is_runtime => {
                 return Err(MountError::Configured(path.to_owned()));
@@ -157,39 +199,37 @@ impl Mounts {
     }
 
     /// Takes over a changed configuration. Mounts made at run time stay, unless the configuration
-    /// now has one at their path.
+    /// now has one at their path, or their place is outside of `roots`.
     ///
     /// # Errors
     /// When no slot is left; nothing is changed then.
-    pub fn reload(&mut self, configured: &[Mount]) -> Result<(), MountError> {
-        let before = Arc::clone(&self.table);
-        let slots_used = self.slots_used;
-        let result = self.take_over(&before, configured);
+    pub fn reload(&mut self, configured: &[Mount], roots: &MountRoots) -> Result<(), MountError> {
+        let (slots, outside) = (self.slots.clone(), self.outside.clone());
+        let result = self.take_over(configured, roots);
         if result.is_err() {
-            self.slots_used = slots_used;
+            (self.slots, self.outside) = (slots, outside);
         }
         result
     }
 
-    fn take_over(&mut self, before: &MountTable, configured: &[Mount]) -> Result<(), MountError> {
+    fn take_over(&mut self, configured: &[Mount], roots: &MountRoots) -> Result<(), MountError> {
         let mut all = Vec::new();
         for mount in configured {
-            let same_place = before.iter().find(|other| {
-                (&other.path, &other.uri, other.block_bytes)
-                    == (&mount.path, &mount.uri, mount.block_bytes)
-            });
-            all.push(match same_place {
-                Some(other) => Mount {
-                    id: other.id,
-                    ..mount.clone()
-                },
-                None => self.with_new_slot(mount.clone())?,
-            });
+            all.push(self.with_slot(mount.clone())?);
         }
-        let kept = before.iter().filter(|mount| {
-            mount.is_runtime && configured.iter().all(|other| other.path != mount.path)
-        });
-        all.extend(kept.map(|mount| (**mount).clone()));
+        let made: Vec<Mount> = self
+            .made_at_run_time()
+            .into_iter()
+            .filter(|mount| configured.iter().all(|other| other.path != mount.path))
+            .collect();
+        self.outside.clear();
+        for mount in made {
+            if is_within(&mount, roots) {
+                all.push(self.with_slot(mount)?);
+            } else {
+                self.outside.push(mount);
+            }
+        }
         self.replace(all)
     }
 
@@ -197,13 +237,17 @@ impl Mounts {
         self.table.iter().map(|mount| (**mount).clone())
     }
 
-    fn with_new_slot(&mut self, mount: Mount) -> Result<Mount, MountError> {
+    /// The slot of the place of `mount`, or the next one.
+    fn slot_of(&self, mount: &Mount) -> Option<MountId> {
+        let known = self.slots.get(&place_of(mount)).copied();
+        let next = || (self.slots.len() < MOUNTS_MAX).then_some(MountId(self.slots.len() as u16));
+        known.or_else(next)
+    }
+
+    fn with_slot(&mut self, mount: Mount) -> Result<Mount, MountError> {
         check_block_size(&mount, self.region_bytes)?;
-        if usize::from(self.slots_used) >= MOUNTS_MAX {
-            return Err(MountError::Full);
-        }
-        let id = MountId(self.slots_used);
-        self.slots_used += 1;
+        let id = self.slot_of(&mount).ok_or(MountError::Full)?;
+        self.slots.insert(place_of(&mount), id);
         Ok(Mount { id, ..mount })
     }
 
@@ -211,6 +255,26 @@ impl Mounts {
         self.table = Arc::new(MountTable::new(all).map_err(MountError::Invalid)?);
         Ok(())
     }
+}
+
+fn place_of(mount: &Mount) -> Place {
+    (mount.path.clone(), mount.uri.clone(), mount.block_bytes)
+}
+
+/// Whether a mount made at run time may be served: its place is below a root, and still the one that was checked
+/// when it was made.
+fn is_within(mount: &Mount, roots: &MountRoots) -> bool {
+    let why = match roots.check(&mount.uri, &mount.options) {
+        Ok(uri) if uri == mount.uri => return true,
+        Ok(uri) => format!("{} leads to {uri} now", mount.uri),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(
+        path = mount.path,
+        why,
+        "a mount made at run time is not served; it is kept until it is unmounted"
+    );
+    false
 }
 
 #[cfg(test)]
@@ -235,6 +299,10 @@ mod tests {
 
     const REGION: u32 = 16 << 20;
 
+    fn roots() -> MountRoots {
+        MountRoots::default()
+    }
+
     fn slot(mounts: &Mounts, path: &str) -> Option<u16> {
         mounts
             .table()
@@ -245,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_slot_is_never_given_to_another_place() {
-        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[], REGION).expect("valid");
+        let mut mounts =
+            Mounts::new(&[mount("/a", "s3://a")], &[], &roots(), REGION).expect("valid");
         mounts.mount(mount("/b", "s3://b")).expect("free path");
         assert_eq!(
             (slot(&mounts, "/a"), slot(&mounts, "/b")),
@@ -259,9 +328,11 @@ mod tests {
             freshness: Freshness::AlwaysCheck,
             ..mount("/a", "s3://a")
         };
-        mounts.reload(&[fresher]).expect("valid");
+        mounts.reload(&[fresher], &roots()).expect("valid");
         assert_eq!(slot(&mounts, "/a"), Some(0));
-        mounts.reload(&[mount("/a", "s3://other")]).expect("valid");
+        mounts
+            .reload(&[mount("/a", "s3://other")], &roots())
+            .expect("valid");
         assert_eq!(
             (slot(&mounts, "/a"), slot(&mounts, "/c")),
             (Some(3), Some(2))
@@ -274,7 +345,8 @@ mod tests {
             is_runtime: true,
             ..mount("/a", "s3://saved")
         };
-        let mut mounts = Mounts::new(&[mount("/a", "s3://a")], &[saved], REGION).expect("valid");
+        let mut mounts =
+            Mounts::new(&[mount("/a", "s3://a")], &[saved], &roots(), REGION).expect("valid");
         assert!(mounts.made_at_run_time().is_empty());
         assert_eq!(
             mounts.unmount("/a"),
@@ -296,29 +368,75 @@ mod tests {
             block_bytes: bytes,
             ..mount("/large", "s3://large")
         };
-        let mut mounts = Mounts::new(&[], &[large(8 << 20)], REGION).expect("the saved one goes");
+        let mut mounts =
+            Mounts::new(&[], &[large(8 << 20)], &roots(), REGION).expect("the saved one goes");
         assert_eq!(mounts.table().iter().count(), 0);
         let refusal = mounts.mount(large(8 << 20)).expect_err("too large");
         let text = refusal.to_string();
         for part in ["/large", "8M", "16M", "4M", "32M", "`block_size`"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(mounts.reload(&[large(8 << 20)]), Err(refusal));
+        assert_eq!(mounts.reload(&[large(8 << 20)], &roots()), Err(refusal));
         mounts.mount(large(4 << 20)).expect("a quarter fits");
     }
 
     #[test]
+    fn a_place_that_is_mounted_again_or_refused_takes_no_other_slot() {
+        let mut mounts =
+            Mounts::new(&[mount("/c", "s3://c")], &[], &roots(), REGION).expect("valid");
+        for _ in 0..2 * MOUNTS_MAX {
+            mounts.mount(mount("/a", "s3://a")).expect("a free path");
+            assert_eq!(slot(&mounts, "/a"), Some(1));
+            for refused in [mount("/a", "s3://b"), mount("/c", "s3://d")] {
+                let path = refused.path.clone();
+                assert_eq!(mounts.mount(refused), Err(MountError::Exists(path)));
+            }
+            mounts.unmount("/a").expect("was made");
+        }
+        mounts.mount(mount("/b", "s3://b")).expect("a free path");
+        assert_eq!(slot(&mounts, "/b"), Some(2));
+    }
+
+    #[test]
     fn running_out_of_slots_changes_nothing() {
-        let mut mounts = Mounts::new(&[], &[], REGION).expect("valid");
-        for _ in 0..MOUNTS_MAX {
-            mounts.mount(mount("/a", "s3://a")).expect("a slot is left");
+        let mut mounts = Mounts::new(&[], &[], &roots(), REGION).expect("valid");
+        for bucket in 0..MOUNTS_MAX {
+            let uri = format!("s3://b{bucket}");
+            mounts.mount(mount("/a", &uri)).expect("a slot is left");
             mounts.unmount("/a").expect("was made");
         }
         assert_eq!(mounts.mount(mount("/a", "s3://a")), Err(MountError::Full));
         assert_eq!(
-            mounts.reload(&[mount("/b", "s3://b")]),
+            mounts.reload(&[mount("/b", "s3://b")], &roots()),
             Err(MountError::Full)
         );
         assert_eq!(mounts.table().iter().count(), 0);
+        mounts
+            .mount(mount("/a", "s3://b7"))
+            .expect("a place that has a slot");
+        assert_eq!(slot(&mounts, "/a"), Some(7));
+    }
+
+    #[test]
+    fn what_is_outside_of_the_roots_is_kept_and_not_served() {
+        let file = Mount {
+            is_runtime: true,
+            ..mount("/etc", "file:///etc")
+        };
+        let mut mounts =
+            Mounts::new(&[], std::slice::from_ref(&file), &roots(), REGION).expect("valid");
+        assert_eq!(slot(&mounts, "/etc"), None);
+        assert_eq!(mounts.made_at_run_time().len(), 1, "kept");
+        assert_eq!(
+            mounts.mount(mount("/etc", "s3://a")),
+            Err(MountError::Exists("/etc".to_owned()))
+        );
+        let wide = MountRoots::read(&["file:///".to_owned()]).expect("a root");
+        mounts.reload(&[], &wide).expect("valid");
+        assert!(slot(&mounts, "/etc").is_some());
+        mounts.reload(&[], &roots()).expect("valid");
+        assert_eq!(slot(&mounts, "/etc"), None);
+        mounts.unmount("/etc").expect("it is there");
+        assert!(mounts.made_at_run_time().is_empty());
     }
 }

@@ -10,36 +10,68 @@ use crate::mount::{AccessSet, Mount, MountTable};
 #[derive(Clone)]
 pub struct Rights {
     mounts: Arc<MountTable>,
-    /// `None`: the worker itself, which may read everything.
-    allowed: Option<AccessSet>,
+    allowed: AccessSet,
+    is_operator: bool,
     name: String,
 }
 
 impl Rights {
-    /// What `reader` may read now.
-    pub fn of(reader: &Reader, access: &Access, mounts: Arc<MountTable>) -> Self {
-        let allowed = access.set_of(&mounts, reader.name());
-        Rights {
+    /// What `reader` may see and do now.
+    ///
+    /// # Errors
+    /// When its token is gone.
+    pub fn of(
+        reader: &Reader,
+        access: &Access,
+        mounts: Arc<MountTable>,
+    ) -> Result<Self, CallError> {
+        let standing = access.standing(reader).ok_or_else(|| {
+            CallError::Denied(
+                "the token of this connection is not valid any more; connect again with a new one"
+                    .to_owned(),
+            )
+        })?;
+        Ok(Rights {
+            allowed: standing.set_of(&mounts),
             mounts,
-            allowed: Some(allowed),
+            is_operator: standing.is_operator,
             name: reader.name().to_owned(),
-        }
+        })
     }
 
-    /// The worker's own, for jobs that were allowed when they began.
-    pub fn own(mounts: Arc<MountTable>) -> Self {
-        Rights {
-            mounts,
-            allowed: None,
-            name: String::new(),
+    /// Whether things may be changed.
+    pub fn is_operator(&self) -> bool {
+        self.is_operator
+    }
+
+    /// Checks that nothing of what `before` allowed was lost meanwhile: for answers that took their time.
+    ///
+    /// # Errors
+    /// When something was.
+    pub fn still_allow(&self, before: &Rights) -> Result<(), CallError> {
+        if self.allowed.covers(&before.allowed) {
+            return Ok(());
         }
+        // Another try finds out what is allowed now.
+        Err(CallError::Busy(
+            "mounts or their readers have changed meanwhile; retry".to_owned(),
+        ))
     }
 
     /// Whether objects of `mount` may be read.
     pub fn may_read(&self, mount: &Mount) -> bool {
-        self.allowed
-            .as_ref()
-            .is_none_or(|allowed| allowed.allows(mount.id))
+        self.allowed.allows(mount.id)
+    }
+
+    /// Whether everything at and below `path` may be read.
+    pub fn may_read_all_at(&self, path: &str) -> bool {
+        let covering = self.mounts.covering(path);
+        let below = self
+            .mounts
+            .iter()
+            .filter(|mount| is_below(&mount.path, path));
+        let mut all = covering.into_iter().chain(below).peekable();
+        all.peek().is_some() && all.all(|mount| self.may_read(mount))
     }
 
     /// The mount that covers `path`, if it may be read.

@@ -19,6 +19,7 @@ use super::Control;
 use super::calls::Calls;
 use super::network::CountedNetwork;
 use super::traffic::{Incoming, Outgoing, Traffic};
+use crate::access::Reader;
 use crate::places::{LogLimit, Taken, open_max, to_free};
 use crate::start::{FailureKind, WorkerError};
 
@@ -28,7 +29,10 @@ const ENTER_DEADLINE: Duration = Duration::from_secs(10);
 /// So many wrong tokens on one connection end it.
 const ENTER_TRIES: u32 = 3;
 
-/// How often connections are looked after.
+/// Different tokens that one connection may bring: one is usual.
+const READERS_MAX: usize = 8;
+
+/// How often connections are looked after. Rights end at once; this is for how long a connection without any lasts.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest incoming message, in words: paths, readers and options of one mount fit many times.
@@ -178,6 +182,7 @@ async fn converse(
     stream
         .set_nodelay(true)
         .map_err(|error| End::Broken(error.to_string()))?;
+    let entered: Rc<RefCell<Vec<Reader>>> = Rc::default();
     let tries_left = Rc::new(Cell::new(ENTER_TRIES));
     let (reader, writer) = stream.compat().split();
     let incoming = Incoming {
@@ -205,6 +210,7 @@ async fn converse(
     let gate: gate::Client = capnp_rpc::new_client(Gate {
         control: Rc::clone(control),
         traffic: Rc::clone(traffic),
+        entered: Rc::clone(&entered),
         tries_left: Rc::clone(&tries_left),
     });
     let mut conversation = RpcSystem::new(Box::new(network), Some(gate.client));
@@ -215,6 +221,10 @@ async fn converse(
             let now = interval.tick().await;
             if !traffic.has_entered() && began.elapsed() > ENTER_DEADLINE {
                 traffic.cut("it did not pass the gate in time");
+            }
+            let mut readers = entered.borrow().clone().into_iter();
+            if readers.any(|reader| control.access.standing(&reader).is_none()) {
+                traffic.cut("a token that it brought is not valid any more");
             }
             if tries_left.get() == 0 {
                 traffic.cut("it brought too many wrong tokens");
@@ -245,6 +255,8 @@ async fn converse(
 struct Gate {
     control: Rc<Control>,
     traffic: Rc<Traffic>,
+    /// Everyone who entered here, each once.
+    entered: Rc<RefCell<Vec<Reader>>>,
     tries_left: Rc<Cell<u32>>,
 }
 
@@ -267,12 +279,22 @@ impl gate::Server for Gate {
         let token = params.get()?.get_token()?.to_str()?;
         match self.control.access.enter(token) {
             Ok(reader) => {
+                let is_new = !self.entered.borrow().contains(&reader);
+                if is_new && self.entered.borrow().len() >= READERS_MAX {
+                    return Err(capnp::Error::failed(
+                        "denied: too many different tokens on one connection; connect again"
+                            .to_owned(),
+                    ));
+                }
                 let Some(in_use) = self.traffic.begin_worker() else {
                     return Err(capnp::Error::overloaded(
                         "busy: this connection has too many worker capabilities; release some"
                             .to_owned(),
                     ));
                 };
+                if is_new {
+                    self.entered.borrow_mut().push(reader.clone());
+                }
                 self.traffic.enter();
                 let (control, traffic) = (Rc::clone(&self.control), Rc::clone(&self.traffic));
                 let calls = Calls::new(control, traffic, in_use, reader);

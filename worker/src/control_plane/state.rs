@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::SavedReader;
 use crate::mount::{Mount, MountId};
 
 /// The version that is written. A worker refuses to guess at a newer one.
@@ -30,6 +31,9 @@ pub struct SavedJob {
     pub path: String,
     /// Whether below the path, too.
     pub recursive: bool,
+    /// Whose rights it has. Older workers did not keep it: their jobs go on where nobody needs a token.
+    #[serde(default)]
+    pub reader: SavedReader,
     /// Everything up to this path is done.
     pub done_to: String,
     /// Objects done so far.
@@ -173,6 +177,7 @@ mod tests {
             jobs: vec![SavedJob {
                 job: 7,
                 kind: "load".to_owned(),
+                reader: SavedReader::Token("training".to_owned()),
                 ..SavedJob::default()
             }],
         };

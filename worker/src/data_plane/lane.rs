@@ -30,6 +30,7 @@ use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES, ShardId};
 use futures::FutureExt;
 
 use super::outbox::Outbox;
+use crate::access::Reader;
 use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
 use crate::places::Standing;
@@ -82,8 +83,8 @@ pub struct LaneState {
     pub last_from_device: RefCell<Option<Rc<Known>>>,
     /// Mounts that the client may read; set by hello, renewed when mounts change.
     pub access: RefCell<Arc<AccessSet>>,
-    /// Name of the token, empty without one.
-    pub reader: RefCell<String>,
+    /// Whose lane it is; `None` before hello, and once its token is gone.
+    pub reader: RefCell<Option<Reader>>,
     /// Name that the client gave itself.
     pub client_name: RefCell<Rc<str>>,
     has_greeted: Cell<bool>,
@@ -479,7 +480,11 @@ async fn serve_lookup<I: Io, U: UnderStore>(
                         () = gone => return,
                     }
                 };
-                found.and_then(|found| encoded(&found, explain))
+                // It may have taken long.
+                match lane.access.borrow().covers(&access) {
+                    true => found.and_then(|found| encoded(&found, explain)),
+                    false => Err(rights_changed().into()),
+                }
             }
             Err(error) => Err(error.into()),
         };
@@ -498,6 +503,15 @@ const GONE_INTERVAL: Duration = Duration::from_millis(100);
 async fn until_gone<I: Io, U: UnderStore>(shard: &Shard<I, U>, lane: &LaneState) {
     while !lane.outbox.is_closed() {
         shard.io.sleep(GONE_INTERVAL).await;
+    }
+}
+
+/// The answer to a request during which rights were lost. Another try finds out what is allowed now.
+fn rights_changed() -> ErrorMessage {
+    ErrorMessage {
+        code: ErrorCode::Busy,
+        message: "mounts or their readers have changed meanwhile; retry".to_owned(),
+        retry_after_ms: 0,
     }
 }
 
@@ -562,7 +576,12 @@ async fn serve_message<I: Io, U: UnderStore>(
             let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
             shard.io.spawn(Priority::Foreground, async move {
                 let access = Arc::clone(&task_lane.access.borrow());
-                match task_shard.open(&open.path, &access).await {
+                let opened = task_shard.open(&open.path, &access).await;
+                let is_allowed = task_lane.access.borrow().covers(&access);
+                match opened.and_then(|meta| match is_allowed {
+                    true => Ok(meta),
+                    false => Err(rights_changed()),
+                }) {
                     Ok(meta) => {
                         let answer = Message::OpenAnswer(OpenAnswer {
                             object: meta.id,
@@ -593,7 +612,7 @@ fn greet<I: Io, U: UnderStore>(
 ) -> Result<HelloAnswer, String> {
     let reader = shard.enter(&hello.token)?;
     *lane.access.borrow_mut() = Arc::new(shard.access_of(&reader));
-    *lane.reader.borrow_mut() = reader;
+    *lane.reader.borrow_mut() = Some(reader);
     *lane.client_name.borrow_mut() = Rc::from(hello.client_name.as_str());
     lane.has_greeted.set(true);
     let topology = shard.topology();

@@ -11,6 +11,7 @@ use super::status::{Phase, Status};
 use crate::control_plane::Control;
 use crate::control_plane::calls::devices;
 use crate::control_plane::error::CallError;
+use crate::printable::printable;
 use crate::shard::request::{DeviceStats, ShardRequest, ShardStats, SlowRequest};
 
 /// How long shards may take to answer a page: less than a scraper's usual patience.
@@ -43,13 +44,22 @@ impl Page {
     }
 }
 
+/// How much of a page is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Everything: for operators.
+    Whole,
+    /// Numbers without the objects, clients, places and jobs that they are about.
+    Outline,
+}
+
 /// The page at `path`.
-pub async fn page(status: &Status, path: &str) -> Page {
+pub async fn page(status: &Status, path: &str, view: View) -> Page {
     match path {
         "/healthz" => Page::text(StatusCode::OK, "ok\n"),
         "/readyz" => readiness(status.phase()),
         "/" | "/metrics" | "/slow" => match status.control() {
-            Some(control) => live_page(control, status.phase(), path).await,
+            Some(control) => live_page(control, status.phase(), path, view).await,
             None if path == "/" => {
                 Page::text(StatusCode::OK, "corelane: starting, the shards recover\n")
             }
@@ -74,12 +84,12 @@ fn readiness(phase: Phase) -> Page {
     Page::text(status, format!("{}\n", phase.name()))
 }
 
-async fn live_page(control: &Control, phase: Phase, path: &str) -> Page {
+async fn live_page(control: &Control, phase: Phase, path: &str, view: View) -> Page {
     let page = async {
         match path {
             "/metrics" => metrics_page(control).await,
-            "/slow" => slow_page(control).await,
-            _ => status_page(control, phase).await,
+            "/slow" => slow_page(control, view).await,
+            _ => status_page(control, phase, view).await,
         }
     };
     match tokio::time::timeout(PAGE_DEADLINE, page).await {
@@ -172,7 +182,7 @@ fn worker_samples(control: &Control) -> Vec<Sample> {
     ]
 }
 
-async fn slow_page(control: &Control) -> Result<Page, CallError> {
+async fn slow_page(control: &Control, view: View) -> Result<Page, CallError> {
     let answers = control
         .shards
         .ask_all(PAGE_DEADLINE, |answer| ShardRequest::Slow { answer })
@@ -184,7 +194,7 @@ async fn slow_page(control: &Control) -> Result<Page, CallError> {
     slow.sort_by_key(|(_, request)| std::cmp::Reverse(request.total_us));
     let requests: Vec<serde_json::Value> = slow
         .iter()
-        .map(|(shard, request)| slow_json(*shard, request))
+        .map(|(shard, request)| slow_json(*shard, request, view))
         .collect();
     let body = format!("{:#}\n", json!({ "requests": requests }));
     Ok(Page {
@@ -194,12 +204,13 @@ async fn slow_page(control: &Control) -> Result<Page, CallError> {
     })
 }
 
-fn slow_json(shard: usize, request: &SlowRequest) -> serde_json::Value {
+fn slow_json(shard: usize, request: &SlowRequest, view: View) -> serde_json::Value {
+    let is_whole = view == View::Whole;
     json!({
         "at_ms": request.at_ms,
         "shard": shard,
-        "client": request.client,
-        "object": request.object.to_string(),
+        "client": is_whole.then_some(&request.client),
+        "object": is_whole.then(|| request.object.to_string()),
         "offset": request.offset,
         "length": request.length,
         "source": request.source,
@@ -209,7 +220,7 @@ fn slow_json(shard: usize, request: &SlowRequest) -> serde_json::Value {
     })
 }
 
-async fn status_page(control: &Control, phase: Phase) -> Result<Page, CallError> {
+async fn status_page(control: &Control, phase: Phase, view: View) -> Result<Page, CallError> {
     let shards = shard_stats(control).await?;
     let devices = devices(control).await?;
     let mut body = String::new();
@@ -223,22 +234,27 @@ async fn status_page(control: &Control, phase: Phase) -> Result<Page, CallError>
         control.uptime().as_secs()
     );
     write_devices(&mut body, &devices);
-    let _ = writeln!(body, "\nmounts");
-    for mount in control.mounts().iter() {
+    let mounts = control.mounts();
+    let _ = writeln!(body, "\nmounts {}", mounts.iter().count());
+    for mount in mounts.iter().filter(|_| view == View::Whole) {
         let _ = writeln!(
             body,
             "  {}  {}  {} {}",
-            mount.path, mount.uri, mount.freshness, mount.admission
+            printable(&mount.path),
+            printable(&mount.uri),
+            mount.freshness,
+            mount.admission
         );
     }
-    let _ = writeln!(body, "\njobs");
-    for job in control.jobs().all() {
+    let _ = writeln!(body, "\njobs running {}", control.jobs().running());
+    let jobs = control.jobs().all();
+    for job in jobs.iter().filter(|_| view == View::Whole) {
         let _ = writeln!(
             body,
             "  {} {} {} {:?} objects {}/{} bytes {}/{} failures {}",
             job.job,
             job.kind.name(),
-            job.path,
+            printable(&job.path),
             job.state,
             job.objects_done,
             job.objects_total,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
@@ -26,10 +26,11 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::body::Body;
 use super::lookup::{self, Lookups};
 use super::pace::{Pace, Paced};
-use super::pages::{self, Page};
+use super::pages::{self, Page, View};
 use super::status::Status;
 use crate::access::Access;
 use crate::config::Config;
+use crate::host::is_own;
 use crate::places::{Standing, Taken, to_free};
 use crate::start::{FailureKind, WorkerError};
 
@@ -86,6 +87,8 @@ struct Desk {
     access: Arc<Access>,
     /// Whether a token is asked for: the port can be reached from other machines.
     wants_token: bool,
+    /// Host names that are taken on loopback; `None`: any, elsewhere.
+    hosts: Option<Vec<String>>,
     lookups: Lookups,
     /// Connections that had a look-up.
     looking_up: Rc<Cell<usize>>,
@@ -241,6 +244,11 @@ pub fn serve(
         status,
         access,
         wants_token: !config.operations.ip().is_loopback(),
+        hosts: config
+            .operations
+            .ip()
+            .is_loopback()
+            .then(|| config.operations_hosts.clone()),
         lookups: Lookups::new(),
         looking_up: Rc::clone(&looking_up),
         requests: Arc::new(Semaphore::new(requests_max)),
@@ -347,7 +355,13 @@ async fn answer(desk: &Desk, visit: &Rc<Visit>, request: Request<Incoming>) -> R
     // From when the request is whole: one whose body does not come only waits.
     let answering = OnceCell::new();
     let begin = || drop(answering.set(Answering::new(visit)));
-    let mut response = if path == lookup::PATH {
+    let mut response = if !is_called_by_its_name(desk, &request) {
+        respond(Page::text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this host name is not one of this worker's: call it by its address or as localhost, or add the name \
+             to `operations_hosts`\n",
+        ))
+    } else if path == lookup::PATH {
         let (status, access) = (&desk.status, &desk.access);
         desk.lookups.answer(status, access, request, &begin).await
     } else if is_probe(path) {
@@ -397,7 +411,7 @@ async fn page(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         return response;
     }
     let path = request.uri().path();
-    if !is_probe(path) && !is_admitted(desk, request) {
+    let Some(view) = view_of(desk, request, path) else {
         let page = Page::text(
             StatusCode::UNAUTHORIZED,
             "a token is needed: Authorization: Bearer SECRET\n",
@@ -407,12 +421,41 @@ async fn page(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
             .headers_mut()
             .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
-    }
-    respond(pages::page(&desk.status, path).await)
+    };
+    respond(pages::page(&desk.status, path, view).await)
 }
 
-fn is_admitted(desk: &Desk, request: &Request<Incoming>) -> bool {
-    !desk.wants_token || desk.access.enter(bearer_of(request.headers())).is_ok()
+/// How much of a page the request's bearer sees; `None`: nothing.
+fn view_of(desk: &Desk, request: &Request<Incoming>, path: &str) -> Option<View> {
+    if is_probe(path) {
+        return Some(View::Outline);
+    }
+    let token = bearer_of(request.headers());
+    match desk.access.enter(token) {
+        Ok(reader) => match desk.access.standing(&reader) {
+            Some(standing) if standing.is_operator => Some(View::Whole),
+            _ => Some(View::Outline),
+        },
+        // A wrong token is a mistake that its bearer wants to know of.
+        Err(_) => (!desk.wants_token && token.is_empty()).then_some(View::Outline),
+    }
+}
+
+fn is_called_by_its_name(desk: &Desk, request: &Request<Incoming>) -> bool {
+    let Some(hosts) = &desk.hosts else {
+        return true;
+    };
+    // HTTP/1.0 needs none, and browsers always send one.
+    let mut named = request
+        .headers()
+        .get_all(HOST)
+        .iter()
+        .map(|host| host.to_str().unwrap_or_default());
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    named.all(|host| is_own(host, hosts)) && target.is_none_or(|host| is_own(host, hosts))
 }
 
 /// The token that came with a request; empty: none.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelane_rpc_schema::ids::home_of;
-use corelane_s3::credentials::Verb;
+use corelane_s3::credentials::{AccessKey, Credentials, Verb};
 use corelane_s3::sigv4::Caller;
 
 use crate::mount::{AccessSet, Mount, MountTable};
@@ -25,8 +25,29 @@ pub fn bucket_name(mount: &Mount) -> Option<&str> {
 /// readers name it, if they name anyone.
 pub fn may(caller: &Caller, verb: Verb, mount: &Mount) -> bool {
     let name = caller.key.as_ref().map_or("", |key| key.name.as_str());
-    let is_reader = mount.readers.is_empty() || mount.readers.iter().any(|reader| reader == name);
-    is_reader && bucket_name(mount).is_some_and(|bucket| caller.may(verb, bucket))
+    is_reader(mount, name) && bucket_name(mount).is_some_and(|bucket| caller.may(verb, bucket))
+}
+
+/// Whether the bearer of `key` (`None`: nobody in particular) may do `verb` in the bucket that `mount` is, by the
+/// keys as they are in `credentials`.
+pub fn may_now(
+    credentials: &Credentials,
+    key: Option<&AccessKey>,
+    verb: Verb,
+    mount: &Mount,
+) -> bool {
+    let Some(bucket) = bucket_name(mount) else {
+        return false;
+    };
+    match key.map(|key| credentials.renewed(key)) {
+        Some(Some(key)) => is_reader(mount, &key.name) && key.may(verb, bucket),
+        Some(None) => false,
+        None => is_reader(mount, "") && credentials.anonymous_may(verb, bucket),
+    }
+}
+
+fn is_reader(mount: &Mount, name: &str) -> bool {
+    mount.readers.is_empty() || mount.readers.iter().any(|reader| reader == name)
 }
 
 /// A bucket as a core needs it.

@@ -19,6 +19,7 @@ use corelane_s3::{Error, ErrorCode};
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Grant;
 use super::connection::{Connection, Gone};
 use super::connections::Phase;
 use super::gateway::{Answered, Ticket};
@@ -66,6 +67,8 @@ pub struct Call {
     pub key: String,
     /// The mount that the bucket is.
     pub mount: Option<Arc<Mount>>,
+    /// By which right its body is taken; `None` where there is no mount.
+    pub(super) grant: Option<Grant>,
     /// Who calls.
     pub caller: Caller,
     /// Where from.
@@ -136,11 +139,12 @@ impl Response {
 
 impl<I: Io, U: UnderStore> Connection<I, U> {
     /// Makes a call and answers with what comes back.
-    pub(super) async fn call(&mut self, call: Call) -> Result<(), Gone> {
+    pub(super) async fn call(&mut self, mut call: Call) -> Result<(), Gone> {
         self.watched.enter(Phase::Working, self.shard.io.now());
         let (framing, expects_continue) = (call.framing, call.expects_continue);
         let progress_bytes = progress_bytes(&call);
         let (bucket, key) = (call.bucket.clone(), call.key.clone());
+        let grant = call.grant.take();
         let (pieces, body) = mpsc::channel(BODY_PIECES_MAX);
         if !self.shard.shared_credit.has_room() {
             // Listings and texts of errors are memory as well.
@@ -159,7 +163,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             self.send_continue().await?;
         }
         let early = self
-            .pass_body(framing, progress_bytes, pieces, &mut answer)
+            .pass_body(framing, progress_bytes, pieces, &mut answer, grant.as_ref())
             .await?;
         self.watched.enter(Phase::Working, self.shard.io.now());
         let response = match early {
@@ -187,6 +191,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         progress_bytes: u64,
         pieces: mpsc::Sender<BodyPiece>,
         answer: &mut Answered,
+        grant: Option<&Grant>,
     ) -> Result<Option<Result<Response, Error>>, Gone> {
         let mut reader = BodyReader::new(framing);
         let mut gathered = BytesMut::new();
@@ -204,6 +209,12 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return Ok(Some(Err(error)));
             }
             let is_complete = reader.is_complete();
+            if grant.is_some_and(|grant| !self.face.still_grants(grant)) {
+                // The gateway sees a body that did not end, and keeps nothing of it.
+                self.closes = true;
+                self.unwanted = Some(reader);
+                return Ok(Some(Err(denied())));
+            }
             if gathered.len() >= PIECE_BYTES || is_complete && !gathered.is_empty() {
                 let piece = BodyPiece::Bytes(gathered.split().freeze());
                 let began = self.shard.io.now();
@@ -268,6 +279,11 @@ fn settled(
     answered: Result<Result<Response, Error>, oneshot::error::RecvError>,
 ) -> Result<Response, Error> {
     answered.unwrap_or_else(|_| Err(stopping()))
+}
+
+/// The answer to a caller that may not do what it asks for.
+pub(super) fn denied() -> Error {
+    Error::new(ErrorCode::AccessDenied, "Access Denied")
 }
 
 fn stopping() -> Error {

@@ -18,6 +18,7 @@ use corelane_s3::range::RangeSpec;
 use corelane_s3::response::{Extent, object_lines};
 use corelane_s3::{Error, ErrorCode as S3Code};
 
+use super::Grant;
 use super::buckets::{Bucket, bucket_name};
 use crate::cache::frames::FRAME_BYTES;
 use crate::object::ObjectMeta;
@@ -41,6 +42,8 @@ pub const FIRST_PART: RangeSpec = RangeSpec::FromTo(0, u64::MAX);
 pub struct Get {
     /// Where.
     pub bucket: Rc<Bucket>,
+    /// By which right.
+    pub(super) grant: Grant,
     /// What.
     pub path_key: Box<str>,
     /// Home half of the path key's hash.

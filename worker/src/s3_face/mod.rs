@@ -38,15 +38,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use corelane_s3::credentials::{AccessKey, Verb};
 use corelane_s3::date::http_date;
 use corelane_s3::response::Common;
 use corelane_s3::sigv4::Verifier;
 use corelane_s3::target::Hosts;
 
 use crate::access::Access;
-use crate::mount::MountTable;
+use crate::mount::{Mount, MountTable};
 use access_log::AccessLog;
-use buckets::Buckets;
+use buckets::{Buckets, bucket_name, may_now};
 use connections::Connections;
 use gateway::Gateway;
 use transport::TlsAcceptor;
@@ -55,6 +56,8 @@ use transport::TlsAcceptor;
 pub struct FaceOptions {
     /// Base domains for the virtual-host style.
     pub domains: Vec<String>,
+    /// Whether requests without a signature must name a host that no stranger can make mean this machine.
+    pub checks_host: bool,
     /// The region that signatures must be for; empty: any.
     pub region: String,
     /// How connections are made secret, if they are.
@@ -68,6 +71,8 @@ pub struct FaceOptions {
 /// What the cores of a worker share of the face.
 pub struct FaceShared {
     hosts: Hosts,
+    domains: Vec<String>,
+    checks_host: bool,
     region: String,
     access: Arc<Access>,
     /// Where everything but reads goes.
@@ -85,6 +90,8 @@ impl FaceShared {
     pub fn new(options: FaceOptions, access: Arc<Access>, gateway: Gateway) -> Self {
         FaceShared {
             hosts: Hosts::new(&options.domains),
+            domains: options.domains,
+            checks_host: options.checks_host,
             region: options.region,
             access,
             gateway,
@@ -99,6 +106,15 @@ impl FaceShared {
     }
 }
 
+/// What a request was allowed to do, for as long as it goes on.
+struct Grant {
+    key: Option<Arc<AccessKey>>,
+    verb: Verb,
+    mount: Arc<Mount>,
+    /// Of keys and buckets when it was looked at last.
+    generations: Cell<(u64, u64)>,
+}
+
 /// Request ids that a core takes at a time.
 const REQUEST_IDS_TAKEN: u64 = 1 << 20;
 
@@ -107,6 +123,8 @@ pub struct Face<S> {
     shared: Arc<FaceShared>,
     verifier: RefCell<(u64, Rc<Verifier>)>,
     buckets: RefCell<Rc<Buckets>>,
+    /// Counts the changes of the buckets.
+    buckets_generation: Cell<u64>,
     /// Open connections.
     pub connections: Connections<S>,
     date: Cell<(u64, [u8; 29])>,
@@ -120,6 +138,7 @@ impl<S: corelane_io::Stream> Face<S> {
         Face {
             verifier: RefCell::new((generation, Rc::new(shared.verifier()))),
             buckets: RefCell::new(Rc::new(Buckets::of_mounts(mounts))),
+            buckets_generation: Cell::new(0),
             connections: Connections::new(connections_max),
             date: Cell::new((0, http_date(0))),
             request_ids: Cell::new(0..0),
@@ -131,6 +150,55 @@ impl<S: corelane_io::Stream> Face<S> {
     pub fn set_mounts(&self, mounts: &Arc<MountTable>) {
         self.shared.gateway.set_mounts(mounts);
         *self.buckets.borrow_mut() = Rc::new(Buckets::of_mounts(mounts));
+        self.buckets_generation
+            .set(self.buckets_generation.get() + 1);
+    }
+
+    /// Another pair after every change of keys or buckets.
+    #[inline]
+    fn generations(&self) -> (u64, u64) {
+        (
+            self.shared.access.s3_generation(),
+            self.buckets_generation.get(),
+        )
+    }
+
+    /// A grant of what was just allowed.
+    fn grant(&self, key: Option<Arc<AccessKey>>, verb: Verb, mount: &Arc<Mount>) -> Grant {
+        Grant {
+            key,
+            verb,
+            mount: Arc::clone(mount),
+            generations: Cell::new(self.generations()),
+        }
+    }
+
+    /// Whether what was granted still is: the key is there with the same secret and rules, and the bucket is the
+    /// same mount and open to its bearer.
+    #[inline]
+    fn still_grants(&self, grant: &Grant) -> bool {
+        let generations = self.generations();
+        grant.generations.get() == generations || self.grants_anew(grant, generations)
+    }
+
+    #[cold]
+    fn grants_anew(&self, grant: &Grant, generations: (u64, u64)) -> bool {
+        let buckets = self.buckets();
+        let bucket = bucket_name(&grant.mount).and_then(|name| buckets.get(name));
+        let is_granted = bucket.is_some_and(|bucket| {
+            let credentials = self.shared.access.s3();
+            bucket.mount.id == grant.mount.id
+                && may_now(
+                    &credentials,
+                    grant.key.as_deref(),
+                    grant.verb,
+                    &bucket.mount,
+                )
+        });
+        if is_granted {
+            grant.generations.set(generations);
+        }
+        is_granted
     }
 
     /// Writes of all cores whose outcome is not known, and mounts that stand for many of them.

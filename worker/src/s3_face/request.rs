@@ -18,11 +18,12 @@ use corelane_s3::{Error, ErrorCode};
 use super::Face;
 use super::access_log::{Entry, operation_name};
 use super::buckets::{Bucket, may};
-use super::call::{Call, Task};
+use super::call::{Call, Task, denied};
 use super::connection::{Connection, Next, has_body};
 use super::get::{
     FIRST_PART, Get, Outcome, OwnedConditions, WINDOW_BYTES_MAX, lines_of, outcome_of, status_of,
 };
+use crate::host::is_own;
 use crate::shard::metadata::Known;
 use crate::shard::object_read::read_of;
 use crate::under_store::UnderStore;
@@ -57,6 +58,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         let verifier = face.verifier();
         let now_ms = self.shard.io.wall_clock_ms();
         let caller = verifier.verify(head, &target, now_ms)?;
+        if caller.key.is_none() && face.shared.checks_host {
+            self.check_origin(head, &face.shared.domains)?;
+        }
         if let Some(entry) = &mut self.current.entry {
             entry.name(&caller, &target);
         }
@@ -75,6 +79,27 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 .prepare_call(head, &target, operation, caller)
                 .map(Some),
         }
+    }
+
+    /// Refuses requests that a web page made a browser on this machine send: they need no signature, and come from
+    /// loopback like everyone's.
+    #[inline]
+    fn check_origin(&self, head: &Head<'_>, domains: &[String]) -> Result<(), Error> {
+        if !is_own(head.known.host.unwrap_or_default(), domains) {
+            return Err(Error::new(
+                ErrorCode::AccessDenied,
+                "this host name is not one of this worker's: call it by its address or as localhost, sign the \
+                 request, or add the name to `domains` in [s3]",
+            ));
+        }
+        let is_read = matches!(head.method, "GET" | "HEAD");
+        if !is_read && head.header("origin").is_some() {
+            return Err(Error::new(
+                ErrorCode::AccessDenied,
+                "requests of web pages that change something must be signed",
+            ));
+        }
+        Ok(())
     }
 
     /// Serves a read whose object and bytes are at hand; else says what to do.
@@ -143,6 +168,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             return Ok(None);
         }
         Ok(Some(Next::Get(Box::new(Get {
+            grant: self.face.grant(caller.key, Verb::Read, &bucket.mount),
             bucket: Rc::clone(bucket),
             path_key: self.path_key.as_str().into(),
             home,
@@ -211,6 +237,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             bucket: target.bucket.clone().into_owned(),
             key: target.key.clone().into_owned(),
             mount: Some(Arc::clone(&bucket.mount)),
+            grant: None,
             caller,
             peer: self.transport.peer().ip(),
             payload: None,
@@ -241,6 +268,10 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return Err(no_such_bucket());
             }
         }
+        let grant = mount.as_ref().map(|mount| {
+            let key = caller.key.clone();
+            self.face.grant(key, operation.verb(), mount)
+        });
         let mode = std::mem::replace(&mut caller.payload, PayloadMode::Unsigned);
         let payload = match *operation {
             // What it says of checksums is of the object, not of the document.
@@ -251,6 +282,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             bucket: target.bucket.clone().into_owned(),
             key: target.key.clone().into_owned(),
             mount,
+            grant,
             payload: Some(payload),
             framing: head.framing,
             expects_continue: head.expects_continue,
@@ -267,10 +299,6 @@ fn named<S: Stream>(head: &Head<'_>, face: &Face<S>) -> (String, String) {
         Ok(target) => (target.bucket.into_owned(), target.key.into_owned()),
         Err(_) => Default::default(),
     }
-}
-
-fn denied() -> Error {
-    Error::new(ErrorCode::AccessDenied, "Access Denied")
 }
 
 fn no_such_bucket() -> Error {

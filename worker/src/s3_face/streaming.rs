@@ -10,6 +10,7 @@ use corelane_io::Io;
 use corelane_s3::Error;
 use corelane_s3::response::Extent;
 
+use super::call::denied;
 use super::connection::{Connection, Gone};
 use super::connections::Phase;
 use super::get::{Found, Get, Outcome, Windows, error_of, lines_of, lines_with, status_of};
@@ -73,6 +74,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Ok(found) => found,
             Err(failure) => return Ok(Err(Refused::of(&failure))),
         };
+        if !self.face.still_grants(&get.grant) {
+            return Ok(Err(Refused::Told(denied())));
+        }
         let extent = match get.outcome(&known.meta) {
             Outcome::Bytes(extent) => extent,
             Outcome::NotModified => {
@@ -112,6 +116,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Ok(parts) => parts,
             Err(failure) => return Ok(Err(Refused::of(&failure))),
         };
+        if !self.face.still_grants(&get.grant) {
+            return Ok(Err(Refused::Told(denied())));
+        }
         // From here on the head is under way: what fails now cuts the answer off.
         self.push_object_head(extent, lines);
         let mut offset = extent.start;
@@ -172,6 +179,15 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 let length = windows.next(*offset, end);
                 shard.window(&get.bucket, known, *offset, length).await
             };
+            if !self.face.still_grants(&get.grant) {
+                let sentence = "the key or the mount no longer allows it".to_owned();
+                let failure = ErrorMessage {
+                    code: FailureCode::Denied,
+                    message: sentence,
+                    retry_after_ms: 0,
+                };
+                return Err(self.cut_off(known, *offset, &failure));
+            }
             parts = match gathered {
                 Err(failure) if failure.code == FailureCode::Busy => {
                     self.gather_patiently(get, known, (*offset, end)).await

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::{Io, Nanos, Stream};
@@ -15,7 +16,7 @@ use super::Shard;
 use super::signal::WaitList;
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::{PeerCredit, SharedCredit};
-use crate::places::{LogLimit, Taken, network_of, open_max, to_free};
+use crate::places::{Taken, network_of, open_max, to_free};
 use crate::under_store::UnderStore;
 
 /// How long clients that were asked to go have for going by themselves: what they sent before they
@@ -154,9 +155,27 @@ const SEND_MAX_WITHOUT_ROOM: Duration = Duration::from_secs(5);
 const SEND_MAX_OFFENDED: Duration = Duration::from_secs(1);
 
 impl<I: Io, U: UnderStore> Shard<I, U> {
+    /// Decides anew what every lane may read, and ends those whose token is gone.
+    pub(crate) fn renew_access(&self) {
+        self.access_generation.set(self.access.generation());
+        self.lanes.for_each(|lane| {
+            let Some(reader) = lane.reader.borrow().clone() else {
+                return;
+            };
+            *lane.access.borrow_mut() = Arc::new(self.access_of(&reader));
+            if self.access.standing(&reader).is_none() {
+                // Hello begins it anew, which needs a token of now.
+                *lane.reader.borrow_mut() = None;
+                self.counters.lanes_failed.increase();
+                let sentence =
+                    "the token of this lane is not valid any more; connect again with a new one";
+                lane.end(ErrorCode::Unauthenticated, sentence.to_owned());
+            }
+        });
+    }
+
     /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
     pub(crate) async fn watch_lanes(self: Rc<Self>) {
-        let lines = LogLimit::default();
         loop {
             self.io.sleep(self.tuning.lane_watch_interval).await;
             let now = self.io.now();
@@ -165,6 +184,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             // Where memory is short, whoever does not take what is sent is not waited for long.
             let send_max_short = send_max.min(SEND_MAX_WITHOUT_ROOM);
             let mut connections = self.lanes.len();
+            self.slow.borrow_mut().drop_old(self.io.wall_clock_ms());
+            if self.access_generation.get() != self.access.generation() {
+                // The letter that says so did not come, or not yet.
+                self.renew_access();
+            }
             if let Some(face) = &self.s3 {
                 connections += face.connections.len();
                 let send_max = if is_short { send_max_short } else { send_max };
@@ -191,16 +215,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 if holds_too_much {
                     outbox.peer().offend(now);
                 }
-                if let Some(left_out) = lines.allow(now.since(Nanos(0))) {
-                    tracing::info!(
-                        shard = self.id.0,
-                        peer = %stream.peer(),
-                        client = %lane.client_name.borrow(),
-                        reason,
-                        left_out,
-                        "lane closed"
-                    );
-                }
+                // Clients choose how many of these there are, so the log has them on demand only.
+                tracing::debug!(
+                    shard = self.id.0,
+                    peer = %stream.peer(),
+                    client = %lane.client_name.borrow(),
+                    reason,
+                    "lane closed"
+                );
                 // All of it only sets flags and wakes tasks, which leave the table in their own time.
                 lane.end(ErrorCode::Invalid, reason.to_owned());
                 if lane.outbox.sending_since().is_some() {

@@ -24,7 +24,7 @@ use super::request::{Cached, DescribeError, DeviceStats, ShardRequest, ShardStat
 use crate::cache::frames::FRAME_PAGES;
 use crate::mount::AccessSet;
 use crate::object::ObjectMeta;
-use crate::store::{Held, ReadError};
+use crate::store::{Held, ReadError, public_id};
 use crate::under_store::UnderStore;
 
 /// Objects or frames whose mounts are looked up between two yields: some 200 µs with a few mounts.
@@ -119,7 +119,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 reply(answer, found);
             }),
             ShardRequest::Devices { answer } => reply(answer, self.device_stats()),
-            ShardRequest::Slow { answer } => reply(answer, self.slow.borrow_mut().take()),
+            ShardRequest::Slow { answer } => reply(answer, self.slow.borrow().slowest()),
             ShardRequest::SetLimits { limits } => {
                 self.limits.set(limits);
                 self.store.set_limits(
@@ -230,10 +230,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     face.set_mounts(&mounts);
                 }
                 *self.mounts.borrow_mut() = mounts;
-                self.lanes.for_each(|lane| {
-                    let set = self.access_of(&lane.reader.borrow());
-                    *lane.access.borrow_mut() = Arc::new(set);
-                });
+                self.renew_access();
                 self.in_background(async move |shard| shard.remap_mounts().await);
             }
             ShardRequest::SaveState { state, answer } => self.in_background(async move |shard| {
@@ -309,7 +306,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         status
             .map(|device| DeviceStats {
                 path: device.path,
-                uuid: device.uuid,
+                uuid: public_id(&device.uuid),
                 healthy: device.healthy,
                 reason: device.reason,
                 bytes: device.bytes,

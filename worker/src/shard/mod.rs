@@ -65,7 +65,7 @@ use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
-use crate::access::Access;
+use crate::access::{Access, Reader};
 use crate::cache::frames::{FRAME_BYTES, FRAME_PAGES, FrameTier};
 use crate::data_plane::lane;
 use crate::data_plane::outbox::SharedCredit;
@@ -223,6 +223,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     under_store: U,
     mounts: RefCell<Arc<MountTable>>,
     access: Arc<Access>,
+    /// Of the tokens, when lanes were looked through last.
+    access_generation: Cell<u64>,
     limits: Cell<ShardLimits>,
     topology: RefCell<Option<Topology>>,
     serve: Signal,
@@ -370,6 +372,7 @@ async fn start<I: Io, U: UnderStore>(
             mesh: RefCell::new(setup.mesh),
             under_store: setup.under_store,
             mounts: RefCell::new(setup.mounts),
+            access_generation: Cell::new(setup.access.generation()),
             access: setup.access,
             limits: Cell::new(setup.limits),
             topology: RefCell::new(None),
@@ -534,19 +537,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .expect("lanes are accepted after the topology is known")
     }
 
-    /// The name of the reader behind `token`.
+    /// The bearer of `token`.
     ///
     /// # Errors
     /// A sentence for the client.
-    pub fn enter(&self, token: &str) -> Result<String, String> {
-        self.access
-            .enter(token)
-            .map(|reader| reader.name().to_owned())
-            .map_err(|error| error.to_string())
+    pub fn enter(&self, token: &str) -> Result<Reader, String> {
+        self.access.enter(token).map_err(|error| error.to_string())
     }
 
-    /// The mounts that `reader` may read.
-    pub fn access_of(&self, reader: &str) -> AccessSet {
+    /// The mounts that `reader` may read now.
+    pub fn access_of(&self, reader: &Reader) -> AccessSet {
         self.access.set_of(&self.mounts.borrow(), reader)
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::look_up::failure::LookupFailure;
 use super::look_up::request::LookupAnswer;
+use crate::access::Reader;
 use crate::mount::{Mount, MountTable};
 use crate::object::ObjectMeta;
 use crate::under_store::UnderStoreError;
@@ -146,8 +147,8 @@ pub enum ShardRequest {
     LookUp {
         /// What is asked.
         request: Box<LookupRequest>,
-        /// Name of the reader's token; empty without one.
-        reader: String,
+        /// Who asks.
+        reader: Reader,
         /// Gets the rows.
         answer: oneshot::Sender<Result<LookupAnswer, LookupFailure>>,
     },

@@ -1,4 +1,4 @@
-//! The slowest reads since the operator last asked, and the latencies of all that were not hits.
+//! The slowest reads of the last minutes, and the latencies of all that were not hits.
 //!
 //! Hits in DRAM are not timed one by one: a clock read would cost a tenth of the hit.
 
@@ -9,6 +9,9 @@ use super::request::SlowRequest;
 
 /// How many are kept.
 const KEPT_MAX: usize = 32;
+
+/// For how long they are, in milliseconds: an operator who is called because something is slow still sees it.
+const KEPT_FOR_MS: u64 = 10 * 60 * 1000;
 
 /// Longest latency that the histograms tell apart: a minute, in microseconds.
 const LATENCY_US_MAX: u64 = 60_000_000;
@@ -112,6 +115,10 @@ impl SlowLog {
             Some(place) => self.kept[place] = request,
             None => self.kept.push(request),
         }
+        self.renew_least();
+    }
+
+    fn renew_least(&mut self) {
         self.kept_above_us = (self.kept.len() == KEPT_MAX)
             .then(|| self.kept.iter().map(|kept| kept.total_us).min())
             .flatten();
@@ -133,12 +140,21 @@ impl SlowLog {
         kept.position(|kept| kept.total_us == total_us)
     }
 
-    /// The slowest reads since the last call, slowest first.
-    pub fn take(&mut self) -> Vec<SlowRequest> {
-        let mut kept = std::mem::take(&mut self.kept);
-        self.kept_above_us = None;
+    /// The slowest reads of the last minutes, slowest first.
+    pub fn slowest(&self) -> Vec<SlowRequest> {
+        let mut kept = self.kept.clone();
         kept.sort_by_key(|read| std::cmp::Reverse(read.total_us));
         kept
+    }
+
+    /// Makes room for what is slow now. `now_ms` is in milliseconds since the Unix epoch.
+    pub fn drop_old(&mut self, now_ms: u64) {
+        let before = self.kept.len();
+        self.kept
+            .retain(|kept| now_ms.saturating_sub(kept.at_ms) < KEPT_FOR_MS);
+        if self.kept.len() < before {
+            self.renew_least();
+        }
     }
 
     /// For each source: p50, p99, p99.9 in microseconds, and the count.
@@ -163,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slowest_are_kept_and_given_once() {
+    fn the_slowest_are_kept_for_a_while_however_often_they_are_looked_at() {
         let mut log = SlowLog::default();
         let request = ReadRequest::default();
         let note = |log: &mut SlowLog, microseconds: u64| {
@@ -181,15 +197,24 @@ mod tests {
         (0..100)
             .rev()
             .for_each(|microseconds| note(&mut log, 2 * microseconds));
-        let kept = log.take();
-        assert_eq!(kept.len(), KEPT_MAX);
+        for _ in 0..2 {
+            assert_eq!(log.slowest().len(), KEPT_MAX);
+        }
+        let kept = log.slowest();
         assert_eq!((kept[0].total_us, kept[KEPT_MAX - 1].total_us), (199, 168));
-        assert!(log.take().is_empty());
+        log.drop_old(KEPT_FOR_MS);
+        assert_eq!(log.slowest().len(), KEPT_MAX, "not old yet");
+        log.drop_old(KEPT_FOR_MS + 1);
+        assert!(log.slowest().is_empty());
         assert_eq!(log.latencies()[1].1[3], 200);
         (0..3).for_each(|_| note(&mut log, 7));
         assert_eq!(log.latencies()[1].1[3], 203);
-        log.take();
+        log.drop_old(KEPT_FOR_MS + 1);
         note(&mut log, 1);
-        assert_eq!(log.take().len(), 1, "what was slow before does not count");
+        assert_eq!(
+            log.slowest().len(),
+            1,
+            "what was slow before does not count"
+        );
     }
 }

@@ -242,6 +242,7 @@ fn s3_face(
         .transpose()?;
     let options = FaceOptions {
         domains: config.s3.domains.clone(),
+        checks_host: config.s3.listen.ip().is_loopback(),
         region: config.s3.region.clone(),
         tls,
         log,

@@ -11,10 +11,12 @@
 //! | [`machine`] | shards on io_uring, and the fetch threads |
 //! | [`process`] | a worker as a process: log, signals, exit codes |
 //! | [`error`] | failures and their exit codes |
+//! | `local_token` | the token of the user that the worker runs as |
 //! | `control_thread` | the life of the control thread, from ready to stopped |
 
 mod control_thread;
 pub mod error;
+mod local_token;
 pub mod machine;
 pub mod process;
 pub mod running;
@@ -35,6 +37,7 @@ use crate::control_plane::mounts::check_block_size;
 use crate::control_plane::shards::Shards;
 use crate::inbox::inbox;
 use crate::mount::MountTable;
+use crate::store::public_id;
 pub use error::{FailureKind, WorkerError};
 pub use running::{RunningWorker, StartReport, Stopper};
 use seats::{LaunchPlan, Launched, Launcher, Seat, ShardEnd};
@@ -57,6 +60,11 @@ impl Worker {
     /// # Errors
     /// When the machine, a device, an address or a shard is not as needed. Nothing runs then.
     pub fn start(config: Config) -> Result<RunningWorker, WorkerError> {
+        let mut config = config;
+        match local_token::make() {
+            Ok(token) => config.local_token = Some(token),
+            Err(error) => tracing::warn!(%error, "there is no local token"),
+        }
         Worker::start_with(config, &machine::Machine::default())
     }
 
@@ -72,6 +80,8 @@ impl Worker {
         let operations = bind("operations", config.operations)?;
         probe_data_ports(&config)?;
         let s3 = bind_s3(&config)?;
+        // Before anyone can connect, so that clients never find that of the last start.
+        let mut local_token = local_token_files(&config, [&control, &operations]);
         let scheme = if config.s3.tls.is_some() {
             "https"
         } else {
@@ -83,7 +93,7 @@ impl Worker {
         let worker_id = config
             .worker_id
             .clone()
-            .unwrap_or_else(|| devices.uuid.clone());
+            .unwrap_or_else(|| public_id(&devices.uuid));
         let mounts = MountTable::new(config.mounts.iter().cloned())
             .map_err(|message| WorkerError::new(FailureKind::Configuration, message))?;
         let access = Arc::new(Access::of_config(&config));
@@ -125,11 +135,18 @@ impl Worker {
             started,
         })?;
         match starting.blocking_recv() {
-            Ok(report) => Ok(RunningWorker {
-                report,
-                commands,
-                thread: Some(thread),
-            }),
+            Ok(report) => {
+                if let Some(Err(error)) = local_token.as_mut().map(|files| files.add(&report.data))
+                {
+                    tracing::warn!(%error, "the local token could not be written for all data ports");
+                }
+                Ok(RunningWorker {
+                    report,
+                    commands,
+                    thread: Some(thread),
+                    local_token,
+                })
+            }
             // The control thread ended instead of serving, and knows why.
             Err(_) => Err(match thread.join() {
                 Ok(Err(error)) => error,
@@ -144,6 +161,44 @@ impl Worker {
             }),
         }
     }
+}
+
+/// The files of the local token for these listeners and the data ports that are known, if it has one.
+fn local_token_files(
+    config: &Config,
+    listeners: [&TcpListener; 2],
+) -> Option<local_token::LocalTokenFiles> {
+    let token = config.local_token.clone()?;
+    let mut addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
+    if config.listen.port() != 0 {
+        let ports = (config.listen.port()..).take(config.cores.len());
+        addresses.extend(ports.map(|port| SocketAddr::new(config.listen.ip(), port)));
+    }
+    let written = local_token::LocalTokenFiles::new(token).and_then(|mut files| {
+        files
+            .add(&addresses)
+            .map(|()| files)
+            .map_err(|error| error.to_string())
+    });
+    if let Ok(files) = &written
+        && config.tokens.is_empty()
+    {
+        tracing::info!(
+            folder = %files.folder().display(),
+            "the local token is in this folder, for the user of this process"
+        );
+    }
+    written
+        .inspect_err(|error| {
+            tracing::warn!(
+                error,
+                "the local token could not be written: only [[token]]s enter"
+            );
+        })
+        .ok()
 }
 
 type EndOfShard = (ShardId, Result<(), String>);

@@ -23,6 +23,7 @@ use super::{FailureKind, RunningWorker, Stopper, Worker, WorkerError};
 use crate::config::kind::show_cpus;
 use crate::config::quantity::show_size;
 use crate::config::{Config, LogFormat, WorkerFlags};
+use crate::printable::PrintableFields;
 
 /// Exit code of a process that a second signal ended.
 const EXIT_AT_ONCE: i32 = 130;
@@ -145,7 +146,12 @@ fn start_log(config: &Config) -> Result<LogHandle, WorkerError> {
     let colours = std::io::stderr().is_terminal();
     let started = match config.log_format {
         LogFormat::Text => registry
-            .with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours))
+            .with(
+                fmt::layer()
+                    .fmt_fields(PrintableFields)
+                    .with_writer(std::io::stderr)
+                    .with_ansi(colours),
+            )
             .try_init(),
         LogFormat::Json => registry
             .with(fmt::layer().json().with_writer(std::io::stderr))
@@ -216,7 +222,8 @@ async fn reload(flags: &WorkerFlags, stopper: &Stopper, log: &LogHandle) {
         Ok(config) => config,
         Err(mistakes) => {
             tracing::error!(
-                "SIGHUP: the configuration has mistakes and nothing was changed:\n{mistakes}"
+                "SIGHUP: the configuration has mistakes and nothing was changed: {}",
+                mistakes.to_string().trim_end().replace('\n', "; ")
             );
             return;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::{FailureKind, WorkerError};
+use super::local_token::LocalTokenFiles;
 use crate::config::{Changes, Config};
 
 /// What can be asked of the control thread.
@@ -46,6 +47,8 @@ pub struct RunningWorker {
     pub(super) report: StartReport,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) thread: Option<JoinHandle<Result<(), WorkerError>>>,
+    /// Removed when the worker has ended.
+    pub(super) local_token: Option<LocalTokenFiles>,
 }
 
 /// Asks a worker to stop, from another thread.
@@ -132,7 +135,9 @@ impl RunningWorker {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        thread.join().unwrap_or_else(|_| {
+        let ended = thread.join();
+        drop(self.local_token.take());
+        ended.unwrap_or_else(|_| {
             Err(WorkerError::new(
                 FailureKind::Other,
                 "the control thread panicked; see the log above",

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use corelane_io::{IoError, PAGE_SIZE};
+use ring::digest::{SHA256, digest};
 use rkyv::util::AlignedVec;
 
 use super::claim::check_type;
@@ -85,10 +86,27 @@ fn length_of(file: &File) -> std::io::Result<u64> {
     Ok(metadata.len())
 }
 
+/// The id under which readers see a device set or a device with this uuid. It does not tell the uuid, from which
+/// the checksums of records begin: an author of objects who knew it could write pages that pass for records.
+pub fn public_id(uuid: &str) -> String {
+    let digest = digest(&SHA256, format!("corelane public id\0{uuid}").as_bytes());
+    let bytes = digest.as_ref()[..16].iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::{FormatOptions, format_paths};
+
+    #[test]
+    fn a_public_id_is_always_the_same_and_tells_no_part_of_the_uuid() {
+        let uuid = "0123456789abcdef0123456789abcdef";
+        let id = public_id(uuid);
+        assert_eq!((id.len(), &id), (32, &public_id(uuid)));
+        assert_ne!(id, public_id("0123456789abcdef0123456789abcdee"));
+        assert_ne!(&id[..4], &uuid[..4]);
+    }
 
     #[test]
     fn a_formatted_device_says_what_it_is_and_another_file_is_refused() {

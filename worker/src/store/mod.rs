@@ -66,7 +66,7 @@ pub use counters::{Counter, StoreCounters};
 pub use error::{MarkError, NotKept, ReadError, StoreError};
 pub use format::{format_devices, format_paths, is_blank_file};
 pub use header::{FORMAT_VERSION, Log};
-pub use identity::{DeviceIdentity, read_identity};
+pub use identity::{DeviceIdentity, public_id, read_identity};
 pub use policy::{Ghost, Policy, Verdict};
 pub use read::BlockRead;
 pub use shared_health::SharedHealth;

@@ -2,6 +2,7 @@
 //! letters from a small world in memory, so that every answer is known.
 
 mod floods;
+mod rights;
 mod world;
 
 use std::cell::RefCell;
@@ -24,14 +25,20 @@ const TOKENS: &str = "[[token]]\nname = \"training\"\nsecret = \"training-traini
                       [[token]]\nname = \"root\"\nsecret = \"root-root-root-root\"\noperator = true\n";
 
 fn start(world: &Arc<World>, more: &str) -> RunningWorker {
+    Worker::start_with(configuration(more), &Played(Arc::clone(world)))
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Without tokens, everyone enters: tests that are not about them bring none.
+fn configuration(more: &str) -> Config {
+    let insecure = !more.contains("[[token]]");
     let text = format!(
         "listen = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\noperations = \"127.0.0.1:0\"\ncores = [0, 1]\n\
-         devices = [\"/nonexistent\"]\ndevice_size = \"8G\"\n{more}\n\
+         devices = [\"/nonexistent\"]\ndevice_size = \"8G\"\ninsecure = {insecure}\n{more}\n\
          [[mount]]\npath = \"/data\"\nuri = \"s3://bucket\"\n"
     );
     let config = Config::on_cpus(Path::new("w.toml"), &text, &WorkerFlags::default(), &[0, 1]);
-    let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    Worker::start_with(config, &Played(Arc::clone(world))).unwrap_or_else(|error| panic!("{error}"))
+    config.unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
 /// Runs `test` with the gate of the worker at `address`.
@@ -47,6 +54,7 @@ fn with_gate<T, F: Future<Output = T>>(
         let stream = tokio::net::TcpStream::connect(address)
             .await
             .expect("the worker listens");
+        stream.set_nodelay(true).expect("an option");
         let (reader, writer) = stream.compat().split();
         let network = twoparty::VatNetwork::new(
             reader,
@@ -162,7 +170,7 @@ fn http(address: SocketAddr, request: &str) -> String {
 fn get(address: SocketAddr, path: &str) -> String {
     http(
         address,
-        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
     )
 }
 
@@ -423,11 +431,14 @@ fn the_operations_port_tells_metrics_and_health_and_refuses_the_rest() {
     let worker = start(&world, "");
     let address = worker.operations_address();
     let metrics = get(address, "/metrics");
+    let id = corelane_worker::store::public_id("the-set");
+    let info = format!("corelane_worker_info{{id=\"{id}\"");
+    assert!(!metrics.contains("the-set"), "{metrics}");
     for wanted in [
+        info.as_str(),
         "HTTP/1.1 200 OK",
         "corelane_reads_dram_total{shard=\"1\"} 3",
         "corelane_under_store_requests_total{mount=\"/data\"} 9",
-        "corelane_worker_info{id=\"the-set\"",
     ] {
         assert!(metrics.contains(wanted), "{wanted} in {metrics}");
     }
@@ -441,10 +452,13 @@ fn the_operations_port_tells_metrics_and_health_and_refuses_the_rest() {
     }
     let post = http(
         address,
-        "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        "POST /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
     );
     assert!(post.starts_with("HTTP/1.1 405"), "{post}");
-    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(20_000));
+    let long = format!(
+        "GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "x".repeat(20_000)
+    );
     let answer = http(address, &long);
     assert!(!answer.contains("200 OK"), "{answer}");
     worker.stop().expect("ends in good order");

@@ -34,6 +34,8 @@ pub struct World {
     pub is_store_away: AtomicBool,
     /// While set, loads are left unanswered.
     pub holds_loads: AtomicBool,
+    /// While set, no device takes the state.
+    pub refuses_state: AtomicBool,
     /// While set, shard 0 ends at the next letter.
     pub fails: AtomicBool,
 }
@@ -203,6 +205,11 @@ impl World {
             }
             ShardRequest::Devices { answer } => give(answer, Vec::new()),
             ShardRequest::Slow { answer } => give(answer, Vec::new()),
+            ShardRequest::SaveState { answer, .. }
+                if self.refuses_state.load(Ordering::Relaxed) =>
+            {
+                give(answer, Err("refused for the test".to_owned()));
+            }
             ShardRequest::SaveState { state, answer } => {
                 *self.state.lock().expect("no panic") = Some(state);
                 give(answer, Ok(()));

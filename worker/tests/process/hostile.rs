@@ -123,7 +123,7 @@ fn broken_frames_close_their_lane_with_a_reason_and_nobody_else_notices() {
     let after_hello = [
         (
             "not a frame",
-            b"GET / HTTP/1.1\r\nHost: worker\r\n\r\n".to_vec(),
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         ),
         ("a header of 512 KiB", prefix(1, u16::MAX, 0)),
         ("a payload of 4 GiB", prefix(2, 5, u32::MAX)),
@@ -383,4 +383,37 @@ fn two_thousand_idle_connections_cost_little_and_disturb_nobody() {
     drop(lanes);
     eventually("they are gone", || process.counter("lanes_open") == 0);
     process.terminate();
+}
+
+#[test]
+fn names_of_clients_make_no_lines_of_the_log() {
+    let mut bed = Bed::in_memory();
+    bed.sections = "[log]\nlevel = \"debug\"\n".to_owned();
+    bed.write("object", 1, 100);
+    let process = bed.start();
+    for address in &process.data {
+        let mut lane = Lane::silent(*address);
+        let hello = Hello {
+            token: String::new(),
+            client_name: "x\nERROR forged\u{1b}[31m\u{202e}".to_owned(),
+        };
+        lane.send_message(1, &Message::Hello(hello));
+        lane.receive();
+        // A broken frame: the lane is closed, and the log says whose it was.
+        lane.send(&[0xff; 64]).expect("it is taken");
+        assert!(lane.closing_error().is_some());
+    }
+    let log = process.terminate();
+    assert!(
+        log.contains("x\\nERROR forged\\u{1b}[31m\\u{202e}"),
+        "{log}"
+    );
+    assert!(
+        log.lines().all(|line| !line.starts_with("ERROR forged")),
+        "{log}"
+    );
+    assert!(
+        !log.contains('\u{1b}') && !log.contains('\u{202e}'),
+        "{log}"
+    );
 }

@@ -137,6 +137,8 @@ fn the_default_client_lives_through_a_restart_on_the_same_ports() {
     // stopped worker would be taken before it comes back. Shard 1 has the next one.
     let port = 20_000 + std::process::id() % 6_000 * 2;
     bed.listen = format!("127.0.0.1:{port}");
+    // Each start has a local token of its own.
+    bed.needs_token = true;
     let process = bed.start();
     let client = process.client_with(
         "",
@@ -163,9 +165,18 @@ fn the_default_client_lives_through_a_restart_on_the_same_ports() {
 fn sighup_takes_over_mounts_limits_and_tokens_and_a_mistake_changes_nothing() {
     let mut bed = Bed::in_memory();
     let bytes = bed.write("object", 4, BLOCK);
+    bed.needs_token = true;
     let process = bed.start();
     let client = process.client();
     client.read_file("/data/object").expect("it is mounted");
+    assert!(matches!(
+        Lane::silent(process.data[1]).hello(""),
+        Answer::Message(_, corelane_rpc_schema::messages::Message::Error(_))
+    ));
+    let local = corelane_client::local_token::find(&process.data[1].to_string());
+    let mut lane = Lane::silent(process.data[1]);
+    lane.hello(&local.expect("the worker is this user's"));
+    let opened = lane.open("/data/object");
 
     bed.add_mount("/more", "more", "freshness = \"immutable\"");
     std::fs::write(bed.path("more").join("a"), b"new").expect("an object");
@@ -193,13 +204,10 @@ fn sighup_takes_over_mounts_limits_and_tokens_and_a_mistake_changes_nothing() {
     bed.cores = 1;
     bed.write_config();
     process.signal(libc::SIGHUP);
-    eventually("tokens are asked for", || {
-        let hello = Lane::silent(process.data[1]).hello("");
-        !matches!(
-            hello,
-            Answer::Message(1, corelane_rpc_schema::messages::Message::HelloAnswer(_))
-        )
-    });
+    // Configured tokens end the local one, on lanes that are open, too.
+    let error = lane.closing_error().expect("the worker says why");
+    assert_eq!(error.code, ErrorCode::Unauthenticated, "{}", error.message);
+    assert_eq!(opened.length, bytes.len() as u64);
     let known = process.client_with("0123456789abcdef", Options::default());
     let (_, found) = known.read_file("/data/object").expect("the token is known");
     assert_same(&found, &bytes, "with a token");
@@ -208,6 +216,57 @@ fn sighup_takes_over_mounts_limits_and_tokens_and_a_mistake_changes_nothing() {
         let log = process.log();
         log.contains("takes effect at the next start only") && log.contains("cores")
     });
+    process.terminate();
+}
+
+#[test]
+fn lanes_of_tokens_that_are_removed_or_rotated_read_nothing_and_are_closed() {
+    let mut bed = Bed::in_memory();
+    bed.write("object", 6, BLOCK);
+    let token =
+        |name: &str, secret: &str| format!("[[token]]\nname = \"{name}\"\nsecret = \"{secret}\"\n");
+    let (stays, goes) = ("secret-that-stays", "secret-that-leaked");
+    let stayer = token("stayer", stays);
+    bed.sections = format!("{stayer}{}", token("goer", goes));
+    let process = bed.start();
+    for after in [
+        stayer.clone(),
+        format!("{stayer}{}", token("goer", "secret-of-another")),
+    ] {
+        bed.sections = format!("{stayer}{}", token("goer", goes));
+        bed.write_config();
+        process.signal(libc::SIGHUP);
+        let enter = |address, secret: &str| {
+            let mut lane = Lane::silent(address);
+            let answer = lane.hello(secret);
+            let is_in = matches!(
+                answer,
+                Answer::Message(1, corelane_rpc_schema::messages::Message::HelloAnswer(_))
+            );
+            is_in.then_some(lane)
+        };
+        let mut lanes = Vec::new();
+        for address in &process.data {
+            eventually("the token is known", || enter(*address, goes).is_some());
+            let mut lane = enter(*address, goes).expect("it is known");
+            let object = lane.open("/data/object");
+            assert_eq!(lane.read(object.object, 0, 4096).1.len(), 4096);
+            lanes.push(lane);
+        }
+        let mut kept = enter(process.data[0], stays).expect("its token");
+        bed.sections = after;
+        bed.write_config();
+        process.signal(libc::SIGHUP);
+        for mut lane in lanes {
+            let error = lane.closing_error().expect("the worker says why");
+            assert_eq!(error.code, ErrorCode::Unauthenticated, "{}", error.message);
+        }
+        for address in &process.data {
+            assert!(enter(*address, goes).is_none());
+        }
+        let object = kept.open("/data/object");
+        assert_eq!(kept.read(object.object, 0, 4096).1.len(), 4096);
+    }
     process.terminate();
 }
 
@@ -221,7 +280,6 @@ fn unknown_tokens_are_refused_and_mounts_let_only_their_readers_in() {
     let bytes = bed.write("object", 5, 2 * BLOCK);
     let process = bed.start();
     for (what, token) in [
-        ("no", ""),
         ("an unknown", "secret-of-nobody"),
         ("half a", "secret-of-the-"),
     ] {

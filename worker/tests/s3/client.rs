@@ -8,7 +8,7 @@ use crate::harness::HANG;
 
 /// The head of a request without a body; `lines` each with their line end.
 pub fn request(method: &str, target: &str, lines: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: worker\r\n{lines}\r\n")
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")
 }
 
 /// The head of a GET.
@@ -114,6 +114,21 @@ impl Connection {
     pub fn to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the face takes connections");
         stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(HANG)).expect("an option");
+        stream.set_write_timeout(Some(HANG)).expect("an option");
+        Connection::over(stream)
+    }
+
+    /// A connection on which little arrives before it is read.
+    #[track_caller]
+    pub fn with_little_room(address: SocketAddr) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        // Before it connects: the window follows from it.
+        socket.set_recv_buffer_size(64 << 10).expect("an option");
+        socket.connect(&address.into()).expect("it is taken");
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(HANG)).expect("an option");
         stream.set_write_timeout(Some(HANG)).expect("an option");
         Connection::over(stream)

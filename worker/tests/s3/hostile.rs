@@ -36,7 +36,7 @@ fn what_two_servers_could_read_differently_is_refused_and_ends_the_connection() 
     let scene = Scene::open();
     scene.bed.write("object", 1, 10);
     let line = "GET /data/object HTTP/1.1\r\n";
-    let post = "POST /data?delete HTTP/1.1\r\nHost: worker\r\n";
+    let post = "POST /data?delete HTTP/1.1\r\nHost: localhost\r\n";
     for bytes in [
         format!("{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde"),
@@ -53,36 +53,36 @@ fn what_two_servers_could_read_differently_is_refused_and_ends_the_connection() 
         format!("{post}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
-        "POST /data?delete HTTP/1.0\r\nHost: worker\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        "POST /data?delete HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
             .to_owned(),
-        format!("{line}Host: worker\r\n folded: yes\r\n\r\n"),
-        format!("{line}Host: worker\r\nX-A: b\r\n\tc\r\n\r\n"),
+        format!("{line}Host: localhost\r\n folded: yes\r\n\r\n"),
+        format!("{line}Host: localhost\r\nX-A: b\r\n\tc\r\n\r\n"),
         format!("{line}Host : worker\r\n\r\n"),
         format!("{line}\r\n"),
-        format!("{line}Host: worker\r\nHost: worker\r\n\r\n"),
-        format!("{line}Host: worker\r\nHost: other\r\n\r\n"),
+        format!("{line}Host: localhost\r\nHost: localhost\r\n\r\n"),
+        format!("{line}Host: localhost\r\nHost: other\r\n\r\n"),
         format!("{line}Host: wor ker\r\n\r\n"),
         format!("{line}Host: a@worker\r\n\r\n"),
-        format!("{line}Host: worker\nX-A: b\r\n\r\n"),
-        format!("{line}Host: worker\r\nX-A: b\rX-B: c\r\n\r\n"),
-        format!("{line}Host: worker\r\nX-A: b\0c\r\n\r\n"),
-        format!("{line}Host: worker\r\nX\0A: b\r\n\r\n"),
-        format!("{line}Host: worker\r\n: b\r\n\r\n"),
-        format!("{line}Host: worker\r\nno colon\r\n\r\n"),
-        format!("{line}Host: worker\n\n"),
-        "GET http://other/data/object HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET data/object HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/object#x HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/obj ect HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/object HTTP/2.0\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/object HTTP/0.9\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/object\r\nHost: worker\r\n\r\n".to_owned(),
-        "GET /data/object HTTP/1.1 \r\nHost: worker\r\n\r\n".to_owned(),
-        "G\0T /data/object HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
+        format!("{line}Host: localhost\nX-A: b\r\n\r\n"),
+        format!("{line}Host: localhost\r\nX-A: b\rX-B: c\r\n\r\n"),
+        format!("{line}Host: localhost\r\nX-A: b\0c\r\n\r\n"),
+        format!("{line}Host: localhost\r\nX\0A: b\r\n\r\n"),
+        format!("{line}Host: localhost\r\n: b\r\n\r\n"),
+        format!("{line}Host: localhost\r\nno colon\r\n\r\n"),
+        format!("{line}Host: localhost\n\n"),
+        "GET http://other/data/object HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET data/object HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/object#x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/obj ect HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/object HTTP/2.0\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/object HTTP/0.9\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/object\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /data/object HTTP/1.1 \r\nHost: localhost\r\n\r\n".to_owned(),
+        "G\0T /data/object HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
-        "OPTIONS * HTTP/1.1\r\nHost: worker\r\n\r\n".to_owned(),
-        "CONNECT worker:80 HTTP/1.1\r\nHost: worker:80\r\n\r\n".to_owned(),
-        format!("{line}Host: worker\r\nExpect: 200-maybe\r\n\r\n"),
+        "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "CONNECT worker:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n".to_owned(),
+        format!("{line}Host: localhost\r\nExpect: 200-maybe\r\n\r\n"),
     ] {
         assert_refused(&scene, bytes.as_bytes());
     }
@@ -94,7 +94,7 @@ fn what_two_servers_could_read_differently_is_refused_and_ends_the_connection() 
 fn statuses_of_http_are_said_where_s3_has_none() {
     let scene = Scene::open();
     for (head, status) in [
-        ("GET / HTTP/2.0\r\nHost: worker\r\n\r\n".to_owned(), 505),
+        ("GET / HTTP/2.0\r\nHost: localhost\r\n\r\n".to_owned(), 505),
         (request("GET", "/", "Expect: more\r\n"), 417),
         (request("GET", "/", "Transfer-Encoding: gzip\r\n"), 501),
     ] {
@@ -191,7 +191,11 @@ fn random_bytes_disturb_nobody() {
         connection.try_send(if seed % 2 == 0 {
             noise
         } else {
-            [b"GET /data/object HTTP/1.1\r\nHost: worker\r\n", &noise[..]].concat()
+            [
+                b"GET /data/object HTTP/1.1\r\nHost: localhost\r\n",
+                &noise[..],
+            ]
+            .concat()
         });
         if seed % 3 == 0 {
             connection.finish();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::client::{Received, get, request};
+use crate::client::{Connection, Received, get, request};
 use crate::harness::{Bed, assert_same, eventually};
 use crate::scene::Scene;
 use crate::signing::{Signer, UNSIGNED, sha256};
@@ -116,7 +116,7 @@ fn a_signature_is_of_one_request_one_secret_and_one_time() {
         signed.replace("/data/object", "/data/other"),
         signed.replace("GET /data/object", "GET /data/object?partNumber=1"),
         signed.replace("GET ", "HEAD "),
-        signed.replace("Host: worker", "Host: other"),
+        signed.replace("Host: localhost", "Host: other"),
     ] {
         let answer = connection.ask(&changed);
         assert_eq!(answer.status, 403, "{changed}{answer:?}");
@@ -295,6 +295,74 @@ fn a_reload_of_keys_holds_for_connections_that_are_open() {
         assert_eq!(connection.ask(renewed.get("/data/object")).status, 200);
     }
     end_quietly(scene);
+}
+
+#[test]
+fn answers_and_bodies_under_way_end_with_the_key_that_they_are_for() {
+    // More than the sockets between hold.
+    const LENGTH: usize = 16 << 20;
+    let mut scene = Scene::with(bed_with_keys());
+    scene.bed.write("object", 7, LENGTH);
+    let mut download = Connection::with_little_room(scene.s3.expect("the face is open"));
+    download.send(writer().get("/data/object"));
+    assert_eq!(download.answer_begun().status, 200);
+    let mut upload = scene.connect();
+    // The word to go on says that the request was allowed.
+    let lines = "Content-Length: 1000000\r\nExpect: 100-continue\r\n";
+    upload.send(writer().request("PUT", "/data/new", lines, UNSIGNED));
+    assert_eq!(upload.answer().status, 100);
+    upload.send(vec![b'x'; 400_000]);
+    // The other key stays, and so does what is under way for it.
+    let mut other = scene.connect();
+    other.send(reader().get("/data/object"));
+    scene.bed.sections = keys().replace("AKIAWRITER", "AKIASOMEONE");
+    scene.bed.write_config();
+    scene.signal(libc::SIGHUP);
+    let mut probe = scene.connect();
+    eventually("the key is gone", || {
+        let head = writer().request("HEAD", "/data/object", "", UNSIGNED);
+        probe.ask(head).status == 403
+    });
+    // Every core knows when its mounts were set, which comes behind the keys.
+    upload.send(vec![b'x'; 100_000]);
+    upload.answer().assert_error(403, "AccessDenied");
+    match download.receive(false) {
+        Received::Cut(_) => {}
+        other => panic!("the answer went on: {other:?}"),
+    }
+    assert_eq!(other.answer().body.len(), LENGTH);
+    assert!(!scene.file("new").exists(), "nothing of the upload is kept");
+    end_quietly(scene);
+}
+
+#[test]
+fn web_pages_cannot_make_a_browser_on_this_machine_read_or_write() {
+    let scene = Scene::open();
+    scene.bed.write("object", 8, 100);
+    let mut connection = scene.connect();
+    assert_eq!(connection.ask(get("/data/object")).status, 200);
+    for host in ["127.0.0.1", "[::1]:7480", "LOCALHOST:1"] {
+        let asked = get("/data/object").replace("Host: localhost", &format!("Host: {host}"));
+        assert_eq!(connection.ask(asked).status, 200, "{host}");
+    }
+    for host in ["evil.example", "127.0.0.1.evil.example", "x"] {
+        let foreign = |asked: String| asked.replace("Host: localhost", &format!("Host: {host}"));
+        for asked in [
+            get("/data/object"),
+            get("/data"),
+            request("DELETE", "/data/object", ""),
+        ] {
+            scene.ask(foreign(asked)).assert_error(403, "AccessDenied");
+        }
+    }
+    let line = "Origin: http://evil.example\r\n";
+    for (method, target) in [("DELETE", "/data/object"), ("PUT", "/data/new")] {
+        let lines = format!("{line}Content-Length: 0\r\n");
+        let answer = scene.ask(request(method, target, &lines));
+        answer.assert_error(403, "AccessDenied");
+    }
+    assert!(scene.file("object").exists() && !scene.file("new").exists());
+    scene.terminate();
 }
 
 #[test]

@@ -437,9 +437,9 @@ fn a_connection_ends_where_the_client_says_so() {
     let bytes = scene.bed.write("object", 7, 3 * BLOCK);
     for (target, status) in [("/data/object", 200), ("/data/nothing", 404)] {
         for head in [
-            format!("GET {target} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"),
-            format!("GET {target} HTTP/1.1\r\nHost: worker\r\nConnection: x, Close\r\n\r\n"),
-            format!("GET {target} HTTP/1.0\r\nHost: worker\r\n\r\n"),
+            format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+            format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: x, Close\r\n\r\n"),
+            format!("GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n"),
         ] {
             let mut connection = scene.connect();
             // What comes behind it is not served.

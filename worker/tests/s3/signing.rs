@@ -53,7 +53,7 @@ impl Signer {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .filter(|(name, _)| name.starts_with("x-amz-"))
             .collect();
-        signed.push(("host".to_owned(), "worker".to_owned()));
+        signed.push(("host".to_owned(), "localhost".to_owned()));
         signed.push(("x-amz-content-sha256".to_owned(), payload.to_owned()));
         signed.push(("x-amz-date".to_owned(), date.clone()));
         signed.sort();
@@ -67,7 +67,7 @@ impl Signer {
         let canonical = format!("{method}\n{path}\n{query}\n{headers}\n{names}\n{payload}");
         let signature = self.signature(&canonical);
         format!(
-            "{method} {target} HTTP/1.1\r\nHost: worker\r\nx-amz-date: {date}\r\n\
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nx-amz-date: {date}\r\n\
              x-amz-content-sha256: {payload}\r\n{lines}Authorization: AWS4-HMAC-SHA256 \
              Credential={}/{}, SignedHeaders={names}, Signature={signature}\r\n\r\n",
             self.id,
@@ -88,7 +88,7 @@ impl Signer {
              &X-Amz-Expires={seconds}&X-Amz-SignedHeaders=host",
             self.date()
         );
-        let canonical = format!("{method}\n{path}\n{query}\nhost:worker\n\nhost\n{UNSIGNED}");
+        let canonical = format!("{method}\n{path}\n{query}\nhost:localhost\n\nhost\n{UNSIGNED}");
         let signature = self.signature(&canonical);
         format!("{path}?{query}&X-Amz-Signature={signature}")
     }

@@ -75,7 +75,7 @@ fn tombstones_stay_within_their_bound_though_a_pinned_region_is_older_than_all_o
         shard.append_all(&pinned).await;
         shard.store.pin(pinned.id, true).await.expect("durable");
         shard.append_all(&freed).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         shard.store.free(freed.id).await.expect("durable");
         let (mut most, mut kept) = (0, 0);
         for round in 0..80 {
@@ -99,7 +99,7 @@ fn tombstones_stay_within_their_bound_though_a_pinned_region_is_older_than_all_o
             let meta = object(1000 + round as u32, 200_000);
             kept += shard.append_all(&meta).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         assert!(most > TOMBSTONES_MAX / 2, "only {most} were kept at a time");
         assert!(kept > 300, "{kept}");
         assert_eq!(shard.readable(&pinned).await, pinned.blocks());
@@ -112,7 +112,7 @@ fn tombstones_stay_within_their_bound_though_a_pinned_region_is_older_than_all_o
         assert!(shard.store.is_pinned(pinned.id));
         assert_eq!(shard.readable(&pinned).await, pinned.blocks());
         assert_eq!(shard.readable(&freed).await, 0);
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         let now = shard.store.counters().tombstones.get();
         assert!(now <= 2 * TOMBSTONES_MAX, "{now} after a restart");
     });
@@ -126,10 +126,10 @@ fn a_mark_that_lost_a_copy_gets_another_one() {
     bed.run(async {
         shard.append_all(&freed).await;
         shard.append_all(&pinned).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         shard.store.pin(pinned.id, true).await.expect("durable");
         shard.store.free(freed.id).await.expect("durable");
-        shard.store.close().await;
+        shard.store.close().await.expect("a flush");
     });
     let small = shard.store.lookup(pinned.block(0)).expect("kept").region;
     bed.world.crash();
@@ -150,7 +150,7 @@ fn a_mark_that_lost_a_copy_gets_another_one() {
     bed.run(async {
         assert_eq!(shard.readable(&freed).await, 0);
         bed.world.sleep(Duration::from_secs(1)).await;
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
     });
     bed.world.crash();
     // And the first copies go, with the blocks.

@@ -159,7 +159,7 @@ fn verify_tells_what_counts_from_what_is_no_longer_used() {
         for meta in [&freed, &again, &kept] {
             shard.append_all(meta).await;
         }
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         let places = [place(&freed), place(&again), place(&kept)];
         bed.world.corrupt("/dev/nvme0", places[0], 1, 1);
         bed.world.corrupt("/dev/nvme0", places[1], 1, 1);
@@ -167,9 +167,9 @@ fn verify_tells_what_counts_from_what_is_no_longer_used() {
         // A read finds it, and it comes again.
         assert!(shard.read(&again, 0).await.expect("known").is_err());
         assert_eq!(shard.append(&again, 0), Ok(()));
-        shard.store.flush().await;
+        shard.store.flush().await.expect("a flush");
         shard.store.save_state(vec![1; 5000]).await.expect("kept");
-        shard.store.close().await;
+        shard.store.close().await.expect("a flush");
         places
     });
     let folder = tempfile::tempdir().expect("a folder");

@@ -10,6 +10,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{Field, Schema, SchemaRef};
 use corelane_client::lookup::answer::Format;
+use corelane_worker::printable::printable;
 
 use crate::failure::Failure;
 use crate::output::{Column, table_of};
@@ -22,7 +23,7 @@ pub(super) fn table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Strin
         .fields()
         .iter()
         .map(|field| Column {
-            name: printable(field.name()),
+            name: printable(field.name()).into_owned(),
             is_number: field.data_type().is_numeric(),
         })
         .collect();
@@ -88,20 +89,9 @@ fn cell(json: &str) -> String {
         return NULL.to_owned();
     }
     match serde_json::from_str::<String>(json) {
-        Ok(text) => printable(&text),
-        Err(_) => printable(json),
+        Ok(text) => printable(&text).into_owned(),
+        Err(_) => printable(json).into_owned(),
     }
-}
-
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter.is_control() {
-            true => out.extend(letter.escape_default()),
-            false => out.push(letter),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -182,12 +182,12 @@ impl Caller {
         } = self;
         let is_short = body.len() <= IN_LINE_BYTES;
         let mut request = elsewhere(is_short, &place, move || parsed(&body)).await??;
-        let rights = control.rights_of(&reader);
+        let rights = control.rights_of(&reader)?;
         request.paths = paths::objects(&control, &rights, &request.paths).await?;
         let home = paths::home(&control, &request.paths[0])?;
         let explain = request.explain;
         let found = control.shards.ask(home, WORK_DEADLINE, |answer| {
-            let (request, reader) = (Box::new(request), reader.name().to_owned());
+            let (request, reader) = (Box::new(request), reader.clone());
             ShardRequest::LookUp {
                 request,
                 reader,
@@ -195,6 +195,7 @@ impl Caller {
             }
         });
         let found = found.await??;
+        control.rights_of(&reader)?.still_allow(&rights)?;
         let rows = found.rows();
         let counts = explain.then(|| serde_json::to_string(&found.counts));
         let is_short = rows <= IN_LINE_ROWS && array_bytes(&found) <= IN_LINE_BYTES;

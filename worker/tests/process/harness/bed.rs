@@ -42,6 +42,8 @@ pub struct Bed {
     pub listen: String,
     /// Keys before the first section.
     pub keys: String,
+    /// Whether a token is needed although none is configured: the local one.
+    pub needs_token: bool,
     /// Sections.
     pub sections: String,
 }
@@ -77,6 +79,7 @@ impl Bed {
             }],
             listen: "127.0.0.1:0".to_owned(),
             keys: String::new(),
+            needs_token: false,
             sections: String::new(),
             folder,
         };
@@ -142,6 +145,15 @@ impl Bed {
             self.backend,
             self.listen,
         );
+        // Tests that are not about tokens speak to the worker without one.
+        if !self.needs_token && !self.sections.contains("[[token]]") {
+            text.push_str("insecure = true\n");
+        }
+        // Folders of the bed may be mounted at run time.
+        text.push_str(&format!(
+            "mount_roots = [\"file://{}\"]\n",
+            self.folder.path().display()
+        ));
         text.push_str(&self.keys);
         for mount in &self.mounts {
             text.push_str(&format!(

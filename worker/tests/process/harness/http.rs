@@ -63,7 +63,7 @@ impl Http {
         headers: &[&str],
         body_bytes: usize,
     ) -> std::io::Result<()> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for header in headers {
             head.push_str(&format!("{header}\r\n"));
         }

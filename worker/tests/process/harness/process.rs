@@ -256,7 +256,7 @@ impl Process {
             .set_read_timeout(Some(HANG))
             .expect("a socket has a timeout");
         stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .expect("it reads");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("it answers");
