@@ -203,9 +203,7 @@ impl Cache {
             // After all that went for it.
             let place = self.places.get(&key.dictionary()).copied();
             let own = place.map(|place| &mut self.entries[place]);
-            let is_same = |entry: &Entry| {
-                matches!(&entry.kept, Kept::Dictionary(own) if Arc::ptr_eq(own, held))
-            };
+            let is_same = |entry: &Entry| matches!(&entry.kept, Kept::Dictionary(own) if Arc::ptr_eq(own, held));
             match own {
                 Some(entry) if is_same(entry) => entry.dependents.insert(key.page),
                 _ => return,

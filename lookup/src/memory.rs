@@ -326,7 +326,9 @@ mod tests {
         let pool = Pool::new(4 << 20);
         let accounts = [(); 3].map(|()| Account::new(&pool, 4 << 20));
         let first = accounts[0].charge(3 << 20).expect("the pool is empty");
-        let error = accounts[1].charge(3 << 20).expect_err("3 of 4 MiB are gone");
+        let error = accounts[1]
+            .charge(3 << 20)
+            .expect_err("3 of 4 MiB are gone");
         assert_eq!(error.kind, ErrorKind::Busy);
         accounts[2].charge(1 << 20).expect("so much is left");
         drop(first);

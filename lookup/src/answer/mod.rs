@@ -14,6 +14,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 
 use crate::error::{ErrorKind, LookupError, Result};
+use crate::memory::Charge;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,26 +84,43 @@ impl Format {
         batches: &[RecordBatch],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.write_within(usize::MAX, schema, batches, out)
+        self.write_within(usize::MAX, schema, batches, out, None)
     }
 
     /// As [`Format::write`], until `out` has `bytes_max` bytes: a name that is repeated in every line makes
-    /// much text of small arrays.
+    /// much text of small arrays. What `out` takes, and the rows of a batch take while they are made text of, is
+    /// charged to `memory` before it is there.
     ///
     /// # Errors
-    /// As [`Format::write`], and [`TooMuch`](crate::error::ErrorKind::TooMuch), when it gets longer. What
-    /// is in `out` then is a part of the answer.
+    /// As [`Format::write`], and [`TooMuch`](crate::error::ErrorKind::TooMuch), when it gets longer; what charging
+    /// gives. What is in `out` then is a part of the answer.
     pub fn write_within(
         self,
         bytes_max: usize,
         schema: &SchemaRef,
         batches: &[RecordBatch],
         out: &mut Vec<u8>,
+        mut memory: Option<&mut Charge>,
     ) -> Result<()> {
+        // Lengths of what `arrow-ipc` writes are known; text is written by pieces of rows.
+        let parts: Vec<RecordBatch> = match self {
+            Format::ArrowIpc => batches.to_vec(),
+            Format::JsonLines | Format::Csv => in_pieces(batches),
+        };
+        let batches = parts.as_slice();
+        if self == Format::ArrowIpc
+            && let Some(memory) = &mut memory
+        {
+            let bytes = stream_bytes(batches);
+            memory.add(bytes as u64)?;
+            out.reserve_exact(bytes);
+        }
         let mut within = Within {
             out,
             bytes_max,
             is_full: false,
+            memory,
+            refused: None,
         };
         let written = match self {
             Format::ArrowIpc => arrow_ipc::SchemaMessage::new(schema).map(|schema| {
@@ -112,6 +130,9 @@ impl Format {
             Format::JsonLines => json_lines::write(batches, &mut within),
             Format::Csv => csv::write(schema, batches, &mut within),
         };
+        if let Some(refused) = within.refused {
+            return Err(refused);
+        }
         match within.is_full {
             true => Err(LookupError::new(
                 ErrorKind::TooMuch,
@@ -167,11 +188,52 @@ impl Format {
     }
 }
 
+/// Rows that are made text of at a time: what `arrow-json` writes them to is not charged.
+const TEXT_ROWS: usize = 1_024;
+
+/// The same rows in batches of a few.
+fn in_pieces(batches: &[RecordBatch]) -> Vec<RecordBatch> {
+    let pieces = batches.iter().flat_map(|batch| {
+        let starts = (0..batch.num_rows()).step_by(TEXT_ROWS);
+        starts.map(|start| batch.slice(start, TEXT_ROWS.min(batch.num_rows() - start)))
+    });
+    pieces.collect()
+}
+
+/// Bytes of a stream of these batches, at most, about: their buffers, and what goes before each.
+fn stream_bytes(batches: &[RecordBatch]) -> usize {
+    let own = |batch: &RecordBatch| {
+        let columns = batch.num_columns();
+        batch.get_array_memory_size() + 256 * (columns + 1)
+    };
+    4096 + batches.iter().map(own).sum::<usize>()
+}
+
 /// Takes bytes up to a limit, then fails.
 struct Within<'o> {
     out: &'o mut Vec<u8>,
     bytes_max: usize,
     is_full: bool,
+    memory: Option<&'o mut Charge>,
+    refused: Option<LookupError>,
+}
+
+impl Within<'_> {
+    /// Makes room for `bytes` more, which is charged before.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        let (old, wanted) = (self.out.capacity(), self.out.len() + bytes);
+        let Some(memory) = &mut self.memory else {
+            return Ok(());
+        };
+        if wanted > old {
+            let new = wanted.max(old * 2).min(self.bytes_max.max(wanted));
+            // Both are there while bytes move.
+            memory.add(new as u64)?;
+            self.out.reserve_exact(new - self.out.len());
+            memory.reduce(old as u64);
+        }
+        Ok(())
+    }
 }
 
 impl io::Write for Within<'_> {
@@ -179,6 +241,10 @@ impl io::Write for Within<'_> {
         self.is_full |= self.out.len() + bytes.len() > self.bytes_max;
         if self.is_full {
             return Err(io::Error::other("the answer is too long"));
+        }
+        if let Err(error) = self.make_room(bytes.len()) {
+            self.refused = Some(error);
+            return Err(io::Error::other("there is no memory for the answer"));
         }
         self.out.extend_from_slice(bytes);
         Ok(bytes.len())

@@ -155,7 +155,9 @@ impl<H: Host> Search<'_, H> {
         let rows = *self.file.group_starts.last().expect("there is an end");
         let mut builder = Builder::new(kind_of(column), rows)?;
         // Rows that hold no value take nothing, but nobody knows beforehand.
-        let _charge = self.charge(rows.saturating_mul(BUILD_BYTES_PER_ROW)).await?;
+        let _charge = self
+            .charge(rows.saturating_mul(BUILD_BYTES_PER_ROW))
+            .await?;
         for group in 0..self.file.groups() {
             let start = self.file.group_starts[group] as u32;
             let pages = self.file.pages(&self, group, column).await?;

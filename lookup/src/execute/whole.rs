@@ -30,8 +30,8 @@ use crate::file::columns::Root;
 use crate::file::pages::{ChunkPages, check_rows};
 use crate::host::Host;
 use crate::memory::Charge;
-use crate::page::values::Dictionary;
 use crate::page::decode::{CheckedPage, checked_page, dictionary_page, inflate, metadata_of};
+use crate::page::values::Dictionary;
 
 /// Most values of a column that are decoded at a time: some bytes may say two billion.
 const VALUES_MAX: u64 = 1 << 26;
@@ -450,7 +450,9 @@ impl<H: Host> Search<'_, H> {
                 next += 1;
                 let span = &pages.pages[*page];
                 check_rows(span).map_err(blame)?;
-                let (own, charge) = self.check(group, column, &bytes, dictionary.clone()).await?;
+                let (own, charge) = self
+                    .check(group, column, &bytes, dictionary.clone())
+                    .await?;
                 gathered.charge.absorb(charge);
                 gathered.push(column, own, Some(span.rows)).map_err(blame)?;
             }
@@ -494,7 +496,9 @@ impl<H: Host> Search<'_, H> {
                     break;
                 }
                 check_rows(&pages.pages[*page]).map_err(blame)?;
-                let (own, charge) = self.check(group, column, &bytes, dictionary.clone()).await?;
+                let (own, charge) = self
+                    .check(group, column, &bytes, dictionary.clone())
+                    .await?;
                 let own_begun = u64::from(own.rows_begun);
                 if own.continues && begun == 0 {
                     return Err(corrupt("its first page begins within a row"));
@@ -534,7 +538,11 @@ impl<H: Host> Search<'_, H> {
         Ok(())
     }
 
-    async fn read_piece(&self, chunk: &ChunkPages, pages: &[usize]) -> Result<(Vec<Bytes>, Charge)> {
+    async fn read_piece(
+        &self,
+        chunk: &ChunkPages,
+        pages: &[usize],
+    ) -> Result<(Vec<Bytes>, Charge)> {
         let ranges = pages.iter().map(|page| chunk.pages[*page].range.clone());
         self.read_pages(ranges.collect()).await
     }

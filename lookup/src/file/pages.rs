@@ -208,13 +208,20 @@ impl File {
         if let Some(index) =
             self.index_range(chunk.offset_index_offset(), chunk.offset_index_length())
         {
-            let (bytes, _read) = read_one(host, index).await?;
             let mut memory = host.memory().empty();
-            if let Some(pages) = of_offset_index(&bytes, &range, rows, &mut memory)? {
-                mark_encodings(&pages, chunk);
-                return Ok((pages, memory));
+            let found = match read_one(host, index).await {
+                Ok((bytes, _read)) => of_offset_index(&bytes, &range, rows, &mut memory),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Some(pages)) => {
+                    mark_encodings(&pages, chunk);
+                    return Ok((pages, memory));
+                }
+                Err(error) if error.kind != ErrorKind::TooMuch => return Err(error),
+                _ => {}
             }
-            // A corrupt index is as good as none: the headers say the same.
+            // One that is corrupt or takes too much memory is as good as none: the headers say the same.
         }
         self.scan_headers(host, column, chunk, range, rows).await
     }

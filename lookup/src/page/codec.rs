@@ -72,8 +72,14 @@ pub fn decompress(
         }
         Compression::GZIP(_) => read("gzip", flate2::read::MultiGzDecoder::new(&input[..]), size),
         Compression::BROTLI(_) => {
-            if input.first().is_some_and(|first| first & 0x7f == BROTLI_LARGE_WINDOW) {
-                return Err(corrupt("brotli", "its window is larger than the format allows"));
+            if input
+                .first()
+                .is_some_and(|first| first & 0x7f == BROTLI_LARGE_WINDOW)
+            {
+                return Err(corrupt(
+                    "brotli",
+                    "its window is larger than the format allows",
+                ));
             }
             read("brotli", brotli::Decompressor::new(&input[..], 4096), size)
         }

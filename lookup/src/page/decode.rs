@@ -374,8 +374,10 @@ fn body_of(
             repetition,
         } => {
             let mut rest = bytes.clone();
-            let repetition = levels_of(&mut rest, repetition, max_repetition, header.values, memory)?;
-            let definition = levels_of(&mut rest, definition, max_definition, header.values, memory)?;
+            let repetition =
+                levels_of(&mut rest, repetition, max_repetition, header.values, memory)?;
+            let definition =
+                levels_of(&mut rest, definition, max_definition, header.values, memory)?;
             Ok(Body {
                 repetition,
                 definition,

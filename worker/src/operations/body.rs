@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use corelane_lookup::memory::Charge;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,16 +16,16 @@ const PIECE_BYTES: usize = 64 << 10;
 /// A body that was made whole before it is sent.
 pub(super) struct Body {
     rest: Bytes,
-    /// A right to memory, given back when the body has gone.
-    _place: Option<OwnedSemaphorePermit>,
+    /// A place among those that run, and memory, given back when the body has gone.
+    _held: Option<(OwnedSemaphorePermit, Charge)>,
 }
 
 impl Body {
-    /// Of `bytes`, which `place` is the right to hold.
-    pub(super) fn holding(bytes: Vec<u8>, place: OwnedSemaphorePermit) -> Self {
+    /// Of `bytes`, which `held` is the right to hold.
+    pub(super) fn holding(bytes: Vec<u8>, held: (OwnedSemaphorePermit, Charge)) -> Self {
         Body {
             rest: bytes.into(),
-            _place: Some(place),
+            _held: Some(held),
         }
     }
 }
@@ -33,7 +34,7 @@ impl From<String> for Body {
     fn from(text: String) -> Self {
         Body {
             rest: text.into(),
-            _place: None,
+            _held: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use corelane_io::glommio;
 use corelane_io::mesh::{self, MeshEnd};
 use corelane_io::uring::{self, probe};
 use corelane_io::{Io, IoError, IoErrorKind};
+use corelane_lookup::memory::Pool;
 use corelane_rpc_schema::ShardId;
 use tokio::sync::oneshot;
 
@@ -83,10 +84,15 @@ impl Launcher for Machine {
         }
         let (tuning, tier_bytes) = self.budget(config, &identities)?;
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
-        let listings = Listings::new(&runtime, ListingBounds::default());
+        let listing_bounds = ListingBounds {
+            bytes_max: config.listing_bytes as usize,
+            ..ListingBounds::default()
+        };
+        let listings = Listings::new(&runtime, listing_bounds);
         let s3 = s3_face(config, &plan, &runtime, &listings)?;
         let compute =
             Compute::start(config.lookup_threads, COMPUTE_NICENESS).map_err(environment)?;
+        let lookup_working = Pool::new(config.lookup_working_bytes);
         let shards = plan.seats.len();
         let wear = Wear::default();
         let mut threads = Vec::with_capacity(shards);
@@ -106,6 +112,7 @@ impl Launcher for Machine {
                 tuning,
                 wear: wear.clone(),
                 compute: compute.clone(),
+                lookup_working: Arc::clone(&lookup_working),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
                 s3: s3.clone(),
@@ -158,6 +165,7 @@ impl Machine {
             policy: config.dram_policy,
             lookup: LookupLimits {
                 index_after: config.lookup_index_after,
+                scan_bytes_max: config.lookup_scan_bytes_max,
                 ..LookupLimits::of_memory(config.lookup_bytes / shards)
             },
             ..split.tuning
@@ -197,6 +205,7 @@ struct Place {
     tuning: Tuning,
     wear: Wear,
     compute: Compute,
+    lookup_working: Arc<Pool>,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
     s3: Option<Arc<FaceShared>>,
@@ -352,6 +361,7 @@ impl Body {
             tuning: place.tuning,
             wear: place.wear,
             compute: place.compute,
+            lookup_working: place.lookup_working,
             under_store: place.under_store,
             inbox: self.inbox,
             mesh: place.mesh,

@@ -19,7 +19,7 @@ mod connector;
 mod files;
 mod fill;
 mod http_client;
-mod just_written;
+pub mod just_written;
 mod limits;
 mod location;
 mod mount_options;

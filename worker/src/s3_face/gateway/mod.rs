@@ -49,8 +49,11 @@ const CALLS_MAX: usize = 512;
 /// When readers are made to ask anew after a write whose outcome nobody knows.
 const OUTCOME_PAUSES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)];
 
-/// Memory of all bodies that are under way together, in KiB.
-const BODIES_KIB_MAX: usize = 512 << 10;
+/// Memory of all bodies that are under way together.
+pub const BODIES_BYTES_MAX: u64 = 512 << 20;
+
+/// The same in KiB, as the semaphore counts it.
+const BODIES_KIB_MAX: usize = (BODIES_BYTES_MAX >> 10) as usize;
 
 /// Most memory of the pieces of a body between the stages.
 const STREAM_BYTES: u64 = 2 << 20;

@@ -40,6 +40,8 @@ pub struct Bed {
     pub mounts: Vec<Mount>,
     /// Address of the data plane.
     pub listen: String,
+    /// Further keys of the file, a line each.
+    pub keys: String,
     /// Sections.
     pub sections: String,
 }
@@ -74,6 +76,7 @@ impl Bed {
                 keys: "freshness = \"immutable\"".to_owned(),
             }],
             listen: "127.0.0.1:0".to_owned(),
+            keys: String::new(),
             sections: String::new(),
             folder,
         };
@@ -139,6 +142,7 @@ impl Bed {
             self.backend,
             self.listen,
         );
+        text.push_str(&self.keys);
         for mount in &self.mounts {
             text.push_str(&format!(
                 "[[mount]]\npath = \"{}\"\nuri = \"{}\"\n",
