@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_was_dear_outlives_what_was_cheap() {
-        let mut cache = Cache::new(100_000, 7);
+        let mut cache = Cache::new(100_000, 11);
         for round in 0..20 {
             cache.insert(key(round), page(1_000), 1_000_000);
         }

@@ -9,9 +9,11 @@ mod in_utc;
 mod json_lines;
 
 use std::io;
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
 
 use crate::error::{ErrorKind, LookupError, Result};
 use crate::memory::Charge;
@@ -102,12 +104,20 @@ impl Format {
         out: &mut Vec<u8>,
         mut memory: Option<&mut Charge>,
     ) -> Result<()> {
-        // Lengths of what `arrow-ipc` writes are known; text is written by pieces of rows.
-        let parts: Vec<RecordBatch> = match self {
-            Format::ArrowIpc => batches.to_vec(),
+        // Text is written by pieces of rows.
+        let pieces = match self {
+            Format::ArrowIpc => Vec::new(),
             Format::JsonLines | Format::Csv => in_pieces(batches),
         };
-        let batches = parts.as_slice();
+        let most = pieces.iter().map(|piece| piece.bytes).max().unwrap_or(0);
+        let _text = match &memory {
+            Some(memory) => {
+                let bytes = most.saturating_mul(TEXT_BYTES_PER_BYTE);
+                Some(memory.account().charge(bytes as u64)?)
+            }
+            None => None,
+        };
+        let parts: Vec<RecordBatch> = pieces.into_iter().map(|piece| piece.rows).collect();
         if self == Format::ArrowIpc
             && let Some(memory) = &mut memory
         {
@@ -127,8 +137,8 @@ impl Format {
                 schema.write_stream(batches, within.out);
                 within.is_full = within.out.len() > bytes_max;
             }),
-            Format::JsonLines => json_lines::write(batches, &mut within),
-            Format::Csv => csv::write(schema, batches, &mut within),
+            Format::JsonLines => json_lines::write(&parts, &mut within),
+            Format::Csv => csv::write(schema, &parts, &mut within),
         };
         if let Some(refused) = within.refused {
             return Err(refused);
@@ -188,16 +198,86 @@ impl Format {
     }
 }
 
-/// Rows that are made text of at a time: what `arrow-json` writes them to is not charged.
-const TEXT_ROWS: usize = 1_024;
+/// Bytes of arrays, and of names that stand before each value, that are made text of at a time: `arrow-json` writes
+/// a piece to a buffer of its own first.
+const TEXT_PIECE_BYTES: usize = 64 << 10;
+
+/// Bytes of text for each byte of an array or a name: a control character takes six.
+const TEXT_BYTES_PER_BYTE: usize = 8;
+
+/// A few rows, and the bytes that they take as arrays with the names of their columns.
+struct Piece {
+    rows: RecordBatch,
+    bytes: usize,
+}
 
 /// The same rows in batches of a few.
-fn in_pieces(batches: &[RecordBatch]) -> Vec<RecordBatch> {
-    let pieces = batches.iter().flat_map(|batch| {
-        let starts = (0..batch.num_rows()).step_by(TEXT_ROWS);
-        starts.map(|start| batch.slice(start, TEXT_ROWS.min(batch.num_rows() - start)))
-    });
-    pieces.collect()
+fn in_pieces(batches: &[RecordBatch]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for batch in batches {
+        let names = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .map(|field| field.name().len() + 8);
+        let names = names.sum::<usize>();
+        let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + names;
+        let most = (TEXT_PIECE_BYTES / row_bytes.max(1)).max(1);
+        for start in (0..batch.num_rows()).step_by(most) {
+            let rows = batch.slice(start, most.min(batch.num_rows() - start));
+            let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+            let bytes = columns
+                .map(|(field, column)| text_bytes(field, column))
+                .sum();
+            pieces.push(Piece { rows, bytes });
+        }
+    }
+    pieces
+}
+
+/// Bytes of the values of a column, at any depth, each with its name and what separates it from the next.
+fn text_bytes(field: &FieldRef, column: &ArrayRef) -> usize {
+    let own = (field.name().len() + 8).saturating_mul(column.len());
+    let below = |child: &FieldRef, values: &ArrayRef, start: usize, end: usize| {
+        text_bytes(child, &values.slice(start, end - start))
+    };
+    let inner = match field.data_type() {
+        DataType::Struct(fields) => {
+            let columns = column.as_struct().columns();
+            let inner = fields.iter().zip(columns);
+            inner.map(|(field, column)| text_bytes(field, column)).sum()
+        }
+        DataType::List(child) => {
+            let list = column.as_list::<i32>();
+            let (start, end) = (list.offsets()[0], list.offsets()[list.len()]);
+            below(child, list.values(), start as usize, end as usize)
+        }
+        DataType::LargeList(child) => {
+            let list = column.as_list::<i64>();
+            let (start, end) = (list.offsets()[0], list.offsets()[list.len()]);
+            below(child, list.values(), start as usize, end as usize)
+        }
+        DataType::Map(child, _) => {
+            let map = column.as_map();
+            let (start, end) = (map.offsets()[0], map.offsets()[map.len()]);
+            let entries: ArrayRef = Arc::new(map.entries().clone());
+            below(child, &entries, start as usize, end as usize)
+        }
+        DataType::FixedSizeList(child, length) => {
+            let list = column.as_fixed_size_list();
+            below(
+                child,
+                list.values(),
+                0,
+                list.len() * length.unsigned_abs() as usize,
+            )
+        }
+        _ => {
+            let bytes = column.to_data().get_slice_memory_size();
+            bytes.unwrap_or_else(|_| column.get_array_memory_size())
+        }
+    };
+    own.saturating_add(inner)
 }
 
 /// Bytes of a stream of these batches, at most, about: their buffers, and what goes before each.
@@ -293,8 +373,6 @@ fn cannot_hold(format: &str, error: ArrowError) -> LookupError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow_array::{
         ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray,
         StringArray, TimestampMicrosecondArray,
@@ -438,7 +516,8 @@ mod tests {
                 .expect("valid");
             let within = |bytes_max: usize| {
                 let mut out = Vec::new();
-                let written = format.write_within(bytes_max, &batch().schema(), &batches, &mut out);
+                let written =
+                    format.write_within(bytes_max, &batch().schema(), &batches, &mut out, None);
                 written.map(|()| out)
             };
             assert_eq!(within(whole.len()).expect("it fits"), whole);

@@ -402,8 +402,8 @@ impl<H: Host> Search<'_, H> {
             None => None,
         };
         if let Some((dictionary, _)) = &dictionary {
-            // Its values lie in bytes that stay as long as the page does.
-            let bytes = dictionary.memory_bytes() as u64;
+            // The page, and the reader's copy of its values.
+            let bytes = 2 * dictionary.memory_bytes() as u64;
             gathered.charge.add(bytes).map_err(blame)?;
             gathered.items.push(Item::Here {
                 page: Box::new(dictionary_page(dictionary)),
@@ -464,9 +464,9 @@ impl<H: Host> Search<'_, H> {
         Ok(())
     }
 
-    /// Pages whose rows are found out by their levels. A row may begin in one page and end in a later one; to the
-    /// reader, what a page begins with behind pages that are skipped is a row of its own, so that is not counted
-    /// among the skipped rows.
+    /// Pages whose rows are found out by their levels: from the first that holds a wanted row to the last, since
+    /// readers look at all rows between. A row may begin in one page and end in a later one; to the reader, what a
+    /// page begins with behind pages that are skipped is a row of its own, so that is not counted among these.
     async fn gather_unplaced(
         &self,
         group: usize,
@@ -482,59 +482,45 @@ impl<H: Host> Search<'_, H> {
         let last_wanted = u64::from(*rows.last().expect("rows are wanted"));
         let all: Vec<usize> = (0..pages.pages.len()).collect();
         let mut rest = all.as_slice();
-        // Rows that began so far, and of those the ones behind the last page that is kept.
-        let (mut begun, mut behind) = (0u64, 0u64);
+        // Rows that began so far.
+        let mut begun = 0u64;
         let mut has_kept = false;
-        // The page that the only row behind it began in: where that goes on in a page that is kept, nothing else
-        // stands between the two.
-        let mut only: Option<(CheckedPage, Charge)> = None;
-        while !rest.is_empty() && begun <= last_wanted + 1 {
+        'pages: while !rest.is_empty() {
             let (now, later) = rest.split_at(piece_of(pages, rest));
             let (read, _charge) = self.read_piece(pages, now).await?;
             for (page, bytes) in now.iter().zip(read) {
-                if begun > last_wanted + 1 {
-                    break;
-                }
                 check_rows(&pages.pages[*page]).map_err(blame)?;
                 let (own, charge) = self
                     .check(group, column, &bytes, dictionary.clone())
                     .await?;
-                let own_begun = u64::from(own.rows_begun);
                 if own.continues && begun == 0 {
                     return Err(corrupt("its first page begins within a row"));
                 }
                 let first = begun - u64::from(own.continues);
-                begun += own_begun;
+                if first > last_wanted {
+                    break 'pages;
+                }
+                let before = begun;
+                begun += u64::from(own.rows_begun);
                 if begun > group_rows {
                     return Err(corrupt("its pages have more rows than its row group"));
                 }
-                if !holds_any(rows, first..begun) {
-                    behind += own_begun;
-                    let is_only = has_kept && behind == 1;
-                    match own_begun {
-                        0 if is_only => {}
-                        1 if is_only => only = Some((own, charge)),
-                        _ => only = None,
-                    }
+                if !has_kept && !holds_any(rows, first..begun) {
                     continue;
                 }
-                match only.take() {
-                    Some((before, charge)) if own.continues => {
-                        gathered.charge.absorb(charge);
-                        gathered.push(column, before, None).map_err(blame)?;
-                    }
-                    _ => gathered.skip(behind - u64::from(own.continues && behind > 0)),
+                if !has_kept {
+                    gathered.skip(before - u64::from(own.continues));
                 }
+                has_kept = true;
                 gathered.charge.absorb(charge);
                 gathered.push(column, own, None).map_err(blame)?;
-                (has_kept, behind) = (true, 0);
             }
             rest = later;
         }
-        if rest.is_empty() && begun < group_rows && begun <= last_wanted + 1 {
+        if begun <= last_wanted {
             return Err(corrupt("its pages have fewer rows than its row group"));
         }
-        gathered.skip(behind + group_rows - begun);
+        gathered.skip(group_rows - begun);
         Ok(())
     }
 

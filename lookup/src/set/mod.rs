@@ -294,7 +294,8 @@ impl SetPlan {
         if ordinals.iter().any(|_| true) {
             // All of it at once, and then in order.
             let order = ordinals.len() * 2 * size_of::<u32>();
-            memory.add((2 * bytes + order) as u64)?;
+            let held = batches.iter().map(RecordBatch::get_array_memory_size);
+            memory.add((2 * held.sum::<usize>() + order) as u64)?;
             batches = by_ordinal(&schema, &batches, &ordinals, limit)?;
         }
         Ok(Merged {
