@@ -113,7 +113,8 @@ impl Format {
         let _text = match &memory {
             Some(memory) => {
                 let bytes = most.saturating_mul(TEXT_BYTES_PER_BYTE);
-                Some(memory.account().charge(bytes as u64)?)
+                let charge = memory.account().charge(bytes as u64);
+                Some(charge.map_err(|error| error.of("the answer as text"))?)
             }
             None => None,
         };

@@ -95,7 +95,12 @@ fn planned_bytes(config: &Path) -> u64 {
         .expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find_map(|line| line.strip_prefix("memory "));
-    let line = line.unwrap_or_else(|| panic!("no memory in {text}"));
+    let line = line.unwrap_or_else(|| {
+        panic!(
+            "no memory in {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
     let number = line.split(' ').next().expect("a size");
     let digits = number.trim_end_matches(|unit: char| !unit.is_ascii_digit());
     let shift = match &number[digits.len()..] {
@@ -140,7 +145,7 @@ fn request(
 fn writers_listers_look_ups_calls_heads_and_slow_lanes_together_stay_within_what_is_planned() {
     let mut bed = Bed::in_memory();
     bed.dram = "256M".to_owned();
-    bed.mounts[0].keys = "freshness = \"10s\"".to_owned();
+    bed.mounts[0].keys = "freshness = \"max-age=10\"".to_owned();
     bed.keys =
         "lookup_memory = \"32M\"\nlookup_working_memory = \"64M\"\nlisting_memory = \"16M\"\n"
             .to_owned();
