@@ -24,6 +24,7 @@ use corelane_lookup::execute::{Limits, Search};
 use corelane_lookup::file::footer;
 use corelane_lookup::host::Host;
 use corelane_lookup::key_index::KeyIndex;
+use corelane_lookup::memory::Account;
 use corelane_lookup::predicate::parse::parse;
 use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
 
@@ -31,6 +32,7 @@ use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
 struct Local {
     file: fs::File,
     began: Instant,
+    memory: Account,
 }
 
 impl Host for Local {
@@ -53,6 +55,10 @@ impl Host for Local {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> {
         std::future::ready(work())
+    }
+
+    fn memory(&self) -> &Account {
+        &self.memory
     }
 
     fn pause(&self) -> impl Future<Output = ()> {
@@ -102,6 +108,7 @@ async fn answer(case: &Case) -> Result<(SchemaRef, Vec<RecordBatch>, Counts)> {
         let host = Local {
             file,
             began: Instant::now(),
+            memory: Account::default(),
         };
         let opened = footer::open(&host, path, length).await?;
         let own = Plan::new(&opened, &query.predicate, &query.select)?;
@@ -131,10 +138,12 @@ async fn answer(case: &Case) -> Result<(SchemaRef, Vec<RecordBatch>, Counts)> {
             ordinals: found.ordinals,
             missing: own.missing,
             counts: found.counts,
+            memory: found.memory.map(Arc::new),
         };
         answers.push((query.file, answer));
     }
-    plan.merge(&answers, case.limit)
+    let merged = plan.merge(&answers, case.limit, usize::MAX, &Account::default())?;
+    Ok((merged.schema, merged.batches, merged.counts))
 }
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {

@@ -2,13 +2,14 @@
 //!
 //! An entry's worth is what it cost to make, times how often it was used, for each byte that it takes
 //! (GreedyDual-Size with frequency, Cherkasova 1998). When room is needed, a few entries are looked at by
-//! chance, and the one of least worth goes. The invariant: what is kept takes at most the budget.
+//! chance, and the one of least worth goes. Codes hold on to their dictionary: pages of codes are kept beside the
+//! very dictionary that they are of, and go with it. The invariant: what is kept takes at most the budget.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::file::FileId;
-use crate::page::values::{DecodedPage, Dictionary};
+use crate::page::values::{DecodedPage, Dictionary, Values};
 
 /// Entries that are looked at when room is needed: more bring little (as in Redis' sampled LRU).
 const SAMPLES: usize = 8;
@@ -55,6 +56,31 @@ struct Entry {
     worth: f64,
     cost_ns: f64,
     uses: f64,
+    /// Pages with codes of this dictionary.
+    dependents: HashSet<u32>,
+}
+
+impl Kept {
+    /// The dictionary that a page of codes holds on to.
+    fn held_dictionary(&self) -> Option<&Arc<Dictionary>> {
+        match self {
+            Kept::Page(page) => match &page.values {
+                Values::Codes { dictionary, .. } => Some(dictionary),
+                _ => None,
+            },
+            Kept::Dictionary(_) => None,
+        }
+    }
+}
+
+impl Key {
+    /// The dictionary of the same chunk.
+    fn dictionary(self) -> Key {
+        Key {
+            page: DICTIONARY,
+            ..self
+        }
+    }
 }
 
 /// What was kept and used.
@@ -173,6 +199,16 @@ impl Cache {
         while self.bytes + bytes > self.budget {
             self.evict();
         }
+        if let Some(held) = kept.held_dictionary() {
+            // After all that went for it.
+            let place = self.places.get(&key.dictionary()).copied();
+            let own = place.map(|place| &mut self.entries[place]);
+            let is_same = |entry: &Entry| matches!(&entry.kept, Kept::Dictionary(own) if Arc::ptr_eq(own, held));
+            match own {
+                Some(entry) if is_same(entry) => entry.dependents.insert(key.page),
+                _ => return,
+            };
+        }
         let cost_ns = cost_ns.max(1) as f64;
         self.places.insert(key, self.entries.len());
         self.entries.push(Entry {
@@ -182,6 +218,7 @@ impl Cache {
             worth: worth(self.floor, cost_ns, 1.0, bytes),
             cost_ns,
             uses: 1.0,
+            dependents: HashSet::new(),
         });
         self.bytes += bytes;
     }
@@ -234,6 +271,14 @@ impl Cache {
         if let Some(moved) = self.entries.get(place) {
             self.places.insert(moved.key, place);
         }
+        if gone.kept.held_dictionary().is_some()
+            && let Some(place) = self.places.get(&key.dictionary())
+        {
+            self.entries[*place].dependents.remove(&key.page);
+        }
+        for page in gone.dependents {
+            self.remove(&Key { page, ..*key });
+        }
     }
 
     /// Marsaglia's xorshift.
@@ -252,7 +297,7 @@ fn worth(floor: f64, cost_ns: f64, uses: f64, bytes: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::values::Values;
+    use crate::page::hybrid::Hybrid;
 
     fn page(bytes: usize) -> Kept {
         Kept::Page(Arc::new(DecodedPage {
@@ -262,7 +307,64 @@ mod tests {
                 width: 1,
                 bytes: vec![0; bytes].into(),
             },
+            buffer_bytes: 0,
         }))
+    }
+
+    fn dictionary(bytes: usize) -> Arc<Dictionary> {
+        Arc::new(Dictionary {
+            values: Values::Fixed {
+                width: bytes,
+                bytes: vec![0; bytes].into(),
+            },
+            count: 1,
+            buffer_bytes: bytes,
+        })
+    }
+
+    fn page_of(dictionary: &Arc<Dictionary>) -> Kept {
+        let memory = &mut crate::memory::Account::default().empty();
+        let codes = Hybrid::open(vec![20].into(), 0, 10, memory).expect("ten codes");
+        Kept::Page(Arc::new(DecodedPage {
+            rows: 10,
+            presence: None,
+            values: Values::Codes {
+                codes,
+                dictionary: Arc::clone(dictionary),
+            },
+            buffer_bytes: 0,
+        }))
+    }
+
+    #[test]
+    fn codes_are_kept_beside_the_dictionary_that_they_hold_and_go_with_it() {
+        let mut cache = Cache::new(100_000, 7);
+        let (own, other) = (dictionary(20_000), dictionary(20_000));
+        cache.insert(key(1), page_of(&own), 1_000_000);
+        assert!(cache.is_empty(), "its dictionary is not kept");
+        cache.insert(key(DICTIONARY), Kept::Dictionary(Arc::clone(&own)), 10);
+        cache.insert(key(1), page_of(&own), 1_000_000);
+        cache.insert(key(2), page_of(&other), 1_000_000);
+        assert_eq!(cache.len(), 2, "it is another one with the same values");
+        drop(other);
+        // Dear pages that nothing would evict, and dictionaries that go.
+        for leaf in 1..200 {
+            let own = dictionary(20_000);
+            let at = |page| Key { leaf, ..key(page) };
+            cache.insert(at(DICTIONARY), Kept::Dictionary(Arc::clone(&own)), 10);
+            cache.insert(at(1), page_of(&own), 1_000_000);
+        }
+        let kept = cache.entries.iter().filter_map(|entry| match &entry.kept {
+            Kept::Page(_) => entry.kept.held_dictionary(),
+            Kept::Dictionary(_) => None,
+        });
+        for held in kept {
+            // The page and the cache.
+            assert_eq!(Arc::strong_count(held), 2);
+        }
+        assert_eq!(Arc::strong_count(&own), 1, "it went, and its page with it");
+        let kept: usize = cache.entries.iter().map(|entry| entry.bytes).sum();
+        assert_eq!(kept, cache.bytes());
     }
 
     fn key(page: u32) -> Key {
@@ -290,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_was_dear_outlives_what_was_cheap() {
-        let mut cache = Cache::new(100_000, 7);
+        let mut cache = Cache::new(100_000, 11);
         for round in 0..20 {
             cache.insert(key(round), page(1_000), 1_000_000);
         }

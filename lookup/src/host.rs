@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::memory::{Account, Charge};
 
 /// Reads one version of one file, and runs work elsewhere.
 pub trait Host {
@@ -28,6 +29,16 @@ pub trait Host {
         false
     }
 
+    /// Memory that the look-up may hold: everything is charged to it before it is allocated.
+    fn memory(&self) -> &Account;
+
+    /// Waits a moment for memory that other look-ups hold, after so many tries to get it; false: it is not worth
+    /// another try.
+    fn until_memory(&self, tries: u32) -> impl Future<Output = bool> {
+        let _ = tries;
+        std::future::ready(false)
+    }
+
     /// Lets others have their turn.
     fn pause(&self) -> impl Future<Output = ()>;
 
@@ -35,11 +46,38 @@ pub trait Host {
     fn now(&self) -> Duration;
 }
 
+/// Charges `bytes` of the look-up's memory, and waits as long as the host does where other look-ups hold it.
+///
+/// # Errors
+/// As [`Account::charge`].
+pub async fn charge(host: &impl Host, bytes: u64) -> Result<Charge> {
+    let mut tries = 0;
+    loop {
+        match host.memory().charge(bytes) {
+            Err(error) if error.kind == ErrorKind::Busy && host.until_memory(tries).await => {
+                tries += 1;
+            }
+            charged => return charged,
+        }
+    }
+}
+
+/// One range, and the charge of its bytes.
+///
+/// # Errors
+/// What charging and reading give.
+pub async fn read_one(host: &impl Host, range: Range<u64>) -> Result<(Bytes, Charge)> {
+    let charge = charge(host, range.end - range.start).await?;
+    let mut read = host.read(std::slice::from_ref(&range)).await?;
+    Ok((read.pop().expect("one range was asked for"), charge))
+}
+
 /// A file in memory, whose look-ups do all their work in line: their futures are ready at once.
 pub struct InMemory {
     bytes: Bytes,
     bytes_read: Cell<u64>,
     began: Instant,
+    memory: Account,
 }
 
 impl InMemory {
@@ -49,7 +87,14 @@ impl InMemory {
             bytes: bytes.into(),
             bytes_read: Cell::new(0),
             began: Instant::now(),
+            memory: Account::default(),
         }
+    }
+
+    /// The same file for a look-up that may hold what this account does.
+    #[must_use]
+    pub fn with_memory(self, memory: Account) -> InMemory {
+        InMemory { memory, ..self }
     }
 
     /// Bytes of the file.
@@ -82,6 +127,10 @@ impl Host for InMemory {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> impl Future<Output = T> {
         std::future::ready(work())
+    }
+
+    fn memory(&self) -> &Account {
+        &self.memory
     }
 
     fn pause(&self) -> impl Future<Output = ()> {

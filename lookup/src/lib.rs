@@ -20,6 +20,8 @@
 //! | several files to one table | [`set`] | one schema, rows in order |
 //! | Arrow IPC, JSON lines, CSV | [`answer`] | bytes |
 //!
+//! All that a look-up holds beside the caches is charged to its [`memory::Account`] before it is allocated.
+//!
 //! [`Host`]: host::Host
 
 pub mod answer;
@@ -31,6 +33,7 @@ pub mod file;
 pub mod host;
 mod json_fields;
 pub mod key_index;
+pub mod memory;
 pub mod page;
 pub mod paths;
 pub mod predicate;

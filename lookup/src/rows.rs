@@ -64,6 +64,11 @@ impl Rows {
             .sum()
     }
 
+    /// Bytes of memory that they take.
+    pub fn memory_bytes(&self) -> usize {
+        self.ranges.capacity() * size_of::<Range<u32>>()
+    }
+
     /// The ranges.
     pub fn ranges(&self) -> &[Range<u32>] {
         &self.ranges

@@ -122,6 +122,19 @@ impl<'a> Reader<'a> {
         self.skip_nested(kind, DEPTH_MAX)
     }
 
+    /// Skips `count` elements of a list of this type.
+    pub(crate) fn skip_elements(&mut self, count: u64, kind: u8) -> Step<()> {
+        let kind = match kind {
+            TRUE | FALSE => BYTE,
+            kind => kind,
+        };
+        // Each element takes a byte at least, so this ends with the bytes.
+        for _ in 0..count {
+            self.skip_nested(kind, DEPTH_MAX)?;
+        }
+        Ok(())
+    }
+
     fn skip_nested(&mut self, kind: u8, depth: u32) -> Step<()> {
         if depth == 0 {
             return Err(Stop::Wrong("fields are nested too deep"));

@@ -9,11 +9,14 @@ mod in_utc;
 mod json_lines;
 
 use std::io;
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
 
 use crate::error::{ErrorKind, LookupError, Result};
+use crate::memory::Charge;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,35 +86,64 @@ impl Format {
         batches: &[RecordBatch],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.write_within(usize::MAX, schema, batches, out)
+        self.write_within(usize::MAX, schema, batches, out, None)
     }
 
     /// As [`Format::write`], until `out` has `bytes_max` bytes: a name that is repeated in every line makes
-    /// much text of small arrays.
+    /// much text of small arrays. What `out` takes, and the rows of a batch take while they are made text of, is
+    /// charged to `memory` before it is there.
     ///
     /// # Errors
-    /// As [`Format::write`], and [`TooMuch`](crate::error::ErrorKind::TooMuch), when it gets longer. What
-    /// is in `out` then is a part of the answer.
+    /// As [`Format::write`], and [`TooMuch`](crate::error::ErrorKind::TooMuch), when it gets longer; what charging
+    /// gives. What is in `out` then is a part of the answer.
     pub fn write_within(
         self,
         bytes_max: usize,
         schema: &SchemaRef,
         batches: &[RecordBatch],
         out: &mut Vec<u8>,
+        mut memory: Option<&mut Charge>,
     ) -> Result<()> {
+        // Text is written by pieces of rows.
+        let pieces = match self {
+            Format::ArrowIpc => Vec::new(),
+            Format::JsonLines | Format::Csv => in_pieces(batches),
+        };
+        let most = pieces.iter().map(|piece| piece.bytes).max().unwrap_or(0);
+        let _text = match &memory {
+            Some(memory) => {
+                let bytes = most.saturating_mul(TEXT_BYTES_PER_BYTE);
+                let charge = memory.account().charge(bytes as u64);
+                Some(charge.map_err(|error| error.of("the answer as text"))?)
+            }
+            None => None,
+        };
+        let parts: Vec<RecordBatch> = pieces.into_iter().map(|piece| piece.rows).collect();
+        if self == Format::ArrowIpc
+            && let Some(memory) = &mut memory
+        {
+            let bytes = stream_bytes(batches);
+            memory.add(bytes as u64)?;
+            out.reserve_exact(bytes);
+        }
         let mut within = Within {
             out,
             bytes_max,
             is_full: false,
+            memory,
+            refused: None,
         };
         let written = match self {
             Format::ArrowIpc => arrow_ipc::SchemaMessage::new(schema).map(|schema| {
                 schema.write_stream(batches, within.out);
                 within.is_full = within.out.len() > bytes_max;
             }),
-            Format::JsonLines => json_lines::write(batches, &mut within),
-            Format::Csv => csv::write(schema, batches, &mut within),
+            Format::JsonLines => json_lines::write(&parts, &mut within),
+            Format::Csv => csv::write(schema, &parts, &mut within),
         };
+        if let Some(refused) = within.refused {
+            return Err(refused);
+        }
         match within.is_full {
             true => Err(LookupError::new(
                 ErrorKind::TooMuch,
@@ -167,11 +199,122 @@ impl Format {
     }
 }
 
+/// Bytes of arrays, and of names that stand before each value, that are made text of at a time: `arrow-json` writes
+/// a piece to a buffer of its own first.
+const TEXT_PIECE_BYTES: usize = 64 << 10;
+
+/// Bytes of text for each byte of an array or a name: a control character takes six.
+const TEXT_BYTES_PER_BYTE: usize = 8;
+
+/// A few rows, and the bytes that they take as arrays with the names of their columns.
+struct Piece {
+    rows: RecordBatch,
+    bytes: usize,
+}
+
+/// The same rows in batches of a few.
+fn in_pieces(batches: &[RecordBatch]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for batch in batches {
+        let names = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .map(|field| field.name().len() + 8);
+        let names = names.sum::<usize>();
+        let row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + names;
+        let most = (TEXT_PIECE_BYTES / row_bytes.max(1)).max(1);
+        for start in (0..batch.num_rows()).step_by(most) {
+            let rows = batch.slice(start, most.min(batch.num_rows() - start));
+            let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+            let bytes = columns
+                .map(|(field, column)| text_bytes(field, column))
+                .sum();
+            pieces.push(Piece { rows, bytes });
+        }
+    }
+    pieces
+}
+
+/// Bytes of the values of a column, at any depth, each with its name and what separates it from the next.
+fn text_bytes(field: &FieldRef, column: &ArrayRef) -> usize {
+    let own = (field.name().len() + 8).saturating_mul(column.len());
+    let below = |child: &FieldRef, values: &ArrayRef, start: usize, end: usize| {
+        text_bytes(child, &values.slice(start, end - start))
+    };
+    let inner = match field.data_type() {
+        DataType::Struct(fields) => {
+            let columns = column.as_struct().columns();
+            let inner = fields.iter().zip(columns);
+            inner.map(|(field, column)| text_bytes(field, column)).sum()
+        }
+        DataType::List(child) => {
+            let list = column.as_list::<i32>();
+            let (start, end) = (list.offsets()[0], list.offsets()[list.len()]);
+            below(child, list.values(), start as usize, end as usize)
+        }
+        DataType::LargeList(child) => {
+            let list = column.as_list::<i64>();
+            let (start, end) = (list.offsets()[0], list.offsets()[list.len()]);
+            below(child, list.values(), start as usize, end as usize)
+        }
+        DataType::Map(child, _) => {
+            let map = column.as_map();
+            let (start, end) = (map.offsets()[0], map.offsets()[map.len()]);
+            let entries: ArrayRef = Arc::new(map.entries().clone());
+            below(child, &entries, start as usize, end as usize)
+        }
+        DataType::FixedSizeList(child, length) => {
+            let list = column.as_fixed_size_list();
+            below(
+                child,
+                list.values(),
+                0,
+                list.len() * length.unsigned_abs() as usize,
+            )
+        }
+        _ => {
+            let bytes = column.to_data().get_slice_memory_size();
+            bytes.unwrap_or_else(|_| column.get_array_memory_size())
+        }
+    };
+    own.saturating_add(inner)
+}
+
+/// Bytes of a stream of these batches, at most, about: their buffers, and what goes before each.
+fn stream_bytes(batches: &[RecordBatch]) -> usize {
+    let own = |batch: &RecordBatch| {
+        let columns = batch.num_columns();
+        batch.get_array_memory_size() + 256 * (columns + 1)
+    };
+    4096 + batches.iter().map(own).sum::<usize>()
+}
+
 /// Takes bytes up to a limit, then fails.
 struct Within<'o> {
     out: &'o mut Vec<u8>,
     bytes_max: usize,
     is_full: bool,
+    memory: Option<&'o mut Charge>,
+    refused: Option<LookupError>,
+}
+
+impl Within<'_> {
+    /// Makes room for `bytes` more, which is charged before.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        let (old, wanted) = (self.out.capacity(), self.out.len() + bytes);
+        let Some(memory) = &mut self.memory else {
+            return Ok(());
+        };
+        if wanted > old {
+            let new = wanted.max(old * 2).min(self.bytes_max.max(wanted));
+            // Both are there while bytes move.
+            memory.add(new as u64)?;
+            self.out.reserve_exact(new - self.out.len());
+            memory.reduce(old as u64);
+        }
+        Ok(())
+    }
 }
 
 impl io::Write for Within<'_> {
@@ -179,6 +322,10 @@ impl io::Write for Within<'_> {
         self.is_full |= self.out.len() + bytes.len() > self.bytes_max;
         if self.is_full {
             return Err(io::Error::other("the answer is too long"));
+        }
+        if let Err(error) = self.make_room(bytes.len()) {
+            self.refused = Some(error);
+            return Err(io::Error::other("there is no memory for the answer"));
         }
         self.out.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -227,8 +374,6 @@ fn cannot_hold(format: &str, error: ArrowError) -> LookupError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow_array::{
         ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray,
         StringArray, TimestampMicrosecondArray,
@@ -372,7 +517,8 @@ mod tests {
                 .expect("valid");
             let within = |bytes_max: usize| {
                 let mut out = Vec::new();
-                let written = format.write_within(bytes_max, &batch().schema(), &batches, &mut out);
+                let written =
+                    format.write_within(bytes_max, &batch().schema(), &batches, &mut out, None);
                 written.map(|()| out)
             };
             assert_eq!(within(whole.len()).expect("it fits"), whole);

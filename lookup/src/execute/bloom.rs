@@ -11,8 +11,7 @@ use super::Search;
 use super::plan::{Leaf, Node};
 use crate::column::{Column, Decode, Key};
 use crate::error::Result;
-use crate::file::footer::read_one;
-use crate::host::Host;
+use crate::host::{Host, read_one};
 use crate::predicate::intervals::Bound;
 use crate::thrift::{Reader, STRUCT, Step};
 
@@ -69,7 +68,7 @@ impl<H: Host> Search<'_, H> {
             return Ok(false);
         }
         let head_end = (start + HEADER_BYTES_MAX).min(self.file.length);
-        let head = read_one(self.host, start..head_end).await?;
+        let (head, _charge) = read_one(self, start..head_end).await?;
         let Ok((bytes, header_bytes)) = header(&head) else {
             return Ok(false);
         };
@@ -91,7 +90,7 @@ impl<H: Host> Search<'_, H> {
             ranges.push(at..at + BLOCK_BYTES);
             values.push(value);
         }
-        let read = self.host.read(&ranges).await?;
+        let read = Host::read(self, &ranges).await?;
         // A filter of one block has every value in that block.
         let may_be = values
             .iter()

@@ -21,6 +21,7 @@ use super::whole::{Chunk, Item, read_root};
 use crate::column::{Column, Decode, Unit, ValueType};
 use crate::error::{ErrorKind, LookupError, Result};
 use crate::file::File;
+use crate::memory::Charge;
 use crate::page::values::DecodedPage;
 
 /// Rows of one page.
@@ -41,9 +42,9 @@ fn each(parts: &[Part<'_>], mut each: impl FnMut(Option<&[u8]>) -> Result<()>) -
     Ok(())
 }
 
-/// Refuses values that have more than `bytes_max` bytes together: a dictionary may have long ones, and pages
-/// each of them a thousand times.
-fn check_bytes(parts: &[Part<'_>], bytes_max: usize) -> Result<()> {
+/// Bytes of all values. Refuses those that have more than `bytes_max` bytes together: a dictionary may have long
+/// ones, and pages each of them a thousand times.
+fn bytes_of(parts: &[Part<'_>], bytes_max: usize) -> Result<usize> {
     // What no array of Arrow's with 32-bit offsets holds.
     let bytes_max = bytes_max.min(i32::MAX as usize);
     let mut bytes = 0;
@@ -59,23 +60,38 @@ fn check_bytes(parts: &[Part<'_>], bytes_max: usize) -> Result<()> {
             ));
         }
         Ok(())
-    })
+    })?;
+    Ok(bytes)
 }
 
-/// The values of `parts`, `count` in all and of no more than `bytes_max` bytes.
+/// Bytes of memory of a value of an array, its bytes aside: the widest fixed one, or an offset, and its bit.
+const VALUE_BYTES: usize = 32;
+
+/// Copies of values that are there while `parquet` makes an array of them: a page, its buffer, the array, and what
+/// vectors have in reserve.
+const COPIES_BY_PARQUET: usize = 5;
+
+/// The values of `parts`, `count` in all and of no more than `bytes_max` bytes, charged to `memory`.
 pub(super) fn build(
     file: &File,
     column: &Column,
     parts: &[Part<'_>],
     count: usize,
     bytes_max: usize,
+    memory: &mut Charge,
 ) -> Result<ArrayRef> {
-    if matches!(
+    let is_bytes = matches!(
         column.physical(),
         Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY
-    ) {
-        check_bytes(parts, bytes_max)?;
-    }
+    );
+    let bytes = if is_bytes {
+        bytes_of(parts, bytes_max)?
+    } else {
+        0
+    };
+    let is_built_here = matches!(column.field.data_type(), DataType::Utf8 | DataType::Binary);
+    let copies = if is_built_here { 1 } else { COPIES_BY_PARQUET };
+    memory.add(((bytes + count * VALUE_BYTES) * copies) as u64)?;
     let data_type = column.field.data_type();
     let physical = column.physical();
     macro_rules! primitive {
@@ -155,7 +171,7 @@ pub(super) fn build(
             Ok(Arc::new(builder.finish()))
         }
         (DataType::Utf8, Physical::BYTE_ARRAY) => {
-            let mut builder = StringBuilder::with_capacity(count, count * 16);
+            let mut builder = StringBuilder::with_capacity(count, bytes);
             each(parts, |value| {
                 match value {
                     Some(bytes) => builder.append_value(
@@ -169,7 +185,7 @@ pub(super) fn build(
             Ok(Arc::new(builder.finish()))
         }
         (DataType::Binary, Physical::BYTE_ARRAY) => {
-            let mut builder = BinaryBuilder::with_capacity(count, count * 16);
+            let mut builder = BinaryBuilder::with_capacity(count, bytes);
             each(parts, |value| {
                 builder.append_option(value);
                 Ok(())

@@ -10,6 +10,7 @@ use super::plan::{Leaf, Node};
 use crate::error::Result;
 use crate::file::pages::ChunkPages;
 use crate::host::Host;
+use crate::memory::Charge;
 use crate::page::values::Values;
 use crate::predicate::intervals::Bound;
 use crate::prune::{self, Verdict};
@@ -95,7 +96,7 @@ impl<H: Host> Search<'_, H> {
                     if verdict == Verdict::Always {
                         continue;
                     }
-                    let pages = self.file.pages(self.host, group, &leaf.column).await?;
+                    let pages = self.file.pages(self, group, &leaf.column).await?;
                     left = self.prune_pages(group, leaf, &pages, left).await?;
                     let touched = pages
                         .pages
@@ -129,7 +130,7 @@ impl<H: Host> Search<'_, H> {
             return Ok(candidates);
         }
         self.file
-            .read_bounds(self.host, group, &leaf.column, pages)
+            .read_bounds(self, group, &leaf.column, pages)
             .await?;
         let Some(bounds) = pages.bounds() else {
             return Ok(candidates);
@@ -163,7 +164,7 @@ impl<H: Host> Search<'_, H> {
 
     /// Rows for which a test holds.
     async fn filter_leaf(&self, group: usize, leaf: &Leaf, candidates: Rows) -> Result<Rows> {
-        let pages = self.file.pages(self.host, group, &leaf.column).await?;
+        let pages = self.file.pages(self, group, &leaf.column).await?;
         let candidates = self.prune_pages(group, leaf, &pages, candidates).await?;
         if candidates.is_empty() {
             return Ok(candidates);
@@ -182,13 +183,12 @@ impl<H: Host> Search<'_, H> {
             return Ok(Rows::none());
         }
         let mut found = Rows::none();
-        let mut matching: Option<(*const _, _)> = None;
+        let mut found_charge = self.charge(0).await?;
+        let mut matching: Option<(*const _, _, Charge)> = None;
         let mut rest = touched.as_slice();
         while !rest.is_empty() {
             let step = step_of(&pages, rest);
-            let (now, later) = rest.split_at(step);
-            rest = later;
-            let wants: Vec<Want<'_>> = now
+            let wants: Vec<Want<'_>> = rest[..step]
                 .iter()
                 .map(|page| Want {
                     column: &leaf.column,
@@ -196,23 +196,33 @@ impl<H: Host> Search<'_, H> {
                     page: *page,
                 })
                 .collect();
-            for (page, decoded) in now.iter().zip(self.load(group, &wants).await?) {
+            let loaded = self.load_first(group, &wants).await?;
+            let (now, later) = rest.split_at(loaded.pages.len());
+            rest = later;
+            for (page, decoded) in now.iter().zip(&loaded.pages) {
                 let span = &pages.pages[*page];
+                // Every other row of it may match.
+                let ranges = found.ranges().len() + span.rows as usize / 2 + 1;
+                let most = ranges.next_power_of_two() * size_of::<std::ops::Range<u32>>();
+                found_charge
+                    .settle((most + found.memory_bytes()) as u64)
+                    .map_err(|error| self.file.blame(group, &leaf.column, error))?;
                 // A dictionary is compared with the test once, for all of its pages.
                 if let (Values::Codes { dictionary, .. }, Bound::Values(intervals)) =
                     (&decoded.values, &leaf.bound)
                 {
                     let own = std::sync::Arc::as_ptr(dictionary);
-                    if matching.as_ref().is_none_or(|(of, _)| *of != own)
+                    if matching.as_ref().is_none_or(|(of, ..)| *of != own)
                         && candidates.count() > FEW_ROWS
                     {
+                        let charge = self.charge(u64::from(dictionary.count)).await?;
                         let matched = dictionary
                             .matching(leaf.column.decode, intervals)
                             .map_err(|error| self.file.blame(group, &leaf.column, error))?;
-                        matching = Some((own, matched));
+                        matching = Some((own, matched, charge));
                     }
                 }
-                let matched = matching.as_ref().map(|(_, matched)| matched);
+                let matched = matching.as_ref().map(|(_, matched, _)| matched);
                 for range in candidates.within(span.first_row..span.first_row + span.rows) {
                     let within = range.start - span.first_row..range.end - span.first_row;
                     decoded
@@ -221,12 +231,24 @@ impl<H: Host> Search<'_, H> {
                         })
                         .map_err(|error| self.file.blame(group, &leaf.column, error))?;
                 }
+                found_charge.settle(found.memory_bytes() as u64)?;
             }
             if !rest.is_empty() {
                 self.host.pause().await;
             }
         }
+        self.hold_rows(found_charge, &found)?;
         Ok(found)
+    }
+
+    /// Charges rows that were found until the row group is done: they are joined with others, two copies at a time.
+    fn hold_rows(&self, mut charge: Charge, found: &Rows) -> Result<()> {
+        charge.settle(3 * found.memory_bytes() as u64)?;
+        match &mut *self.rows_found.borrow_mut() {
+            Some(held) => held.absorb(charge),
+            held => *held = Some(charge),
+        }
+        Ok(())
     }
 
     /// Whether the dictionary, which all of these pages use, has no value for which the test holds. It is
@@ -251,11 +273,12 @@ impl<H: Host> Search<'_, H> {
             pages_bytes += bytes(&page.range);
         }
         let is_worth_it = bytes(range) < pages_bytes;
-        let dictionary = match self.cached_dictionary(group, &leaf.column) {
+        let (dictionary, _charge) = match self.cached_dictionary(group, &leaf.column).await? {
             Some(dictionary) => dictionary,
             None if is_worth_it => self.load_dictionary(group, &leaf.column, pages).await?,
             None => return Ok(false),
         };
+        let _matching_charge = self.charge(u64::from(dictionary.count)).await?;
         let matching = dictionary
             .matching(leaf.column.decode, intervals)
             .map_err(|error| self.file.blame(group, &leaf.column, error))?;

@@ -23,6 +23,13 @@ const POINTS_MAX: usize = 65_536;
 /// Sorting and packing take about so long a row.
 const FINISH_NS_PER_ROW: u64 = 40;
 
+/// Most bytes of memory for each row of a file while its index is built: image and row number in vectors that double,
+/// the words that are sorted, and the index. Numbers of rows are bounded by whoever builds.
+const BUILD_BYTES_PER_ROW: u64 = 48;
+
+/// Bytes of a page's row before it is added: its image and its number.
+const IMAGE_BYTES: u64 = 12;
+
 /// Compressed bytes of pages that are decoded at a time while an index is built.
 const STEP_BYTES: u64 = 8 << 20;
 
@@ -147,9 +154,13 @@ impl<H: Host> Search<'_, H> {
         }
         let rows = *self.file.group_starts.last().expect("there is an end");
         let mut builder = Builder::new(kind_of(column), rows)?;
+        // Rows that hold no value take nothing, but nobody knows beforehand.
+        let _charge = self
+            .charge(rows.saturating_mul(BUILD_BYTES_PER_ROW))
+            .await?;
         for group in 0..self.file.groups() {
             let start = self.file.group_starts[group] as u32;
-            let pages = self.file.pages(self.host, group, column).await?;
+            let pages = self.file.pages(&self, group, column).await?;
             let mut next = 0;
             while next < pages.pages.len() {
                 let mut wants = Vec::new();
@@ -164,11 +175,13 @@ impl<H: Host> Search<'_, H> {
                     });
                     next += 1;
                 }
-                let loaded = self.load(group, &wants).await?;
-                for (want, page) in wants.iter().zip(loaded) {
+                let loaded = self.load_first(group, &wants).await?;
+                next -= wants.len() - loaded.pages.len();
+                for (want, page) in wants.iter().zip(loaded.pages.iter().cloned()) {
                     let span = &pages.pages[want.page];
                     let first = start + span.first_row;
                     let of = Arc::clone(column);
+                    let _images = self.charge(u64::from(span.rows) * IMAGE_BYTES).await?;
                     let estimate = Duration::from_nanos(u64::from(span.rows) * 10);
                     builder = self
                         .host

@@ -21,6 +21,7 @@ use crate::error::{ErrorKind, LookupError, Result};
 use crate::file::Selected;
 use crate::file::pages::ChunkPages;
 use crate::host::Host;
+use crate::memory::Charge;
 
 /// Compressed bytes of pages that are held for one batch beside the cache: rows of more are built in parts.
 const STEP_BYTES: u64 = 32 << 20;
@@ -32,17 +33,18 @@ const PAGES_AT_A_TIME: usize = 4;
 const PIECE_BYTES: usize = 1 << 20;
 
 impl<H: Host> Search<'_, H> {
-    /// The selected columns of `rows`, which rise, of a row group.
+    /// The selected columns of `rows`, which rise, of a row group, and the charge of what they take.
     pub(super) async fn project(
         &self,
         group: usize,
         plan: &Plan,
         rows: &[u32],
-    ) -> Result<RecordBatch> {
+    ) -> Result<(RecordBatch, Charge)> {
         let began = self.host.now();
-        let batch = self.project_parts(group, plan, rows).await?;
+        let (batch, mut charge) = self.project_parts(group, plan, rows).await?;
+        charge.settle(batch.get_array_memory_size() as u64)?;
         self.counts.borrow_mut().project_ns += nanoseconds(self.host.now().saturating_sub(began));
-        Ok(batch)
+        Ok((batch, charge))
     }
 
     /// Finds out where the pages of the selected columns are, of all columns at once: each may be a long walk.
@@ -53,7 +55,7 @@ impl<H: Host> Search<'_, H> {
             .iter()
             .filter_map(|(_, selected)| match selected {
                 Selected::Leaf(column) if self.file.known_pages(group, column.leaf).is_none() => {
-                    Some(self.file.pages(self.host, group, column))
+                    Some(self.file.pages(self, group, column))
                 }
                 _ => None,
             });
@@ -69,7 +71,7 @@ impl<H: Host> Search<'_, H> {
         group: usize,
         plan: &'f Plan,
         rows: &'f [u32],
-    ) -> Pin<Box<dyn Future<Output = Result<RecordBatch>> + 'f>> {
+    ) -> Pin<Box<dyn Future<Output = Result<(RecordBatch, Charge)>> + 'f>> {
         Box::pin(async move {
             self.find_pages(group, plan).await?;
             let mut chunks = Vec::with_capacity(plan.selection.selected.len());
@@ -79,7 +81,7 @@ impl<H: Host> Search<'_, H> {
                     chunks.push(None);
                     continue;
                 };
-                let pages = self.file.pages(self.host, group, column).await?;
+                let pages = self.file.pages(self, group, column).await?;
                 let touched = touched_by(&pages, rows);
                 bytes += touched
                     .iter()
@@ -91,12 +93,7 @@ impl<H: Host> Search<'_, H> {
                 chunks.push(Some((column, pages, touched)));
             }
             if bytes > STEP_BYTES && rows.len() > 1 {
-                let (head, tail) = rows.split_at(rows.len() / 2);
-                let head = self.project_parts(group, plan, head).await?;
-                self.host.pause().await;
-                let tail = self.project_parts(group, plan, tail).await?;
-                return arrow_select::concat::concat_batches(&plan.schema, [&head, &tail])
-                    .map_err(|error| self.answer_error(&error));
+                return self.project_halves(group, plan, rows).await;
             }
             let mut wants = Vec::new();
             for (column, pages, touched) in chunks.iter().flatten() {
@@ -106,7 +103,15 @@ impl<H: Host> Search<'_, H> {
                     page: *page,
                 }));
             }
-            let mut loaded = self.load(group, &wants).await?.into_iter();
+            let loaded = match self.load(group, &wants).await {
+                // Fewer rows need fewer pages at once.
+                Err(error) if error.kind == ErrorKind::TooMuch && rows.len() > 1 => {
+                    return self.project_halves(group, plan, rows).await;
+                }
+                loaded => loaded?,
+            };
+            let mut pages_loaded = loaded.pages.iter().cloned();
+            let mut charge = self.charge(0).await?;
             let mut arrays: Vec<ArrayRef> = Vec::with_capacity(chunks.len());
             for (chunk, (_, selected)) in chunks.iter().zip(&plan.selection.selected) {
                 let array = match (chunk, selected) {
@@ -114,7 +119,7 @@ impl<H: Host> Search<'_, H> {
                         let parts: Vec<Part<'_>> = touched
                             .iter()
                             .map(|(page, own)| Part {
-                                page: loaded.next().expect("every wanted page was loaded"),
+                                page: pages_loaded.next().expect("every wanted page was loaded"),
                                 first_row: pages.pages[*page].first_row,
                                 rows: &rows[own.clone()],
                             })
@@ -125,18 +130,49 @@ impl<H: Host> Search<'_, H> {
                             &parts,
                             rows.len(),
                             self.limits.answer_bytes,
+                            &mut charge,
                         )
                         .map_err(|error| self.file.blame(group, column, error))?
                     }
-                    (None, Selected::Root(root)) => self.read_whole(group, *root, rows).await?,
+                    (None, Selected::Root(root)) => {
+                        let (array, own) = self.read_whole(group, *root, rows).await?;
+                        charge.absorb(own);
+                        array
+                    }
                     (None, Selected::Leaf(_)) => unreachable!("leaves have chunks"),
                 };
                 arrays.push(array);
             }
             let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-            RecordBatch::try_new_with_options(Arc::clone(&plan.schema), arrays, &options)
-                .map_err(|error| self.answer_error(&error))
+            let batch =
+                RecordBatch::try_new_with_options(Arc::clone(&plan.schema), arrays, &options)
+                    .map_err(|error| self.answer_error(&error))?;
+            charge.settle(batch.get_array_memory_size() as u64)?;
+            Ok((batch, charge))
         })
+    }
+
+    /// As [`Search::project`], one half of the rows after the other.
+    async fn project_halves(
+        &self,
+        group: usize,
+        plan: &Plan,
+        rows: &[u32],
+    ) -> Result<(RecordBatch, Charge)> {
+        let (head, tail) = rows.split_at(rows.len() / 2);
+        let (head, head_charge) = self.project_parts(group, plan, head).await?;
+        if head.get_array_memory_size() > self.limits.answer_bytes {
+            self.count_answer(&head, &mut 0)?;
+        }
+        self.host.pause().await;
+        let (tail, tail_charge) = self.project_parts(group, plan, tail).await?;
+        let mut charge = self
+            .charge(head_charge.bytes() + tail_charge.bytes())
+            .await?;
+        let whole = arrow_select::concat::concat_batches(&plan.schema, [&head, &tail])
+            .map_err(|error| self.answer_error(&error))?;
+        charge.settle(whole.get_array_memory_size() as u64)?;
+        Ok((whole, charge))
     }
 
     /// The rows of a batch, each as often as its key is wanted, and the places of those keys. What they take is
@@ -148,11 +184,13 @@ impl<H: Host> Search<'_, H> {
         rows: &[u32],
         batch: &RecordBatch,
         bytes: &mut usize,
-    ) -> Result<Vec<(RecordBatch, Vec<u32>)>> {
+    ) -> Result<(Vec<(RecordBatch, Vec<u32>)>, Charge)> {
         let piece_rows = (PIECE_BYTES / longest_row(batch).max(1)).max(1);
         let mut pieces = Vec::new();
+        // Each piece is charged when it was made: one takes no more than this.
+        let mut charge = self.charge(2 * PIECE_BYTES as u64).await?;
         let column = &keys.column;
-        let pages = self.file.pages(self.host, group, column).await?;
+        let pages = self.file.pages(self, group, column).await?;
         let touched = touched_by(&pages, rows);
         let (mut taken, mut ordinals) = (Vec::new(), Vec::new());
         for (page, own) in touched {
@@ -161,7 +199,8 @@ impl<H: Host> Search<'_, H> {
                 pages: &pages,
                 page,
             };
-            let decoded = self.load(group, &[want]).await?;
+            let loaded = self.load(group, &[want]).await?;
+            let decoded = &loaded.pages;
             let first_row = pages.pages[page].first_row;
             for place in own {
                 let value = decoded[0]
@@ -177,6 +216,7 @@ impl<H: Host> Search<'_, H> {
                         let piece = arrow_select::take::take_record_batch(batch, &taken)
                             .map_err(|error| self.answer_error(&error))?;
                         self.count_answer(&piece, bytes)?;
+                        charge.add(memory_of(&piece))?;
                         pieces.push((piece, std::mem::take(&mut ordinals)));
                         self.host.pause().await;
                     }
@@ -185,6 +225,7 @@ impl<H: Host> Search<'_, H> {
         }
         let is_same =
             pieces.is_empty() && taken.len() == rows.len() && taken.is_sorted_by(|a, b| a < b);
+        charge.add(batch.get_array_memory_size() as u64)?;
         let batch = if is_same {
             batch.clone()
         } else {
@@ -193,28 +234,38 @@ impl<H: Host> Search<'_, H> {
         };
         self.count_answer(&batch, bytes)?;
         pieces.push((batch, ordinals));
-        Ok(pieces)
+        let made = pieces.iter().map(|(piece, _)| memory_of(piece)).sum();
+        charge.settle(made)?;
+        Ok((pieces, charge))
     }
 
     /// Adds what a batch of the answer takes, which may be too much.
     pub(super) fn count_answer(&self, batch: &RecordBatch, bytes: &mut usize) -> Result<()> {
         *bytes += batch.get_array_memory_size();
         if *bytes > self.limits.answer_bytes {
-            return Err(LookupError::new(
-                ErrorKind::TooMuch,
-                format!(
-                    "{}: the answer takes more than {} bytes: select fewer columns, narrow the predicate or set a \
-                     limit",
-                    self.file.name, self.limits.answer_bytes
-                ),
-            ));
+            return Err(self.answer_too_long());
         }
         Ok(())
+    }
+
+    pub(super) fn answer_too_long(&self) -> LookupError {
+        LookupError::new(
+            ErrorKind::TooMuch,
+            format!(
+                "{}: the answer takes more than {} bytes: select fewer columns, narrow the predicate or set a limit",
+                self.file.name, self.limits.answer_bytes
+            ),
+        )
     }
 
     fn answer_error(&self, error: &arrow_schema::ArrowError) -> LookupError {
         LookupError::corrupt(format!("{}: {error}", self.file.name))
     }
+}
+
+/// Bytes of a batch with an ordinal for each of its rows.
+fn memory_of(batch: &RecordBatch) -> u64 {
+    (batch.get_array_memory_size() + batch.num_rows() * size_of::<u32>()) as u64
 }
 
 /// Bytes of the longest row, at most.

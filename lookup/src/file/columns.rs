@@ -15,9 +15,11 @@ use parquet::file::metadata::{
 };
 
 use super::arrow_hint::ArrowHint;
+use super::footer::{decode_memory_of, memory_of};
 use super::outline::Outline;
 use crate::column::Column;
 use crate::error::{LookupError, Result};
+use crate::memory::Account;
 
 /// Root columns that were decoded together.
 #[derive(Debug)]
@@ -88,15 +90,21 @@ pub(super) fn decode_all(footer: &[u8], length: u64) -> Result<(Vec<Root>, Vec<u
     ))
 }
 
-/// Decodes root columns that an outline has found, whose places rise; gives the bytes of a footer that has
-/// them alone, too.
+/// Decodes root columns that an outline has found, whose places rise; gives the bytes of memory that they take, too.
+/// What decoding takes is charged to `memory` meanwhile.
 pub(super) fn decode_some(
     outline: &Outline,
     roots: &[usize],
     hint: Option<&ArrowHint>,
     length: u64,
+    memory: &Account,
 ) -> Result<(Vec<Root>, usize)> {
+    let elements = roots
+        .iter()
+        .map(|root| outline.roots()[*root].elements())
+        .sum();
     let part = outline.part(roots, true);
+    let _charge = memory.charge(decode_memory_of(part.len(), elements))?;
     let metadata = metadata_of(&part)?;
     let schema = schema_of(
         &metadata,
@@ -109,7 +117,7 @@ pub(super) fn decode_some(
         .map(|leaf| leaf as usize)
         .collect();
     let roots = roots_of(metadata, schema, roots, |leaf| leaves[leaf], length)?;
-    Ok((roots, part.len()))
+    Ok((roots, memory_of(part.len(), elements)))
 }
 
 /// Arrow's schema that a footer may have, if it fits: all its fields count, or none.

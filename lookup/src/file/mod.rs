@@ -28,11 +28,18 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use crate::column::Column;
 use crate::error::{LookupError, Result};
 use crate::host::Host;
+use crate::memory::{Account, Charge, Pool};
 use arrow_hint::ArrowHint;
 use columns::{Decoded, Root, decode_some, hint_in};
-use footer::MEMORY_PER_FOOTER_BYTE;
 use outline::Outline;
 use pages::ChunkPages;
+
+/// Most bytes of memory that decoding takes which nobody prepared for: a few columns of a wide footer. Such work is
+/// charged to nobody.
+const IN_LINE_DECODE_BYTES_MAX: u64 = 32 << 20;
+
+/// Most bytes of memory of a file's page lists, where whoever keeps the file says nothing else.
+const PAGE_LISTS_BYTES_MAX: usize = 64 << 20;
 
 /// Names a [`File`] in caches: no two of a process have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +65,9 @@ pub struct File {
     by_path: HashMap<String, (usize, usize)>,
     memory_bytes: Cell<usize>,
     pages: RefCell<HashMap<(usize, usize), Rc<ChunkPages>>>,
+    /// Bytes of memory of `pages`, of those in `memory_bytes`.
+    pages_bytes: Cell<usize>,
+    pages_bytes_max: Cell<usize>,
 }
 
 /// What is known of a footer when it was read.
@@ -115,7 +125,15 @@ impl File {
             by_path,
             memory_bytes: Cell::new(memory_bytes),
             pages: RefCell::default(),
+            pages_bytes: Cell::new(0),
+            pages_bytes_max: Cell::new(PAGE_LISTS_BYTES_MAX),
         }
+    }
+
+    /// Bounds the memory of page lists that are remembered, with the bounds of their values: beyond it, they are
+    /// forgotten, and found again by the look-up that needs them.
+    pub fn limit_page_lists(&self, bytes: usize) {
+        self.pages_bytes_max.set(bytes);
     }
 
     /// Bytes of memory that what is known of the footer takes now, about. It grows as columns are asked for.
@@ -140,7 +158,8 @@ impl File {
             return Ok(());
         }
         let hint = self.hint.get().cloned();
-        let decoded = decode_parts(outline, &missing, hint, self.length)?;
+        let memory = Account::new(&Pool::new(u64::MAX), IN_LINE_DECODE_BYTES_MAX);
+        let decoded = decode_parts(outline, &missing, hint, self.length, &memory)?;
         self.learn(&missing, decoded);
         Ok(())
     }
@@ -152,7 +171,7 @@ impl File {
             decoded.hint
         });
         self.memory_bytes
-            .update(|bytes| bytes + decoded.part_bytes * MEMORY_PER_FOOTER_BYTE);
+            .update(|bytes| bytes + decoded.memory_bytes);
         for (place, root) in places.iter().zip(decoded.roots) {
             // Another look-up may have been faster.
             let _ = self.roots[*place].set(root);
@@ -176,9 +195,10 @@ impl File {
         let estimate = footer::decode_estimate(outline.footer_bytes()).mul_f64(share);
         let (outline, hint) = (Arc::clone(outline), self.hint.get().cloned());
         let (length, wanted) = (self.length, missing.clone());
+        let memory = host.memory().clone();
         let decoded = host
             .run(estimate, move || {
-                decode_parts(&outline, &wanted, hint, length)
+                decode_parts(&outline, &wanted, hint, length, &memory)
             })
             .await
             .map_err(|error| error.of_file(&self.name, ""))?;
@@ -422,15 +442,64 @@ impl File {
         self.pages.borrow().get(&(group, leaf)).cloned()
     }
 
-    /// Remembers where the pages of a chunk are.
-    pub fn learn_pages(&self, group: usize, leaf: usize, pages: ChunkPages) -> Rc<ChunkPages> {
+    /// Remembers where the pages of a chunk are, if there is room; `charge` is what they are charged to until then.
+    fn learn_pages(
+        &self,
+        group: usize,
+        leaf: usize,
+        pages: ChunkPages,
+        charge: Charge,
+    ) -> Rc<ChunkPages> {
         let pages = Rc::new(pages);
-        self.memory_bytes
-            .update(|bytes| bytes + pages.memory_bytes());
-        self.pages
-            .borrow_mut()
-            .insert((group, leaf), Rc::clone(&pages));
+        if self.make_room(pages.memory_bytes()) {
+            let mut known = self.pages.borrow_mut();
+            if let Some(other) = known.insert((group, leaf), Rc::clone(&pages)) {
+                // Another look-up was faster.
+                self.count_pages(other.memory_bytes(), 0);
+            }
+            self.count_pages(0, pages.memory_bytes());
+        } else {
+            pages.hold(charge);
+        }
         pages
+    }
+
+    /// Counts what a chunk's pages take more since their bounds are known, and forgets all where that is too much.
+    fn count_bounds(&self, group: usize, leaf: usize, pages: &ChunkPages, charge: Charge) {
+        let is_known = self
+            .known_pages(group, leaf)
+            .is_some_and(|known| std::ptr::eq(&*known, pages));
+        let bytes = pages.bounds_bytes();
+        if is_known && self.pages_bytes.get() + bytes <= self.pages_bytes_max.get() {
+            self.count_pages(0, bytes);
+            return;
+        }
+        if is_known {
+            self.forget_pages();
+        }
+        pages.hold(charge);
+    }
+
+    /// Whether there is room for page lists of `bytes`, for which all others may go.
+    fn make_room(&self, bytes: usize) -> bool {
+        let limit = self.pages_bytes_max.get();
+        if bytes > limit {
+            return false;
+        }
+        if self.pages_bytes.get() + bytes > limit {
+            self.forget_pages();
+        }
+        true
+    }
+
+    fn forget_pages(&self) {
+        self.pages.borrow_mut().clear();
+        self.count_pages(self.pages_bytes.get(), 0);
+    }
+
+    fn count_pages(&self, gone: usize, come: usize) {
+        self.pages_bytes.update(|bytes| bytes - gone + come);
+        self.memory_bytes.update(|bytes| bytes - gone + come);
     }
 
     /// An error about a chunk of this file, with its place in front.
@@ -443,7 +512,7 @@ impl File {
 /// Root columns as they were decoded together.
 struct DecodedParts {
     roots: Vec<Root>,
-    part_bytes: usize,
+    memory_bytes: usize,
     hint: Option<Arc<ArrowHint>>,
 }
 
@@ -453,12 +522,13 @@ fn decode_parts(
     roots: &[usize],
     hint: Option<Option<Arc<ArrowHint>>>,
     length: u64,
+    memory: &Account,
 ) -> Result<DecodedParts> {
     let hint = hint.unwrap_or_else(|| hint_in(outline).map(Arc::new));
-    let (roots, part_bytes) = decode_some(outline, roots, hint.as_deref(), length)?;
+    let (roots, memory_bytes) = decode_some(outline, roots, hint.as_deref(), length, memory)?;
     Ok(DecodedParts {
         roots,
-        part_bytes,
+        memory_bytes,
         hint,
     })
 }

@@ -48,6 +48,13 @@ pub struct RootPart {
     pub is_plain: bool,
 }
 
+impl RootPart {
+    /// Its columns and groups, itself among them.
+    pub fn elements(&self) -> usize {
+        (self.elements.end - self.elements.start) as usize
+    }
+}
+
 /// A row group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct GroupPart {

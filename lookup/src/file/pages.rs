@@ -3,22 +3,23 @@
 //! The offset index says it where a writer left one; else the headers of the pages are read one after
 //! the other, once a version. Statistics come from the column index or from these headers.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 
 use bytes::Bytes;
 use parquet::basic::{Encoding, Type as Physical};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::page_index::index_reader::{decode_column_index, decode_offset_index};
+use parquet::file::page_index::index_reader::decode_column_index;
 
 use super::File;
 use super::columns::chunk_range;
-use super::footer::read_one;
 use crate::column::Column;
-use crate::error::{LookupError, Result};
-use crate::host::Host;
+use crate::error::{ErrorKind, LookupError, Result};
+use crate::host::{Host, charge, read_one};
+use crate::memory::Charge;
 use crate::page::header::{HEADER_BYTES_MAX, Kind, PageHeader, Parsed, parse};
+use crate::thrift::{LIST, Reader, STRUCT, Step, Stop};
 
 /// Bytes of a column that are read at once where reads take their time, in pieces side by side: a dozen pages and
 /// more.
@@ -33,6 +34,13 @@ const PAGES_MAX: usize = 1 << 20;
 
 /// Largest page index of a chunk: 64 bytes a page, and statistics of some hundred.
 const INDEX_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes of memory that an element of a list in a column index takes while it is decoded and made bounds of, its own
+/// bytes aside: a slice of 16 bytes, and a box of as many.
+const INDEX_ELEMENT_BYTES: u64 = 48;
+
+/// Bytes of memory that an allocation takes beside what was asked for.
+const ALLOCATION_BYTES: usize = 16;
 
 /// Most rows of a page that is read value by value: pages of NULLs only may say any number.
 const PAGE_ROWS_MAX: u32 = 1 << 26;
@@ -76,6 +84,16 @@ pub struct ChunkPages {
     /// Whether rows of pages are known.
     pub has_rows: bool,
     bounds: OnceCell<Option<Vec<PageBounds>>>,
+    /// What stands for their memory where the file does not count it.
+    held: RefCell<Vec<Charge>>,
+}
+
+impl PageBounds {
+    /// Bytes of memory of its values, itself aside.
+    fn values_bytes(&self) -> usize {
+        let values = [&self.min, &self.max].into_iter().flatten();
+        values.map(|value| value.len() + ALLOCATION_BYTES).sum()
+    }
 }
 
 impl ChunkPages {
@@ -91,8 +109,21 @@ impl ChunkPages {
 
     /// Bytes of memory that it takes, about.
     pub fn memory_bytes(&self) -> usize {
-        let bounds = self.bounds().map_or(0, |bounds| bounds.len() * 96);
-        self.pages.len() * size_of::<PageSpan>() + bounds
+        self.pages.capacity() * size_of::<PageSpan>() + self.bounds_bytes()
+    }
+
+    /// Of these, bytes of what is known of the values.
+    pub(super) fn bounds_bytes(&self) -> usize {
+        let bytes = |bounds: &Vec<PageBounds>| {
+            let values = bounds.iter().map(PageBounds::values_bytes).sum::<usize>();
+            bounds.capacity() * size_of::<PageBounds>() + values
+        };
+        self.bounds.get().and_then(Option::as_ref).map_or(0, bytes)
+    }
+
+    /// Keeps a charge as long as this is there.
+    pub(super) fn hold(&self, charge: Charge) {
+        self.held.borrow_mut().push(charge);
     }
 }
 
@@ -120,8 +151,8 @@ impl File {
             return Ok(pages);
         }
         let read = self.read_pages(host, group, column).await;
-        let pages = read.map_err(|error| self.blame(group, column, error))?;
-        Ok(self.learn_pages(group, column.leaf, pages))
+        let (pages, charge) = read.map_err(|error| self.blame(group, column, error))?;
+        Ok(self.learn_pages(group, column.leaf, pages, charge))
     }
 
     /// Reads what is known of the values of a chunk's pages, where the file says it.
@@ -139,19 +170,19 @@ impl File {
             return Ok(());
         }
         let chunk = self.chunk(group, column);
-        let bounds =
-            match self.index_range(chunk.column_index_offset(), chunk.column_index_length()) {
-                Some(range) => {
-                    let bytes = read_one(host, range).await?;
-                    decode_column_index(&bytes, column.physical())
-                        .ok()
-                        .filter(|index| index.num_pages() == pages.pages.len() as u64)
-                        .map(|index| bounds_of(&index, pages.pages.len()))
-                }
-                None => None,
-            };
+        let index = self.index_range(chunk.column_index_offset(), chunk.column_index_length());
+        let (bounds, charge) = match index {
+            Some(range) => match read_index(host, range, column, pages.pages.len()).await {
+                // One that takes too much memory is as good as none, as one that is corrupt.
+                Err(error) if error.kind == ErrorKind::TooMuch => (None, host.memory().empty()),
+                read => read.map_err(|error| self.blame(group, column, error))?,
+            },
+            None => (None, host.memory().empty()),
+        };
         // Another look-up may have been faster.
-        let _ = pages.bounds.set(bounds);
+        if pages.bounds.set(bounds).is_ok() {
+            self.count_bounds(group, column.leaf, pages, charge);
+        }
         Ok(())
     }
 
@@ -167,7 +198,7 @@ impl File {
         host: &impl Host,
         group: usize,
         column: &Column,
-    ) -> Result<ChunkPages> {
+    ) -> Result<(ChunkPages, Charge)> {
         let chunk = self.chunk(group, column);
         if chunk.crypto_metadata().is_some() {
             return Err(LookupError::unsupported("it is encrypted"));
@@ -177,12 +208,20 @@ impl File {
         if let Some(index) =
             self.index_range(chunk.offset_index_offset(), chunk.offset_index_length())
         {
-            let bytes = read_one(host, index).await?;
-            if let Some(pages) = of_offset_index(&bytes, &range, rows) {
-                mark_encodings(&pages, chunk);
-                return Ok(pages);
+            let mut memory = host.memory().empty();
+            let found = match read_one(host, index).await {
+                Ok((bytes, _read)) => of_offset_index(&bytes, &range, rows, &mut memory),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Some(pages)) => {
+                    mark_encodings(&pages, chunk);
+                    return Ok((pages, memory));
+                }
+                Err(error) if error.kind != ErrorKind::TooMuch => return Err(error),
+                _ => {}
             }
-            // A corrupt index is as good as none: the headers say the same.
+            // One that is corrupt or takes too much memory is as good as none: the headers say the same.
         }
         self.scan_headers(host, column, chunk, range, rows).await
     }
@@ -195,7 +234,8 @@ impl File {
         chunk: &ColumnChunkMetaData,
         range: Range<u64>,
         rows: u32,
-    ) -> Result<ChunkPages> {
+    ) -> Result<(ChunkPages, Charge)> {
+        let mut memory = host.memory().empty();
         let values = u64::try_from(chunk.num_values())
             .map_err(|_| LookupError::corrupt("it has a negative number of values"))?;
         let use_deprecated = deprecated_counts(column);
@@ -240,18 +280,22 @@ impl File {
                         Kind::DataV2 { rows, .. } => rows,
                         _ => header.values,
                     };
-                    pages.push(PageSpan {
+                    let span = PageSpan {
                         range: at..end,
                         first_row: row as u32,
                         rows: own,
                         has_codes: Cell::new(Some(is_coded(&header, column))),
-                    });
-                    bounds.push(PageBounds {
+                    };
+                    let known = PageBounds {
                         is_null: header.statistics.nulls == Some(u64::from(header.values)),
                         min: header.statistics.min,
                         max: header.statistics.max,
                         nulls: header.statistics.nulls,
-                    });
+                    };
+                    // Statistics have up to a MiB in each header.
+                    memory.add(known.values_bytes() as u64)?;
+                    memory.push(&mut pages, span)?;
+                    memory.push(&mut bounds, known)?;
                     seen += u64::from(header.values);
                     row += u64::from(own);
                 }
@@ -277,13 +321,55 @@ impl File {
                 "its pages have {row} rows, its row group {rows}"
             )));
         }
-        Ok(ChunkPages {
+        let pages = ChunkPages {
             dictionary,
             pages,
             has_rows,
             bounds: OnceCell::from(Some(bounds)),
-        })
+            held: RefCell::default(),
+        };
+        Ok((pages, memory))
     }
+}
+
+/// Reads a column index of so many pages; `None` if it is corrupt. With it comes the charge of what it takes.
+async fn read_index(
+    host: &impl Host,
+    range: Range<u64>,
+    column: &Column,
+    pages: usize,
+) -> Result<(Option<Vec<PageBounds>>, Charge)> {
+    let (bytes, _read) = read_one(host, range).await?;
+    let Ok(elements) = elements_of(&bytes) else {
+        return Ok((None, host.memory().empty()));
+    };
+    let own = pages * size_of::<PageBounds>();
+    let bytes_max = bytes.len() as u64 + elements * INDEX_ELEMENT_BYTES + own as u64;
+    let mut charge = charge(host, bytes_max).await?;
+    let bounds = decode_column_index(&bytes, column.physical())
+        .ok()
+        .filter(|index| index.num_pages() == pages as u64)
+        .map(|index| bounds_of(&index, pages));
+    let values = bounds.iter().flatten().map(PageBounds::values_bytes);
+    let held = values.sum::<usize>() + bounds.as_ref().map_or(0, |_| own);
+    charge.reduce(bytes_max.saturating_sub(held as u64));
+    Ok((bounds, charge))
+}
+
+/// Elements of all lists of a page index, which are there.
+fn elements_of(bytes: &[u8]) -> Step<u64> {
+    let mut reader = Reader::new(bytes, bytes.len());
+    let (mut elements, mut last) = (0, 0);
+    while let Some((_, kind)) = reader.field(&mut last)? {
+        if kind == LIST {
+            let (count, element) = reader.list()?;
+            elements += count;
+            reader.skip_elements(count, element)?;
+        } else {
+            reader.skip(kind)?;
+        }
+    }
+    Ok(elements)
 }
 
 /// A stretch of a column that was read at once, where each header by itself would wait for the one before.
@@ -291,6 +377,7 @@ impl File {
 struct Window {
     start: u64,
     bytes: Bytes,
+    charge: Option<Charge>,
     /// Before it, headers begin whose ends are here, too, most of them.
     usable_end: u64,
 }
@@ -311,6 +398,10 @@ impl Window {
         if pieces.is_empty() {
             return Ok(());
         }
+        // The pieces, and what they are joined to.
+        self.bytes = Bytes::new();
+        self.charge = None;
+        self.charge = Some(charge(host, 2 * (end - range.start)).await?);
         self.start = range.start;
         self.usable_end = match end == range.end {
             true => end,
@@ -344,7 +435,9 @@ async fn read_header(
     let within = range.end.max(range.start + 1) - range.start;
     let mut length = longest.min(HEADER_GUESS_BYTES).min(within);
     loop {
-        let bytes = read_one(host, range.start..range.start + length).await?;
+        let (bytes, _read) = read_one(host, range.start..range.start + length).await?;
+        // Statistics are copied.
+        let _parsed = charge(host, length).await?;
         match parse(&bytes, use_deprecated)? {
             Parsed::Complete(header) => return Ok(*header),
             Parsed::Incomplete if length < longest => length = (length * 16).min(longest),
@@ -365,42 +458,94 @@ fn is_coded(header: &PageHeader, column: &Column) -> bool {
     ) && column.physical() != Physical::BOOLEAN
 }
 
-/// `None` if the index does not fit the chunk.
-fn of_offset_index(bytes: &Bytes, chunk: &Range<u64>, rows: u32) -> Option<ChunkPages> {
-    let index = decode_offset_index(bytes).ok()?;
-    let locations = index.page_locations();
-    if locations.len() > PAGES_MAX || (locations.is_empty() && rows > 0) {
-        return None;
+/// A page as an offset index has it.
+struct Location {
+    offset: u64,
+    compressed_bytes: u64,
+    first_row: u32,
+}
+
+fn location(reader: &mut Reader<'_>) -> Step<Location> {
+    let (mut offset, mut compressed_bytes, mut first_row) = (None, None, None);
+    let mut last = 0;
+    while let Some((number, kind)) = reader.field(&mut last)? {
+        match (number, kind) {
+            (1, 4..=6) => offset = u64::try_from(reader.integer()?).ok(),
+            (2, 4..=6) => compressed_bytes = u64::try_from(reader.integer()?).ok(),
+            (3, 4..=6) => first_row = u32::try_from(reader.integer()?).ok(),
+            (_, kind) => reader.skip(kind)?,
+        }
     }
-    let mut pages = Vec::with_capacity(locations.len());
+    match (offset, compressed_bytes, first_row) {
+        (Some(offset), Some(compressed_bytes), Some(first_row)) => Ok(Location {
+            offset,
+            compressed_bytes,
+            first_row,
+        }),
+        _ => Err(Stop::Wrong("a page is nowhere")),
+    }
+}
+
+/// `None` if the index is corrupt or does not fit the chunk. The pages are charged to `memory`.
+fn of_offset_index(
+    bytes: &Bytes,
+    chunk: &Range<u64>,
+    rows: u32,
+    memory: &mut Charge,
+) -> Result<Option<ChunkPages>> {
+    let mut reader = Reader::new(bytes, bytes.len());
+    let mut last = 0;
+    let count = loop {
+        match reader.field(&mut last) {
+            Ok(Some((1, LIST))) => match reader.list() {
+                Ok((count, STRUCT)) => break count,
+                _ => return Ok(None),
+            },
+            Ok(Some((_, kind))) if reader.skip(kind).is_ok() => {}
+            _ => return Ok(None),
+        }
+    };
+    if count > PAGES_MAX as u64 || (count == 0 && rows > 0) {
+        return Ok(None);
+    }
+    let mut pages: Vec<PageSpan> = Vec::new();
     let mut at = chunk.start;
-    for (place, location) in locations.iter().enumerate() {
-        let start = u64::try_from(location.offset).ok()?;
-        let end = start + u64::try_from(location.compressed_page_size).ok()?;
-        let first_row = u32::try_from(location.first_row_index).ok()?;
-        let next_row = match locations.get(place + 1) {
-            Some(next) => u32::try_from(next.first_row_index).ok()?,
-            None => rows,
+    for place in 0..count {
+        let Ok(own) = location(&mut reader) else {
+            return Ok(None);
         };
-        let fits = start >= at && end <= chunk.end && end > start && first_row <= next_row;
-        if !fits || next_row > rows || (place == 0 && first_row != 0) {
-            return None;
+        let start = own.offset;
+        let Some(end) = start.checked_add(own.compressed_bytes) else {
+            return Ok(None);
+        };
+        let fits = start >= at && end <= chunk.end && end > start && own.first_row <= rows;
+        if !fits || (place == 0 && own.first_row != 0) {
+            return Ok(None);
+        }
+        if let Some(before) = pages.last_mut() {
+            match own.first_row.checked_sub(before.first_row) {
+                Some(rows) => before.rows = rows,
+                None => return Ok(None),
+            }
         }
         at = end;
-        pages.push(PageSpan {
+        let span = PageSpan {
             range: start..end,
-            first_row,
-            rows: next_row - first_row,
+            first_row: own.first_row,
+            // Until the next page says where it ends.
+            rows: rows - own.first_row,
             has_codes: Cell::new(None),
-        });
+        };
+        memory.push(&mut pages, span)?;
     }
     let first = pages.first().map_or(chunk.end, |page| page.range.start);
-    Some(ChunkPages {
+    Ok(Some(ChunkPages {
         dictionary: (first > chunk.start).then_some(chunk.start..first),
         pages,
         has_rows: true,
         bounds: OnceCell::new(),
-    })
+        held: RefCell::default(),
+    }))
 }
 
 /// Notes which pages have codes, where the chunk's metadata decides it.

@@ -10,13 +10,13 @@ const DEPTH_MAX: usize = 64;
 /// Most columns and groups of a file.
 const ELEMENTS_MAX: u64 = 1 << 20;
 
-/// Refuses a footer whose schema is no tree, or a too deep one.
+/// Refuses a footer whose schema is no tree, or a too deep one; gives the number of its columns and groups.
 ///
 /// # Errors
 /// Corrupt.
-pub fn check(footer: &[u8]) -> Result<()> {
+pub fn check(footer: &[u8]) -> Result<usize> {
     match elements(&mut Reader::new(footer, footer.len())) {
-        Ok(children) => check_tree(&children),
+        Ok(children) => check_tree(&children).map(|()| children.len()),
         Err(Stop::End) => Err(LookupError::corrupt("the footer ends in its schema")),
         Err(Stop::Wrong(why)) => Err(LookupError::corrupt(format!("the footer's schema: {why}"))),
     }

@@ -22,9 +22,10 @@ use super::outline::Outline;
 use super::{File, footer};
 use crate::error::Result;
 use crate::host::InMemory;
+use crate::memory::Account;
 
 fn open(footer: &Bytes, length: u64, outline_bytes_min: usize) -> Result<File> {
-    let opened = footer::decode(footer, length, outline_bytes_min)?;
+    let opened = footer::decode(footer, length, outline_bytes_min, &Account::default())?;
     Ok(opened.into_file("test.parquet", length))
 }
 

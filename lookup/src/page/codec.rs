@@ -1,7 +1,8 @@
 //! Decompression of pages, never into more than the page's header says.
 //!
 //! `parquet` lets some codecs write as much as their input makes them, so a page of some MiB could become
-//! many GiB. Here every codec ends at the size that the header gives, which was checked before.
+//! many GiB. Here every codec ends at the size that the header gives, which was checked before and is charged
+//! before a byte of it is allocated; what a codec allocates beside its output is charged as well.
 
 use std::io::Read;
 
@@ -9,6 +10,19 @@ use bytes::Bytes;
 use parquet::basic::Compression;
 
 use crate::error::{LookupError, Result};
+use crate::memory::Charge;
+
+/// Bytes that Brotli's decoder may take beside its output: the largest window that RFC 7932 knows, which a stream of
+/// any length may name, with the copy of its end behind it, and tables of codes.
+const BROTLI_SCRATCH_BYTES: u64 = 20 << 20;
+
+/// The first seven bits of a Brotli stream with a window of up to 1 GiB. RFC 7932 forbids it, the decoder takes it.
+const BROTLI_LARGE_WINDOW: u8 = 0x11;
+
+/// Bytes that decoders of gzip, zstd and LZ4 frames take beside their output, at most: two blocks of LZ4 frames with
+/// the window before them, 8 MiB each.
+const FRAME_SCRATCH_BYTES: u64 = 18 << 20;
+const STREAM_SCRATCH_BYTES: u64 = 256 << 10;
 
 /// Bytes of an LZ4 frame of Hadoop before its data: two big-endian sizes.
 const HADOOP_HEAD_BYTES: usize = 8;
@@ -17,11 +31,17 @@ fn corrupt(codec: &str, why: impl std::fmt::Display) -> LookupError {
     LookupError::corrupt(format!("{codec}: {why}"))
 }
 
-/// `input` decompressed into exactly `size` bytes.
+/// `input` decompressed into exactly `size` bytes, which are charged to `memory`. Bytes that are not compressed are
+/// those of `input`, and cost nothing.
 ///
 /// # Errors
-/// Corrupt, if it does not give so many; unsupported, for LZO.
-pub fn decompress(codec: Compression, input: &Bytes, size: usize) -> Result<Bytes> {
+/// Corrupt, if it does not give so many; unsupported, for LZO; what charging gives.
+pub fn decompress(
+    codec: Compression,
+    input: &Bytes,
+    size: usize,
+    memory: &mut Charge,
+) -> Result<Bytes> {
     if matches!(codec, Compression::UNCOMPRESSED) {
         return if input.len() == size {
             Ok(input.clone())
@@ -33,6 +53,9 @@ pub fn decompress(codec: Compression, input: &Bytes, size: usize) -> Result<Byte
     if size == 0 {
         return Ok(Bytes::new());
     }
+    memory.add(size as u64)?;
+    // Given back when the decoder is gone.
+    let _scratch = memory.account().charge(scratch_bytes(codec, size))?;
     match codec {
         Compression::UNCOMPRESSED => unreachable!("it was handled above"),
         Compression::SNAPPY => {
@@ -48,7 +71,18 @@ pub fn decompress(codec: Compression, input: &Bytes, size: usize) -> Result<Byte
             whole("snappy", output, written, size)
         }
         Compression::GZIP(_) => read("gzip", flate2::read::MultiGzDecoder::new(&input[..]), size),
-        Compression::BROTLI(_) => read("brotli", brotli::Decompressor::new(&input[..], 4096), size),
+        Compression::BROTLI(_) => {
+            if input
+                .first()
+                .is_some_and(|first| first & 0x7f == BROTLI_LARGE_WINDOW)
+            {
+                return Err(corrupt(
+                    "brotli",
+                    "its window is larger than the format allows",
+                ));
+            }
+            read("brotli", brotli::Decompressor::new(&input[..], 4096), size)
+        }
         Compression::ZSTD(_) => {
             let mut output = Vec::with_capacity(size);
             zstd::bulk::Decompressor::new()
@@ -103,14 +137,27 @@ fn hadoop_lz4(mut input: &[u8], mut output: &mut [u8]) -> Option<()> {
     output.is_empty().then_some(())
 }
 
-fn read(codec: &str, decoder: impl Read, size: usize) -> Result<Bytes> {
-    let mut output = Vec::with_capacity(size);
+/// Bytes that a codec's decoder allocates beside `size` bytes of output, at most.
+fn scratch_bytes(codec: Compression, size: usize) -> u64 {
+    match codec {
+        Compression::BROTLI(_) => BROTLI_SCRATCH_BYTES,
+        // Tried as frames beside the output for blocks.
+        Compression::LZ4 => FRAME_SCRATCH_BYTES + size as u64,
+        Compression::GZIP(_) | Compression::ZSTD(_) => STREAM_SCRATCH_BYTES,
+        _ => 0,
+    }
+}
+
+fn read(codec: &str, mut decoder: impl Read, size: usize) -> Result<Bytes> {
+    let mut output = vec![0; size];
     decoder
-        .take(size as u64 + 1)
-        .read_to_end(&mut output)
+        .read_exact(&mut output)
         .map_err(|error| corrupt(codec, error))?;
-    let written = output.len();
-    whole(codec, output, written, size)
+    // Not by reading to the end, which doubles the buffer for one byte more.
+    let is_longer = decoder
+        .read(&mut [0])
+        .map_err(|error| corrupt(codec, error))?;
+    whole(codec, output, size + is_longer, size)
 }
 
 fn whole(codec: &str, output: Vec<u8>, written: usize, size: usize) -> Result<Bytes> {
@@ -118,5 +165,45 @@ fn whole(codec: &str, output: Vec<u8>, written: usize, size: usize) -> Result<By
         Ok(output.into())
     } else {
         Err(corrupt(codec, "the page is not as long as its header says"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::memory::{Account, Pool};
+
+    #[test]
+    fn what_a_page_says_is_charged_before_it_is_there() {
+        let account = Account::new(&Pool::new(u64::MAX), 64 << 20);
+        let input = Bytes::from_static(&[0; 64]);
+        for codec in [
+            Compression::GZIP(Default::default()),
+            Compression::BROTLI(Default::default()),
+            Compression::ZSTD(Default::default()),
+            Compression::LZ4,
+            Compression::LZ4_RAW,
+            Compression::SNAPPY,
+        ] {
+            let error = decompress(codec, &input, 200 << 20, &mut account.empty());
+            assert_eq!(
+                error.expect_err("too much").kind,
+                ErrorKind::TooMuch,
+                "{codec}"
+            );
+            assert_eq!(account.held_bytes(), 0, "{codec}");
+        }
+    }
+
+    #[test]
+    fn a_brotli_stream_with_a_window_beyond_the_format_is_refused() {
+        let account = Account::default();
+        // A window of 2^30 bytes: 0x11, six bits of its size, and a block of many bytes.
+        let mut input = vec![0x11, 0x1e];
+        input.extend([0xff; 64]);
+        let brotli = Compression::BROTLI(Default::default());
+        let error = decompress(brotli, &input.into(), 100, &mut account.empty());
+        assert_eq!(error.expect_err("corrupt").kind, ErrorKind::Corrupt);
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Format: [Encodings.md](https://github.com/apache/parquet-format/blob/master/Encodings.md). `parquet` has
 //! decoders of them, which a corrupt page can make panic; a worker must not. The invariant: what comes out
-//! takes at most as much as the largest page, whatever the page says.
+//! takes at most as much as the largest page, whatever the page says, and is charged before it is there: some
+//! hundred bytes may say millions of equal numbers, or repeat a long prefix.
 
 use super::decode::PAGE_BYTES_MAX;
 use super::values::Values;
 use crate::error::{LookupError, Result};
+use crate::memory::Charge;
 
 /// Most bytes that come out of a page: prefixes that are repeated could make many out of few.
 const OUTPUT_BYTES_MAX: usize = PAGE_BYTES_MAX as usize;
@@ -66,8 +68,8 @@ impl Input<'_> {
         }
     }
 
-    /// `count` numbers in DELTA_BINARY_PACKED; leaves the input behind them.
-    fn numbers(&mut self, count: usize) -> Result<Vec<i64>> {
+    /// `count` numbers in DELTA_BINARY_PACKED, charged to `memory`; leaves the input behind them.
+    fn numbers(&mut self, count: usize, memory: &mut Charge) -> Result<Vec<i64>> {
         let block = self.varint()?;
         let miniblocks = self.varint()?;
         let total = self.varint()?;
@@ -84,6 +86,7 @@ impl Input<'_> {
             return Err(corrupt("its blocks are irregular"));
         }
         let per_miniblock = block / miniblocks;
+        memory.add_values::<i64>(count)?;
         let mut numbers = Vec::with_capacity(count);
         if count > 0 {
             numbers.push(value);
@@ -124,8 +127,8 @@ impl Input<'_> {
     }
 
     /// `count` lengths.
-    fn lengths(&mut self, count: usize) -> Result<Vec<usize>> {
-        let numbers = self.numbers(count)?;
+    fn lengths(&mut self, count: usize, memory: &mut Charge) -> Result<Vec<usize>> {
+        let numbers = self.numbers(count, memory)?;
         numbers
             .into_iter()
             .map(|length| {
@@ -149,9 +152,11 @@ impl Input<'_> {
 /// `count` integers of 4 or 8 bytes in DELTA_BINARY_PACKED.
 ///
 /// # Errors
-/// Corrupt.
-pub fn integers(bytes: &[u8], width: usize, count: u32) -> Result<Values> {
-    let numbers = Input { bytes, at: 0 }.numbers(checked(count, width)?)?;
+/// Corrupt; what charging to `memory` gives.
+pub fn integers(bytes: &[u8], width: usize, count: u32, memory: &mut Charge) -> Result<Values> {
+    let mut scratch = memory.account().empty();
+    let numbers = Input { bytes, at: 0 }.numbers(checked(count, width)?, &mut scratch)?;
+    memory.add((numbers.len() * width) as u64)?;
     let mut output = Vec::with_capacity(numbers.len() * width);
     for number in numbers {
         output.extend_from_slice(&number.to_le_bytes()[..width]);
@@ -165,11 +170,15 @@ pub fn integers(bytes: &[u8], width: usize, count: u32) -> Result<Values> {
 /// `count` byte strings in DELTA_LENGTH_BYTE_ARRAY.
 ///
 /// # Errors
-/// Corrupt.
-pub fn strings(bytes: &[u8], count: u32) -> Result<Values> {
+/// Corrupt; what charging to `memory` gives.
+pub fn strings(bytes: &[u8], count: u32, memory: &mut Charge) -> Result<Values> {
     let mut input = Input { bytes, at: 0 };
-    let lengths = input.lengths(checked(count, 4)?)?;
+    let mut scratch = memory.account().empty();
+    let lengths = input.lengths(checked(count, 4)?, &mut scratch)?;
     let start = input.at;
+    // At most the page's own bytes are copied.
+    memory.add((bytes.len() - start) as u64)?;
+    memory.add_values::<u32>(lengths.len() + 1)?;
     let mut offsets = Vec::with_capacity(lengths.len() + 1);
     let mut end = 0usize;
     offsets.push(0);
@@ -192,26 +201,36 @@ pub fn strings(bytes: &[u8], count: u32) -> Result<Values> {
 /// `count` byte strings in DELTA_BYTE_ARRAY: of one length if there is a `width`.
 ///
 /// # Errors
-/// Corrupt; unsupported, if too much comes out.
-pub fn prefixed(bytes: &[u8], width: Option<usize>, count: u32) -> Result<Values> {
+/// Corrupt; unsupported, if too much comes out; what charging to `memory` gives.
+pub fn prefixed(
+    bytes: &[u8],
+    width: Option<usize>,
+    count: u32,
+    memory: &mut Charge,
+) -> Result<Values> {
     let mut input = Input { bytes, at: 0 };
     let count = checked(count, 4)?;
-    let prefixes = input.lengths(count)?;
-    let suffixes = input.lengths(count)?;
+    let mut scratch = memory.account().empty();
+    let prefixes = input.lengths(count, &mut scratch)?;
+    let suffixes = input.lengths(count, &mut scratch)?;
+    let lengths = prefixes.iter().chain(&suffixes);
+    let length = lengths.fold(0usize, |sum, length| sum.saturating_add(*length));
+    if length > OUTPUT_BYTES_MAX {
+        return Err(LookupError::unsupported(format!(
+            "a page whose values take more than {OUTPUT_BYTES_MAX} bytes"
+        )));
+    }
+    memory.add(length as u64)?;
+    memory.add_values::<u32>(count + 1)?;
     let mut offsets = Vec::with_capacity(count + 1);
     offsets.push(0u32);
-    let mut output: Vec<u8> = Vec::new();
+    let mut output: Vec<u8> = Vec::with_capacity(length);
     let mut last = 0..0;
     for (prefix, suffix) in prefixes.into_iter().zip(suffixes) {
         if prefix > last.len() {
             return Err(corrupt("a prefix is longer than the value before"));
         }
         let start = output.len();
-        if start + prefix + suffix > OUTPUT_BYTES_MAX {
-            return Err(LookupError::unsupported(format!(
-                "a page whose values take more than {OUTPUT_BYTES_MAX} bytes"
-            )));
-        }
         output.extend_from_within(last.start..last.start + prefix);
         output.extend_from_slice(input.take(suffix)?);
         last = start..output.len();
@@ -236,14 +255,15 @@ pub fn prefixed(bytes: &[u8], width: Option<usize>, count: u32) -> Result<Values
 /// `count` values of `width` bytes in BYTE_STREAM_SPLIT.
 ///
 /// # Errors
-/// Corrupt.
-pub fn split(bytes: &[u8], width: usize, count: u32) -> Result<Values> {
+/// Corrupt; what charging to `memory` gives.
+pub fn split(bytes: &[u8], width: usize, count: u32, memory: &mut Charge) -> Result<Values> {
     let count = checked(count, width)?;
     if bytes.len() < count * width {
         return Err(corrupt(
             "there are fewer values than the page's header says",
         ));
     }
+    memory.add((count * width) as u64)?;
     let mut output = vec![0; count * width];
     for (byte, stream) in bytes.chunks_exact(count.max(1)).take(width).enumerate() {
         for (place, value) in stream.iter().enumerate() {
@@ -274,15 +294,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::{Account, Pool};
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), count in 0u32..100_000) {
-            let _ = integers(&bytes, 8, count);
-            let _ = strings(&bytes, count % 50);
-            let _ = prefixed(&bytes, None, count % 50);
-            let _ = prefixed(&bytes, Some(4), count % 50);
-            let _ = split(&bytes, 4, count);
+            let account = Account::new(&Pool::new(u64::MAX), 1 << 20);
+            let memory = &mut account.empty();
+            let _ = integers(&bytes, 8, count, memory);
+            let _ = strings(&bytes, count % 50, memory);
+            let _ = prefixed(&bytes, None, count % 50, memory);
+            let _ = prefixed(&bytes, Some(4), count % 50, memory);
+            let _ = split(&bytes, 4, count, memory);
         }
     }
 
@@ -296,7 +319,7 @@ mod tests {
             bytes: &bytes,
             at: 0,
         }
-        .numbers(8)
+        .numbers(8, &mut Account::default().empty())
         .unwrap();
         assert_eq!(numbers, [7, 5, 3, 1, 2, 3, 4, 5]);
     }

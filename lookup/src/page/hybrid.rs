@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use crate::error::{LookupError, Result};
+use crate::memory::Charge;
 
 /// Widest value: codes and levels are of 32 bits at most.
 const WIDTH_MAX: u32 = 32;
@@ -35,11 +36,12 @@ fn corrupt(what: &str) -> LookupError {
 }
 
 impl Hybrid {
-    /// The first `count` values of `width` bits each.
+    /// The first `count` values of `width` bits each. Its runs are charged to `memory`: one takes a byte in the
+    /// page and twelve here.
     ///
     /// # Errors
-    /// Corrupt, if there are not as many or a run does not fit.
-    pub fn open(bytes: Bytes, width: u32, count: u32) -> Result<Self> {
+    /// Corrupt, if there are not as many or a run does not fit; what charging gives.
+    pub fn open(bytes: Bytes, width: u32, count: u32, memory: &mut Charge) -> Result<Self> {
         if width > WIDTH_MAX {
             return Err(corrupt("values of more than 32 bits"));
         }
@@ -64,7 +66,7 @@ impl Hybrid {
                 }
                 at = (at as u64 + length * u64::from(width)).min(bytes.len() as u64) as usize;
                 if values > 0 {
-                    runs.push(run);
+                    memory.push(&mut runs, run)?;
                 }
                 values
             } else {
@@ -80,7 +82,7 @@ impl Hybrid {
                     return Err(corrupt("a run's value is too wide"));
                 }
                 if length > 0 {
-                    runs.push(Run { at: value, ..run });
+                    memory.push(&mut runs, Run { at: value, ..run })?;
                 }
                 length.min(u64::from(count - start))
             };
@@ -106,12 +108,23 @@ impl Hybrid {
 
     /// Bytes of memory that it takes.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes.len() + self.runs.len() * size_of::<Run>()
+        self.bytes.len() + self.runs_bytes()
+    }
+
+    /// Bytes of memory of its runs alone.
+    pub fn runs_bytes(&self) -> usize {
+        self.runs.capacity() * size_of::<Run>()
     }
 
     /// Bits of a value.
     pub fn width(&self) -> u32 {
         self.width
+    }
+
+    /// Most bytes that [`Hybrid::write_runs`] appends.
+    pub fn written_bytes(&self) -> usize {
+        // A head of five bytes and a value of four, or values that lie in the page, padded.
+        self.bytes.len() + self.runs.len() * (9 + self.width as usize)
     }
 
     /// Appends the same values in the same encoding, as few runs as there are here, and nothing else.
@@ -236,6 +249,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::Account;
+
+    fn open(bytes: impl Into<Bytes>, width: u32, count: u32) -> Result<Hybrid> {
+        Hybrid::open(bytes.into(), width, count, &mut Account::default().empty())
+    }
 
     /// Packs runs: (is_packed, values).
     fn encode(width: u32, runs: &[(bool, Vec<u32>)]) -> (Vec<u8>, Vec<u32>) {
@@ -287,7 +305,7 @@ mod tests {
                 .collect();
             let (bytes, mut values) = encode(width, &runs);
             values.truncate(values.len() - cut.min(values.len() - 1));
-            let hybrid = Hybrid::open(bytes.into(), width, values.len() as u32).unwrap();
+            let hybrid = open(bytes, width, values.len() as u32).unwrap();
             for (place, value) in values.iter().enumerate() {
                 prop_assert_eq!(hybrid.get(place as u32), *value);
             }
@@ -297,7 +315,8 @@ mod tests {
             prop_assert_eq!(&seen[..], &values[from as usize..]);
             let mut again = Vec::new();
             hybrid.write_runs(&mut again);
-            let again = Hybrid::open(again.into(), width, hybrid.len()).unwrap();
+            prop_assert!(again.len() <= hybrid.written_bytes());
+            let again = open(again, width, hybrid.len()).unwrap();
             for place in 0..hybrid.len() {
                 prop_assert_eq!(again.get(place), hybrid.get(place));
             }
@@ -305,7 +324,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), width in 0u32..40, count in 0u32..10_000) {
-            if let Ok(hybrid) = Hybrid::open(bytes.into(), width, count) {
+            if let Ok(hybrid) = open(bytes, width, count) {
                 let mut seen = 0;
                 hybrid.each(0, count, |_, count, _| seen += count);
                 prop_assert_eq!(seen, count);

@@ -1,6 +1,11 @@
 //! Which rows of a page have a value, and the place of a row's value among those that are there.
 
 use super::hybrid::Hybrid;
+use crate::error::Result;
+use crate::memory::Charge;
+
+/// Bytes of memory of 64 rows: their bits, and the count before them.
+const WORD_BYTES: u64 = 12;
 
 /// One bit a row, and counts that make ranks a matter of one word.
 #[derive(Clone, Debug)]
@@ -14,18 +19,22 @@ pub struct Presence {
 
 impl Presence {
     /// From definition levels: a value is there where the level is `max`. `None` if all are.
-    pub fn of_levels(levels: &Hybrid, max: u32) -> Option<Self> {
+    ///
+    /// # Errors
+    /// What charging it to `memory` gives.
+    pub fn of_levels(levels: &Hybrid, max: u32, memory: &mut Charge) -> Result<Option<Self>> {
         if levels.constant() == Some(max) {
-            return None;
+            return Ok(None);
         }
         let rows = levels.len();
+        memory.add((rows as usize).div_ceil(64) as u64 * WORD_BYTES)?;
         let mut words = vec![0u64; (rows as usize).div_ceil(64)];
         levels.each(0, rows, |start, count, level| {
             if level == max {
                 set(&mut words, start, count);
             }
         });
-        Presence::of_words(words, rows)
+        Ok(Presence::of_words(words, rows))
     }
 
     /// From one level a row.
@@ -82,7 +91,7 @@ impl Presence {
 
     /// Bytes of memory that it takes.
     pub fn memory_bytes(&self) -> usize {
-        self.words.len() * 12
+        self.words.len() * WORD_BYTES as usize
     }
 }
 

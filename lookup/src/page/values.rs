@@ -56,12 +56,14 @@ pub struct Dictionary {
     pub values: Values,
     /// How many.
     pub count: u32,
+    /// Bytes of the buffer that the values lie in, all of which they keep.
+    pub buffer_bytes: usize,
 }
 
 impl Dictionary {
     /// Bytes of memory that it takes.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.values.memory_bytes()
+        size_of::<Self>() + self.values.memory_bytes_in(self.buffer_bytes)
     }
 
     /// Which codes stand for values in the intervals: one byte each.
@@ -158,6 +160,35 @@ impl Values {
         }))
     }
 
+    /// Length of the value at `place`; of codes 0.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    #[inline]
+    pub fn length(&self, place: u32) -> usize {
+        match self {
+            Values::Fixed { width, .. } => *width,
+            Values::Variable { offsets, gap, .. } => {
+                let place = place as usize;
+                (offsets[place + 1] - offsets[place] - gap) as usize
+            }
+            Values::Booleans(_) => 1,
+            Values::Trimmed(trimmed) => trimmed.width(),
+            Values::Codes { .. } => 0,
+        }
+    }
+
+    /// Bytes of memory that they take where they lie in a buffer of `buffer_bytes`, or in none: that is kept whole
+    /// by any part of it.
+    fn memory_bytes_in(&self, buffer_bytes: usize) -> usize {
+        let within = match self {
+            Values::Fixed { bytes, .. } | Values::Variable { bytes, .. } => bytes.len(),
+            Values::Codes { codes, .. } => codes.memory_bytes() - codes.runs_bytes(),
+            Values::Booleans(_) | Values::Trimmed(_) => 0,
+        };
+        self.memory_bytes() + buffer_bytes.saturating_sub(within)
+    }
+
     /// Bytes of memory that they take, without a dictionary.
     pub fn memory_bytes(&self) -> usize {
         match self {
@@ -178,13 +209,15 @@ pub struct DecodedPage {
     pub presence: Option<Presence>,
     /// The values.
     pub values: Values,
+    /// Bytes of the buffer that the values lie in, all of which they keep; 0 if they have their own.
+    pub buffer_bytes: usize,
 }
 
 impl DecodedPage {
     /// Bytes of memory that it takes, without a dictionary.
     pub fn memory_bytes(&self) -> usize {
         let presence = self.presence.as_ref().map_or(0, Presence::memory_bytes);
-        size_of::<Self>() + presence + self.values.memory_bytes()
+        size_of::<Self>() + presence + self.values.memory_bytes_in(self.buffer_bytes)
     }
 
     /// The same in less memory, if that is much less.
@@ -197,6 +230,7 @@ impl DecodedPage {
         match trimmed {
             Some(trimmed) => DecodedPage {
                 values: Values::Trimmed(trimmed),
+                buffer_bytes: 0,
                 ..self
             },
             None => self,

@@ -17,8 +17,9 @@ use parquet::basic::{LogicalType, Repetition, Type as Physical};
 use parquet::schema::types::{ColumnDescriptor, ColumnPath, Type};
 
 use crate::column::{Column, Key};
-use crate::error::{LookupError, Result};
+use crate::error::{ErrorKind, LookupError, Result};
 use crate::execute::counts::Counts;
+use crate::memory::{Account, Charge};
 use crate::predicate::bind::bind;
 use crate::predicate::intervals::Bound;
 use crate::predicate::{Comparison, Predicate};
@@ -26,6 +27,15 @@ use types::{conform, widened};
 
 /// How a directory says that its files have NULL in a column.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// Bytes of a value that a path gives, in each row: an offset or a number and its bit, and what is in reserve.
+const PATH_VALUE_BYTES: usize = 24;
+
+/// Bytes of the widest number, which a narrower one may become.
+const WIDENED_VALUE_BYTES: usize = 32;
+
+/// Copies of an array while its type is made a wider one, both of them with what is in reserve.
+const WIDENED_COPIES: usize = 2;
 
 /// Values of the directories of a file: column and value, `None` for NULL.
 pub type PathValues = Vec<(String, Option<String>)>;
@@ -132,6 +142,21 @@ pub struct FileAnswer {
     pub missing: Vec<String>,
     /// What it took.
     pub counts: Counts,
+    /// Memory of the batches, charged as long as the answer is there.
+    pub memory: Option<Arc<Charge>>,
+}
+
+/// What files answered, as one table.
+#[derive(Debug)]
+pub struct Merged {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+    /// What it took.
+    pub counts: Counts,
+    /// Memory of what is not in the batches of the answers.
+    pub memory: Charge,
 }
 
 /// A look-up in several files.
@@ -202,16 +227,19 @@ impl SetPlan {
                 .all(|name| self.path_columns.get(name).is_some())
     }
 
-    /// One table of what the files answered, in the order of the files: at most `limit` rows. Where keys
-    /// were wanted, rows come in the order of the keys.
+    /// One table of what the files answered, in the order of the files: at most `limit` rows, whose arrays take at
+    /// most `bytes_max` bytes. Where keys were wanted, rows come in the order of the keys. What is made here, such
+    /// as the values of a path in each row, is charged to `account`.
     ///
     /// # Errors
-    /// Invalid, if no file has a named column, or types do not go together.
+    /// Invalid, if no file has a named column, or types do not go together; `TooMuch`; what charging gives.
     pub fn merge(
         &self,
         answers: &[(usize, FileAnswer)],
         limit: Option<u64>,
-    ) -> Result<(SchemaRef, Vec<RecordBatch>, Counts)> {
+        bytes_max: usize,
+        account: &Account,
+    ) -> Result<Merged> {
         let mut counts = Counts {
             files: self.paths.len() as u64,
             files_pruned_by_partition: self.pruned,
@@ -225,10 +253,31 @@ impl SetPlan {
         let mut batches = Vec::new();
         let mut ordinals = Vec::new();
         let mut left = limit.unwrap_or(u64::MAX);
+        let mut memory = account.empty();
+        let mut bytes = 0usize;
         for (file, answer) in answers {
             for (place, batch) in answer.batches.iter().enumerate() {
-                ordinals.extend(answer.ordinals.get(place).into_iter().flatten());
-                let batch = self.conform(*file, batch, &schema)?;
+                let own = answer.ordinals.get(place);
+                memory.add_values::<&u32>(own.map_or(0, |own| 2 * own.len()))?;
+                ordinals.extend(own.into_iter().flatten());
+                // Rows beyond the limit get no values of their path.
+                let batch = match answer.ordinals.is_empty() && left < batch.num_rows() as u64 {
+                    true => batch.slice(0, left as usize),
+                    false => batch.clone(),
+                };
+                let most = self.conformed_bytes(*file, &batch, &schema);
+                bytes = bytes.saturating_add(most);
+                if bytes > bytes_max {
+                    return Err(LookupError::new(
+                        ErrorKind::TooMuch,
+                        format!(
+                            "the answer takes more than {bytes_max} bytes: select fewer columns, narrow the predicate \
+                             or set a limit"
+                        ),
+                    ));
+                }
+                memory.add(most as u64)?;
+                let batch = self.conform(*file, &batch, &schema)?;
                 // Keys are put in order first.
                 let is_cut = answer.ordinals.is_empty() && left < batch.num_rows() as u64;
                 let batch = if is_cut {
@@ -243,9 +292,43 @@ impl SetPlan {
             }
         }
         if ordinals.iter().any(|_| true) {
+            // All of it at once, and then in order.
+            let order = ordinals.len() * 2 * size_of::<u32>();
+            let held = batches.iter().map(RecordBatch::get_array_memory_size);
+            memory.add((2 * held.sum::<usize>() + order) as u64)?;
             batches = by_ordinal(&schema, &batches, &ordinals, limit)?;
         }
-        Ok((schema, batches, counts))
+        Ok(Merged {
+            schema,
+            batches,
+            counts,
+            memory,
+        })
+    }
+
+    /// Bytes that a file's batch takes at most in the set's schema.
+    fn conformed_bytes(&self, file: usize, batch: &RecordBatch, schema: &SchemaRef) -> usize {
+        if self.path_columns.columns.is_empty() && batch.schema_ref() == schema {
+            return 0;
+        }
+        let rows = batch.num_rows();
+        let bytes = schema.fields().iter().map(|field| {
+            if self.path_columns.get(field.name()).is_some() {
+                let value = self.paths[file]
+                    .iter()
+                    .find(|(name, _)| name == field.name())
+                    .and_then(|(_, value)| value.as_ref());
+                return rows * (PATH_VALUE_BYTES + value.map_or(0, String::len));
+            }
+            match batch.column_by_name(field.name()) {
+                Some(array) if array.data_type() == field.data_type() => 0,
+                Some(array) => {
+                    WIDENED_COPIES * array.get_array_memory_size() + rows * WIDENED_VALUE_BYTES
+                }
+                None => null_bytes(field.data_type(), rows),
+            }
+        });
+        bytes.fold(0, usize::saturating_add)
     }
 
     /// Refuses names that no file has.
@@ -368,6 +451,25 @@ fn by_ordinal(
     }
     let taken = arrow_select::take::take_record_batch(&whole, &UInt32Array::from(order));
     Ok(vec![taken.map_err(wrong)?])
+}
+
+/// Bytes of an array of NULLs.
+fn null_bytes(data_type: &DataType, rows: usize) -> usize {
+    let own = rows * WIDENED_VALUE_BYTES;
+    match data_type {
+        DataType::Struct(fields) => fields
+            .iter()
+            .map(|field| null_bytes(field.data_type(), rows))
+            .fold(own, usize::saturating_add),
+        DataType::FixedSizeList(field, length) => {
+            let values = rows.saturating_mul(length.unsigned_abs() as usize);
+            own.saturating_add(null_bytes(field.data_type(), values))
+        }
+        DataType::FixedSizeBinary(width) => {
+            own.saturating_add(rows.saturating_mul(width.unsigned_abs() as usize))
+        }
+        _ => own,
+    }
 }
 
 fn constant(column: &Column, value: Option<&str>, rows: usize) -> ArrayRef {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use corelane_io::sim::World;
 use corelane_io::{Doorbell, FramePool, Io, PAGE_SIZE, Priority, mesh};
+use corelane_lookup::memory::Pool;
 use corelane_rpc_schema::frame::ReadSource;
 use corelane_rpc_schema::{BLOCK_BYTES_DEFAULT, ObjectId, ShardId};
 use corelane_s3::credentials::{AccessKey, Credentials, Rule, Verb};
@@ -194,6 +195,8 @@ pub(super) async fn start(world: &World, place: Place) -> Result<(SocketAddr, So
         wear: Wear::default(),
         health: SharedHealth::default(),
         compute: Compute::in_line(),
+        // No look-up is measured here.
+        lookup_working: Pool::new(1 << 30),
         under_store: PageStore {
             object_bytes: place.object_bytes(),
             events: RefCell::default(),

@@ -51,6 +51,9 @@ pub(super) fn config(
         fetch_threads: number(top, "fetch_threads") as usize,
         fetch_nice: number(top, "fetch_nice") as i32,
         lookup_bytes: number(top, "lookup_memory"),
+        lookup_working_bytes: number(top, "lookup_working_memory"),
+        lookup_scan_bytes_max: number(top, "lookup_scan_max"),
+        listing_bytes: number(top, "listing_memory"),
         lookup_threads: number(top, "lookup_threads") as usize,
         lookup_index_after: number(top, "lookup_index_after") as u32,
         devices: top

@@ -119,6 +119,33 @@ pub const TOP: &Section = &Section {
                   decoded pages and dictionaries, a quarter each for footers and key indexes.",
         },
         Key {
+            name: "lookup_working_memory",
+            kind: Kind::Size {
+                min: 8 << 20,
+                max: 1 << 44,
+                is_power_of_two: false,
+            },
+            default: "512M",
+            is_reloadable: false,
+            doc: "Memory that look-ups of all shards hold while they run, beside `dram` and `lookup_memory`: what they \
+                  read and decompress, what key indexes are built in, and answers until they are sent. One look-up in \
+                  one object may hold half of it and ends with `tooMuch` beyond; where look-ups hold all of it, \
+                  others end with `busy` after a quarter of a second. Pages that are larger than a quarter of it may \
+                  not be readable.",
+        },
+        Key {
+            name: "lookup_scan_max",
+            kind: Kind::Size {
+                min: 1 << 20,
+                max: u64::MAX,
+                is_power_of_two: false,
+            },
+            default: "16G",
+            is_reloadable: false,
+            doc: "Most bytes that one look-up in one object may read, whatever `scan_bytes_max` of its client says \
+                  (without that: 256 MiB).",
+        },
+        Key {
             name: "lookup_threads",
             kind: count(1, 256),
             default: "2",
@@ -133,6 +160,18 @@ pub const TOP: &Section = &Section {
             is_reloadable: false,
             doc: "Look-ups by value of a column of an object until a key index of it is built in the background. \
                   0: none is built.",
+        },
+        Key {
+            name: "listing_memory",
+            kind: Kind::Size {
+                min: 1 << 20,
+                max: 1 << 44,
+                is_power_of_two: false,
+            },
+            default: "64M",
+            is_reloadable: false,
+            doc: "Memory for listings of under-stores that are kept as long as their mounts' freshness allows, of all \
+                  shards and beside `dram`.",
         },
         Key {
             name: "devices",

@@ -4,16 +4,20 @@
 //! are shares of the budget with an upper bound; the DRAM tier gets the rest. The invariant: the
 //! parts together never exceed the budget, and a budget that is refused comes with one that is not.
 //!
-//! Not in the budget: the program itself with its control and fetch threads, open connections, and
-//! the records of objects on the device, whose number nobody knows beforehand (`object_bytes` of
-//! `/metrics` shows what they take).
+//! Not in that budget: the records of objects on the device, whose number nobody knows beforehand
+//! (`object_bytes` of `/metrics` shows what they take), and what [`ProcessMemory`] lists beside it.
 
 use corelane_rpc_schema::{PAGE_BYTES, READ_BYTES_MAX};
 
+use super::Config;
 use super::quantity::show_size;
 use crate::cache::frames::FRAME_BYTES;
 use crate::cache::index::Index;
+use crate::s3_face::gateway::BODIES_BYTES_MAX;
 use crate::shard::Tuning;
+use crate::shard::look_up;
+use crate::shard::metadata::OBJECT_BYTES;
+use crate::under_store::just_written;
 
 /// Bytes of checksum a page.
 pub const CHECKSUM_BYTES_PER_PAGE: u64 = 4;
@@ -35,11 +39,12 @@ const REGION_BYTES: u64 = 192;
 /// What a frame of the tier costs beside its memory: slot, place in the table, policy, ghost.
 const TIER_FRAME_OVERHEAD_BYTES: u64 = 512;
 
-/// Metadata of an object in memory: its names, version and places in the tables.
-const METADATA_BYTES_PER_OBJECT: u64 = 768;
+/// Metadata of an object in memory: its names, version, headers and places in the tables. Where these are longer,
+/// fewer objects are remembered in the same bytes.
+const METADATA_BYTES_PER_OBJECT: u64 = OBJECT_BYTES as u64;
 
 /// Shares of a small budget, one part in so many. What they bound is bounded by [`Tuning`] too,
-/// which is reached with 256 MiB a shard (metadata: with 6 GiB).
+/// which is reached with 256 MiB a shard (metadata: with 8 GiB).
 const PAGE_FRAMES_SHARE: u64 = 16;
 const READ_FRAMES_SHARE: u64 = 16;
 const METADATA_SHARE: u64 = 32;
@@ -219,6 +224,59 @@ fn sized(tuning: &Tuning, budget_bytes: u64, index_blocks: u64) -> Tuning {
         )
         .max(1),
         ..*tuning
+    }
+}
+
+/// Memory that the process may take, whatever its clients do: `--check-config` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Configuration key or use, and its bytes.
+    pub parts: Vec<(&'static str, u64)>,
+}
+
+/// Memory of the program itself: code, stacks, its threads' arenas, and open connections at work.
+pub const PROGRAM_BYTES: u64 = 64 << 20;
+
+impl ProcessMemory {
+    /// What a configuration amounts to.
+    pub fn of(config: &Config) -> Self {
+        let shards = config.cores.len() as u64;
+        let mut parts = vec![
+            ("dram", config.dram_bytes),
+            ("lookup_memory", config.lookup_bytes),
+            ("lookup_working_memory", config.lookup_working_bytes),
+            ("look-ups under way", shards * look_up::ALLOWANCES_BYTES),
+            ("listing_memory", config.listing_bytes),
+        ];
+        if config.s3.is_open() {
+            parts.push(("bodies of S3 writers", BODIES_BYTES_MAX));
+            parts.push(("objects just written", just_written::TOTAL_BYTES_MAX));
+        }
+        parts.push(("program", PROGRAM_BYTES));
+        ProcessMemory { parts }
+    }
+
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.parts
+            .iter()
+            .fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+}
+
+impl std::fmt::Display for ProcessMemory {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts: Vec<String> = self
+            .parts
+            .iter()
+            .map(|(name, bytes)| format!("{name} {}", show_size(*bytes)))
+            .collect();
+        write!(
+            formatter,
+            "{} at most: {}",
+            show_size(self.total_bytes()),
+            parts.join(", ")
+        )
     }
 }
 

@@ -66,7 +66,13 @@ pub struct Config {
     pub fetch_nice: i32,
     /// Memory for look-ups, of all shards.
     pub lookup_bytes: u64,
-    /// Threads for their longer work.
+    /// Memory that look-ups of all shards hold while they run.
+    pub lookup_working_bytes: u64,
+    /// Most bytes that one look-up in one object may read.
+    pub lookup_scan_bytes_max: u64,
+    /// Memory for listings that are kept.
+    pub listing_bytes: u64,
+    /// Threads for the longer work of look-ups.
     pub lookup_threads: usize,
     /// Look-ups of a column until a key index of it is built; 0: never.
     pub lookup_index_after: u32,

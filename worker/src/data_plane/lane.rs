@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use corelane_io::{Io, Nanos, Priority, Stream};
 use corelane_lookup::answer::arrow_ipc::SchemaMessage;
 use corelane_lookup::request::LookupRequest;
@@ -524,6 +525,10 @@ struct EncodedLookup {
 }
 
 fn encoded(found: &LookupAnswer, explain: bool) -> Result<EncodedLookup, LookupFailure> {
+    let rows = found.batches.iter().map(RecordBatch::get_array_memory_size);
+    let bytes = rows.sum::<usize>().min(LOOKUP_ANSWER_BYTES_MAX as usize) as u64;
+    // What it is copied to counts in the outbox.
+    let _charge = found.memory.own.account().charge(2 * bytes)?;
     let mut payload = Vec::new();
     if explain {
         let statistics = serde_json::to_writer(&mut payload, &found.counts);

@@ -83,6 +83,10 @@ const GAUGES: &[(&str, &str)] = &[
         "Memory of footers and key indexes that look-ups keep.",
     ),
     (
+        "metadata_bytes",
+        "Memory of object metadata that is cached, at most.",
+    ),
+    (
         "loop_poll_ns_longest",
         "Longest single poll of a task, in nanoseconds.",
     ),

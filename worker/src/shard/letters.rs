@@ -287,6 +287,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             ("objects_known", self.metadata.borrow().len() as u64),
             ("lookup_decoded_bytes", lookup_decoded_bytes as u64),
             ("lookup_known_bytes", lookup_known_bytes as u64),
+            (
+                "metadata_bytes",
+                self.metadata.borrow().memory_bytes() as u64,
+            ),
             ("loop_turns", counters.turns),
             ("loop_enters", counters.enters),
             ("loop_sleeps", counters.sleeps),

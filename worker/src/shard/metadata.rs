@@ -7,6 +7,9 @@
 //! With the under-store away, objects of an `immutable` mount still open from the records of their
 //! cached blocks; others open while what is remembered is fresh, and fail then: serving a version
 //! that may be gone is what `max-age` and `always-check` forbid.
+//!
+//! What is remembered is bounded by its bytes as well as by its number: names, headers and answer lines of one
+//! object may take 11 KiB, and a client that writes objects chooses them.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, VecDeque};
@@ -33,6 +36,20 @@ use crate::under_store::{
     Job, JobId, Request, UnderStore, UnderStoreError, UnderStoreErrorKind, path_key,
 };
 
+/// Bytes of memory that are planned for each object that a shard remembers. Most take less; where names and headers
+/// are longer, fewer are remembered.
+pub const OBJECT_BYTES: usize = 1024;
+
+/// Bytes of memory of a remembered object beside its texts: itself and its metadata, its places in the three maps
+/// and their queues while they grow, and what the allocator needs for each text.
+const OBJECT_OVERHEAD_BYTES: usize = 544;
+
+/// Bytes of memory of a note that an object is gone, beside its path key.
+const FORGOTTEN_OVERHEAD_BYTES: usize = 144;
+
+/// Bytes of answer lines beside the texts of an object that stand in them: names of headers, a date, a range.
+const ANSWER_LINES_BYTES: usize = 256;
+
 /// An object that a shard knows by id, and the mount below which it appears.
 #[derive(Debug)]
 pub struct Known {
@@ -44,6 +61,8 @@ pub struct Known {
     pub is_remembered: Cell<bool>,
     /// What every answer of the S3 face says of it, written at the first one.
     pub answer_lines: OnceCell<Box<[u8]>>,
+    /// In how many maps it is.
+    places: Cell<u8>,
 }
 
 impl Known {
@@ -53,6 +72,61 @@ impl Known {
             mount: Cell::new(mount),
             is_remembered: Cell::new(true),
             answer_lines: OnceCell::new(),
+            places: Cell::new(0),
+        }
+    }
+
+    /// Most bytes of memory that it takes: answer lines are counted before they are written, so that a hit counts
+    /// nothing.
+    fn memory_bytes(&self) -> usize {
+        let meta = &*self.meta;
+        let texts = [&meta.path_key, &meta.uri, &meta.version, &meta.content_type];
+        let texts: usize = texts.iter().map(|text| text.capacity()).sum();
+        // A line feed becomes two characters, and a colon is followed by a space.
+        let headers = meta.headers.len() + 2 * meta.headers.bytes().filter(|b| *b == b'\n').count();
+        let lines = ANSWER_LINES_BYTES + meta.version.len() + meta.content_type.len() + headers;
+        OBJECT_OVERHEAD_BYTES + texts + meta.headers.capacity() + lines
+    }
+}
+
+/// Bytes of memory of all that is remembered; an object counts once, in however many maps it is.
+#[derive(Debug, Default)]
+struct Tally {
+    bytes: usize,
+}
+
+impl Tally {
+    fn enter(&mut self, known: &Known) {
+        let places = known.places.get();
+        if places == 0 {
+            self.bytes += known.memory_bytes();
+        }
+        known.places.set(places + 1);
+    }
+
+    fn leave(&mut self, known: &Known) {
+        let places = known.places.get() - 1;
+        if places == 0 {
+            self.bytes -= known.memory_bytes();
+        }
+        known.places.set(places);
+    }
+
+    fn see(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Object { known, .. } => self.enter(known),
+            Seen::Forgotten { path_key, .. } => {
+                self.bytes += FORGOTTEN_OVERHEAD_BYTES + path_key.len();
+            }
+        }
+    }
+
+    fn unsee(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Object { known, .. } => self.leave(known),
+            Seen::Forgotten { path_key, .. } => {
+                self.bytes -= FORGOTTEN_OVERHEAD_BYTES + path_key.len();
+            }
         }
     }
 }
@@ -140,28 +214,38 @@ impl Paths {
 
     /// Notes what is at a path, unless what is noted already is of after a later write: an answer may
     /// wait for its reader while the object is written.
-    fn note(&mut self, home: u64, seen: Seen) {
+    fn note(&mut self, home: u64, seen: Seen, tally: &mut Tally) {
         let noted = self.by_home.get(&home);
         if noted.is_some_and(|noted| {
             noted.write() > seen.write() && noted.path_key() == seen.path_key()
         }) {
             return;
         }
-        if self.by_home.insert(home, seen).is_some() {
+        tally.see(&seen);
+        if let Some(before) = self.by_home.insert(home, seen) {
+            tally.unsee(&before);
             return;
         }
         self.homes.push_back(home);
         while self.homes.len() > self.objects_max {
-            let oldest = self.homes.pop_front().expect("longer than zero");
-            self.by_home.remove(&oldest);
+            self.drop_oldest(tally);
         }
     }
 
-    fn forget(&mut self, meta: &ObjectMeta) {
+    /// Forgets what was remembered first, whatever it is.
+    fn drop_oldest(&mut self, tally: &mut Tally) {
+        if let Some(oldest) = self.homes.pop_front()
+            && let Some(seen) = self.by_home.remove(&oldest)
+        {
+            tally.unsee(&seen);
+        }
+    }
+
+    fn forget(&mut self, meta: &ObjectMeta, tally: &mut Tally) {
         if let Some(Seen::Object { known, .. }) = self.by_home.get(&meta.id.home)
             && known.meta.id == meta.id
         {
-            self.forget_path(&meta.path_key);
+            self.forget_path(&meta.path_key, tally);
         }
     }
 
@@ -172,6 +256,7 @@ impl Paths {
         prefix: &str,
         (since, number): (u64, u64),
         places: std::ops::Range<usize>,
+        tally: &mut Tally,
     ) -> Vec<Box<str>> {
         let places = places.start.min(self.homes.len())..places.end.min(self.homes.len());
         let mut gone = Vec::new();
@@ -185,23 +270,29 @@ impl Paths {
             if is_meant {
                 let path_key: Box<str> = seen.path_key().into();
                 gone.push(path_key.clone());
-                *seen = Seen::Forgotten {
+                let forgotten = Seen::Forgotten {
                     path_key,
                     write: number,
                 };
+                tally.see(&forgotten);
+                tally.unsee(seen);
+                *seen = forgotten;
             }
         }
         gone
     }
 
-    fn forget_path(&mut self, path_key: &str) {
+    fn forget_path(&mut self, path_key: &str, tally: &mut Tally) {
         if let Some(seen) = self.by_home.get_mut(&home_of(path_key))
             && seen.path_key() == path_key
         {
-            *seen = Seen::Forgotten {
+            let forgotten = Seen::Forgotten {
                 path_key: path_key.into(),
                 write: seen.write(),
             };
+            tally.see(&forgotten);
+            tally.unsee(seen);
+            *seen = forgotten;
         }
     }
 }
@@ -210,7 +301,8 @@ impl Paths {
 /// elsewhere.
 const ELSEWHERE_SHARE: usize = 4;
 
-/// The metadata of a shard: bounded maps, first in first out.
+/// The metadata of a shard: bounded maps, first in first out. Together they take at most [`OBJECT_BYTES`] for each
+/// object that may be remembered.
 pub struct Metadata {
     /// Objects whose home this shard is.
     paths: Paths,
@@ -222,6 +314,7 @@ pub struct Metadata {
     under_way: HashMap<Rc<str>, UnderWay>,
     jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
     objects_max: usize,
+    tally: Tally,
     /// The last write that this shard was told of. Shards are told of them in one order.
     last_write: u64,
     /// The last write of objects whose paths are not known. What was asked for before it may be of before
@@ -233,7 +326,7 @@ pub struct Metadata {
 const FORGOTTEN_AT_ONCE: usize = 1024;
 
 impl Metadata {
-    /// Remembers at most `objects_max` objects by path and as many by id.
+    /// Remembers at most `objects_max` objects by path and as many by id, and fewer where names and headers are long.
     pub fn new(objects_max: usize) -> Self {
         Metadata {
             paths: Paths::new(objects_max),
@@ -243,6 +336,7 @@ impl Metadata {
             under_way: HashMap::new(),
             jobs: HashMap::new(),
             objects_max,
+            tally: Tally::default(),
             last_write: 0,
             last_mount_write: 0,
         }
@@ -251,6 +345,30 @@ impl Metadata {
     /// Objects remembered by path, whose home this shard is.
     pub fn len(&self) -> usize {
         self.paths.by_home.len()
+    }
+
+    /// Bytes of memory of what is remembered, at most.
+    pub fn memory_bytes(&self) -> usize {
+        self.tally.bytes
+    }
+
+    /// Forgets what was remembered first until the rest is within its bytes: an object leaves when it has left all
+    /// maps, so all of them give one at a time.
+    fn shrink(&mut self) {
+        while self.tally.bytes > self.objects_max * OBJECT_BYTES {
+            self.drop_oldest_id();
+            self.paths.drop_oldest(&mut self.tally);
+            self.elsewhere.drop_oldest(&mut self.tally);
+        }
+    }
+
+    fn drop_oldest_id(&mut self) {
+        if let Some(oldest) = self.ids.pop_front()
+            && let Some(forgotten) = self.by_id.remove(&oldest)
+        {
+            forgotten.is_remembered.set(false);
+            self.tally.leave(&forgotten);
+        }
     }
 
     /// Whether none is.
@@ -289,7 +407,9 @@ impl Metadata {
         if self.last_write <= last_write {
             let home = known.meta.id.home;
             let write = last_write;
-            self.elsewhere.note(home, Seen::Object { known, at, write });
+            let seen = Seen::Object { known, at, write };
+            self.elsewhere.note(home, seen, &mut self.tally);
+            self.shrink();
         }
     }
 
@@ -303,7 +423,9 @@ impl Metadata {
             return;
         }
         let home = known.meta.id.home;
-        self.paths.note(home, Seen::Object { known, at, write });
+        let seen = Seen::Object { known, at, write };
+        self.paths.note(home, seen, &mut self.tally);
+        self.shrink();
     }
 
     /// Remembers an object by id, and the mount below which it appears now.
@@ -313,27 +435,30 @@ impl Metadata {
                 // The same bytes were written again with other headers: stores that name versions by
                 // their bytes give them the same ETag.
                 known.is_remembered.set(false);
+                self.tally.leave(known);
                 *known = Rc::new(Known::new(meta, mount));
+                self.tally.enter(known);
             }
             known.mount.set(mount);
-            return Rc::clone(known);
+            let known = Rc::clone(known);
+            self.shrink();
+            return known;
         }
         let known = Rc::new(Known::new(meta, mount));
         self.by_id.insert(known.meta.id, Rc::clone(&known));
+        self.tally.enter(&known);
         self.ids.push_back(known.meta.id);
         while self.ids.len() > self.objects_max {
-            let oldest = self.ids.pop_front().expect("longer than zero");
-            if let Some(forgotten) = self.by_id.remove(&oldest) {
-                forgotten.is_remembered.set(false);
-            }
+            self.drop_oldest_id();
         }
+        self.shrink();
         known
     }
 
     /// Forgets the path of an object whose version is gone.
     pub fn forget(&mut self, meta: &ObjectMeta) {
-        self.paths.forget(meta);
-        self.elsewhere.forget(meta);
+        self.paths.forget(meta, &mut self.tally);
+        self.elsewhere.forget(meta, &mut self.tally);
     }
 
     /// Whether what was at this path is known to be gone, so that a record of it proves nothing.
@@ -346,8 +471,8 @@ impl Metadata {
 
     /// Forgets what was at a path where there is nothing any more.
     fn forget_path(&mut self, path_key: &str) {
-        self.paths.forget_path(path_key);
-        self.elsewhere.forget_path(path_key);
+        self.paths.forget_path(path_key, &mut self.tally);
+        self.elsewhere.forget_path(path_key, &mut self.tally);
     }
 
     /// The object at `path_key` was written, by the write `number`: nothing that was learned of it before
@@ -363,8 +488,10 @@ impl Metadata {
             path_key: path_key.into(),
             write: number,
         };
-        self.paths.note(home_of(path_key), forgotten);
-        self.elsewhere.forget_path(path_key);
+        self.paths
+            .note(home_of(path_key), forgotten, &mut self.tally);
+        self.elsewhere.forget_path(path_key, &mut self.tally);
+        self.shrink();
         // Whoever asked goes on with the answer; nobody joins them, and it is not noted.
         self.under_way.remove(path_key);
     }
@@ -395,10 +522,11 @@ impl Metadata {
         // From the newest to the oldest: those that leave meanwhile leave at the other end.
         let places = end.saturating_sub(FORGOTTEN_AT_ONCE)..end;
         let next = places.start;
-        let gone = self
-            .paths
-            .forget_since(prefix, (since, number), places.clone());
-        self.elsewhere.forget_since(prefix, (since, number), places);
+        let gone =
+            self.paths
+                .forget_since(prefix, (since, number), places.clone(), &mut self.tally);
+        self.elsewhere
+            .forget_since(prefix, (since, number), places, &mut self.tally);
         (gone, next)
     }
 
@@ -958,6 +1086,64 @@ mod tests {
         let again = metadata.know(Arc::clone(&after.meta), MountId(0));
         assert!(Rc::ptr_eq(&after, &again));
         assert_eq!(metadata.ids().len(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_stays_within_its_bytes_whatever_its_names_are() {
+        let long = |number: usize| {
+            let mut meta = ObjectMeta::clone(&object(&format!("{number:02000}"), "1"));
+            meta.uri = "u".repeat(2_000);
+            meta.headers = "x-amz-meta-a:b\n".repeat(200);
+            Arc::new(meta)
+        };
+        let objects_max = 256;
+        let budget = objects_max * OBJECT_BYTES;
+        let mut metadata = Metadata::new(objects_max);
+        for number in 0..2 * objects_max {
+            let meta = long(number);
+            let known = metadata.know(Arc::clone(&meta), MountId(0));
+            match number % 3 {
+                0 => metadata.see(known, Nanos(0), 0),
+                1 => metadata.learn(known, Nanos(0), u64::MAX),
+                _ => metadata.written(&meta.path_key, number as u64 + 1),
+            }
+            assert!(metadata.memory_bytes() <= budget, "after {number}");
+        }
+        let known = metadata.known_by_id(long(2 * objects_max - 1).id);
+        assert!(known.is_some_and(|known| known.is_remembered.get()));
+        // What is counted is what is there.
+        let counted: usize = metadata
+            .by_id
+            .values()
+            .map(|known| known.memory_bytes())
+            .sum();
+        assert!(counted <= metadata.memory_bytes() && metadata.by_id.len() > 16);
+        assert!(metadata.memory_bytes() > budget / 2, "the budget is used");
+        // Short names: as many as may be.
+        for number in 0..2 * objects_max {
+            let known = metadata.know(object(&format!("s3://lake/{number}"), "1"), MountId(0));
+            metadata.see(known, Nanos(0), 0);
+        }
+        assert_eq!(
+            (metadata.len(), metadata.by_id.len()),
+            (objects_max, objects_max)
+        );
+        let written = 2 * objects_max as u64 + 1;
+        for number in 0..objects_max {
+            metadata.written(&format!("s3://lake/{number}"), written + number as u64);
+        }
+        while !metadata.ids.is_empty() || !metadata.paths.homes.is_empty() {
+            metadata.drop_oldest_id();
+            metadata.paths.drop_oldest(&mut metadata.tally);
+            metadata.elsewhere.drop_oldest(&mut metadata.tally);
+        }
+        let elsewhere = metadata.elsewhere.homes.len();
+        (0..elsewhere).for_each(|_| metadata.elsewhere.drop_oldest(&mut metadata.tally));
+        assert_eq!(
+            metadata.memory_bytes(),
+            0,
+            "nothing is left and nothing counts"
+        );
     }
 
     #[test]

@@ -60,6 +60,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelane_io::mesh::MeshEnd;
 use corelane_io::{Doorbell, FramePool, Io, IoError, IoErrorKind, Listener, Priority};
+use corelane_lookup::memory::Pool;
 use corelane_placement::{partition_of, shard_of};
 use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
 use futures::FutureExt;
@@ -122,6 +123,8 @@ pub struct ShardSetup<U> {
     pub health: SharedHealth,
     /// Threads for work that would keep reads waiting.
     pub compute: Compute,
+    /// Memory that look-ups of all shards share while they run.
+    pub lookup_working: Arc<Pool>,
     /// Where misses go.
     pub under_store: U,
     /// Letters from the control plane.
@@ -386,7 +389,12 @@ async fn start<I: Io, U: UnderStore>(
             prefetch_budget: PrefetchBudget::default(),
             slow: RefCell::new(SlowLog::default()),
             derived: RefCell::default(),
-            lookups: Lookups::new(tuning.lookup, setup.compute, u64::from(setup.shard.0) + 1),
+            lookups: Lookups::new(
+                tuning.lookup,
+                setup.compute,
+                setup.lookup_working,
+                u64::from(setup.shard.0) + 1,
+            ),
             tuning,
             io,
         });

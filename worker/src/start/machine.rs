@@ -11,6 +11,7 @@ use corelane_io::glommio;
 use corelane_io::mesh::{self, MeshEnd};
 use corelane_io::uring::{self, probe};
 use corelane_io::{Io, IoError, IoErrorKind};
+use corelane_lookup::memory::Pool;
 use corelane_rpc_schema::ShardId;
 use tokio::sync::oneshot;
 
@@ -90,10 +91,15 @@ impl Launcher for Machine {
         }
         let (tuning, tier_bytes) = self.budget(config, &identities)?;
         let runtime = Arc::new(FetchRuntime::start(fetch_options(config)).map_err(environment)?);
-        let listings = Listings::new(&runtime, ListingBounds::default());
+        let listing_bounds = ListingBounds {
+            bytes_max: config.listing_bytes as usize,
+            ..ListingBounds::default()
+        };
+        let listings = Listings::new(&runtime, listing_bounds);
         let s3 = s3_face(config, &plan, &runtime, &listings)?;
         let compute =
             Compute::start(config.lookup_threads, COMPUTE_NICENESS).map_err(environment)?;
+        let lookup_working = Pool::new(config.lookup_working_bytes);
         let shards = plan.seats.len();
         let (wear, health) = (Wear::default(), SharedHealth::default());
         let mut threads = Vec::with_capacity(shards);
@@ -114,6 +120,7 @@ impl Launcher for Machine {
                 wear: wear.clone(),
                 health: health.clone(),
                 compute: compute.clone(),
+                lookup_working: Arc::clone(&lookup_working),
                 under_store: runtime.handle(FETCH_EVENTS),
                 mesh,
                 s3: s3.clone(),
@@ -167,6 +174,7 @@ impl Machine {
             device_timeout: config.device_timeout,
             lookup: LookupLimits {
                 index_after: config.lookup_index_after,
+                scan_bytes_max: config.lookup_scan_bytes_max,
                 ..LookupLimits::of_memory(config.lookup_bytes / shards)
             },
             ..split.tuning
@@ -207,6 +215,7 @@ struct Place {
     wear: Wear,
     health: SharedHealth,
     compute: Compute,
+    lookup_working: Arc<Pool>,
     under_store: ShardUnderStore,
     mesh: MeshEnd<Message>,
     s3: Option<Arc<FaceShared>>,
@@ -364,6 +373,7 @@ impl Body {
             wear: place.wear,
             health: place.health,
             compute: place.compute,
+            lookup_working: place.lookup_working,
             under_store: place.under_store,
             inbox: self.inbox,
             mesh: place.mesh,

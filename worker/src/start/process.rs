@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::{FailureKind, RunningWorker, Stopper, Worker, WorkerError};
 use crate::config::kind::show_cpus;
+use crate::config::memory::ProcessMemory;
 use crate::config::quantity::show_size;
 use crate::config::{Config, LogFormat, WorkerFlags};
 use crate::printable::PrintableFields;
@@ -110,6 +111,7 @@ fn summary(config: &Config) -> String {
         config.control,
         config.operations,
     );
+    text.push_str(&format!("memory {}\n", ProcessMemory::of(config)));
     for mount in &config.mounts {
         text.push_str(&format!("mount {} = {}\n", mount.path, mount.uri));
     }

@@ -19,7 +19,7 @@ use crate::object::ObjectMeta;
 pub const OBJECT_BYTES_MAX: u64 = 8 << 20;
 
 /// Memory for all of them together.
-const TOTAL_BYTES_MAX: u64 = 64 << 20;
+pub const TOTAL_BYTES_MAX: u64 = 64 << 20;
 
 /// What an object counts for at least: its entry, its name, and the memory that its pieces round up to.
 const OBJECT_BYTES_MIN: u64 = 4 << 10;

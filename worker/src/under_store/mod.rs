@@ -21,7 +21,7 @@ mod fair_gate;
 mod files;
 mod fill;
 mod http_client;
-mod just_written;
+pub mod just_written;
 mod limits;
 mod location;
 mod mount_options;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, Int64Array};
 use corelane_client::lookup::request::LookupRequest;
 use corelane_rpc_schema::frame::encode_lookup;
@@ -246,5 +247,116 @@ fn clients_that_send_slowly_or_take_nothing_keep_nobody_waiting_for_long() {
     });
     drop(silent);
     assert_serves(&process, "after silent clients");
+    process.terminate();
+}
+
+/// What look-ups may hold while they run, in the tests of files that inflate.
+const WORKING_BYTES: u64 = 64 << 20;
+
+/// What a process may take beyond what it has planned.
+const OVER_BUDGET_BYTES: u64 = 64 << 20;
+
+/// Writes files of some MiB that inflate to hundreds.
+fn write_bombs(bed: &Bed) -> Vec<String> {
+    let text = "a".repeat(8 << 20);
+    let rows = 50;
+    let keys: ArrayRef = Arc::new((0..rows).collect::<Int64Array>());
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    let mut texts = StringBuilder::new();
+    for _ in 0..rows {
+        lists.values().append_value(&text);
+        lists.append(true);
+        texts.append_value(&text);
+    }
+    let columns: [(&str, ArrayRef); 2] = [
+        ("list", Arc::new(lists.finish())),
+        ("text", Arc::new(texts.finish())),
+    ];
+    let source = bed.path("source");
+    let paths = columns.map(|(name, column)| {
+        let path = format!("bomb-{name}.parquet");
+        let columns = [("k", Arc::clone(&keys)), ("l", column)];
+        write_file(&source.join(&path), &columns, rows as usize);
+        format!("/data/{path}")
+    });
+    paths.into()
+}
+
+#[test]
+fn files_that_inflate_cost_an_error_and_no_more_memory_than_look_ups_may_hold() {
+    let mut bed = Bed::in_memory();
+    bed.keys = format!(
+        "lookup_memory = \"16M\"\nlookup_working_memory = \"{}M\"\n",
+        WORKING_BYTES >> 20
+    );
+    write_table(&bed);
+    let bombs = write_bombs(&bed);
+    let process = bed.start();
+    assert_serves(&process, "at the start");
+    let before = process.resident_bytes();
+    // Pages are read through the tier, which is taken at the start and touched as it fills.
+    let tier = bed.dram.trim_end_matches('M').parse::<u64>().expect("MiB") << 20;
+    let plan = before.max(tier) + (16 << 20) + WORKING_BYTES;
+    std::thread::scope(|scope| {
+        for round in 0..6 {
+            let (process, bombs) = (&process, &bombs);
+            scope.spawn(move || {
+                for path in bombs {
+                    let asked = match round % 3 {
+                        0 => json!({ "path": path, "where": "k >= 0", "select": ["l"] }),
+                        1 => json!({ "path": path, "where": "k >= 0" }),
+                        _ => json!({ "path": path, "where": "k = 7", "select": ["l"],
+                                     "scan_bytes_max": i64::MAX }),
+                    };
+                    let answer = post(process, &[], &asked);
+                    let is_told = matches!(answer.status, 200 | 422 | 503);
+                    assert!(is_told, "{path}: {} {}", answer.status, answer.text());
+                    if answer.status == 422 {
+                        let (code, message) = answer.error();
+                        assert_eq!(code, "tooMuch", "{message}");
+                        let is_placed = message.contains(path) || message.contains("the answer");
+                        assert!(is_placed, "{message}");
+                    }
+                }
+            });
+        }
+    });
+    let peak = process.peak_resident_bytes();
+    assert!(
+        peak <= plan + OVER_BUDGET_BYTES,
+        "{} MiB, where {} are planned",
+        peak >> 20,
+        plan >> 20
+    );
+    assert_serves(&process, "after files that inflate");
+    process.terminate();
+}
+
+#[test]
+fn what_a_client_may_read_has_a_ceiling() {
+    let mut bed = Bed::in_memory();
+    bed.keys = "lookup_scan_max = \"1M\"\n".to_owned();
+    let wide: ArrayRef = Arc::new(
+        (0..400_000)
+            .map(|row| row * 7919 % 400_009)
+            .collect::<Int64Array>(),
+    );
+    write_file(
+        &bed.path("source").join("wide.parquet"),
+        &[("a", wide)],
+        400_000,
+    );
+    let process = bed.start();
+    for most in [json!(null), json!(100), json!(i64::MAX)] {
+        let mut asked = json!({ "path": "/data/wide.parquet", "where": "a >= 0" });
+        if !most.is_null() {
+            asked["scan_bytes_max"] = most.clone();
+        }
+        let answer = post(&process, &[], &asked);
+        assert_eq!(answer.status, 422, "{most}: {}", answer.text());
+        let (code, message) = answer.error();
+        assert_eq!(code, "tooMuch", "{message}");
+        assert!(message.contains("lookup_scan_max"), "{message}");
+    }
     process.terminate();
 }

@@ -199,6 +199,7 @@ impl Worker {
                 wear: wear.clone(),
                 health: health.clone(),
                 compute: Compute::in_line(),
+                lookup_working: corelane_lookup::memory::Pool::new(1 << 30),
                 under_store: site.origin.end_for(io.clone(), Rc::clone(&under_way)),
                 inbox: letter_box,
                 mesh: end,

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use corelane_lookup::answer::Format;
+use corelane_lookup::memory::Charge;
 use corelane_lookup::request::{LookupRequest, REQUEST_BYTES_MAX};
 use corelane_rpc_schema::messages::ErrorCode;
 use http_body_util::BodyExt;
@@ -199,10 +200,12 @@ impl Caller {
         let rows = found.rows();
         let counts = explain.then(|| serde_json::to_string(&found.counts));
         let is_short = rows <= IN_LINE_ROWS && array_bytes(&found) <= IN_LINE_BYTES;
-        let bytes = elsewhere(is_short, &place, move || encoded(format, &found)).await??;
+        // The rows go when their text is there; that is charged until it was sent.
+        let (bytes, memory) = elsewhere(is_short, &place, move || encoded(format, found)).await??;
 
         let mut body = Body::new(bytes);
         body.hold(place);
+        body.hold(memory);
         let mut response = Response::new(body);
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static(format.content_type());
@@ -247,10 +250,18 @@ fn parsed(body: &[u8]) -> Result<LookupRequest, Refusal> {
     Ok(LookupRequest::from_json(text)?)
 }
 
-fn encoded(format: Format, found: &LookupAnswer) -> Result<Vec<u8>, Refusal> {
+fn encoded(format: Format, found: LookupAnswer) -> Result<(Vec<u8>, Charge), Refusal> {
     let mut bytes = Vec::new();
-    format.write_within(ANSWER_BYTES_MAX, &found.schema, &found.batches, &mut bytes)?;
-    Ok(bytes)
+    let mut memory = found.memory.own.account().empty();
+    let (schema, batches) = (&found.schema, &found.batches);
+    format.write_within(
+        ANSWER_BYTES_MAX,
+        schema,
+        batches,
+        &mut bytes,
+        Some(&mut memory),
+    )?;
+    Ok((bytes, memory))
 }
 
 fn array_bytes(found: &LookupAnswer) -> usize {

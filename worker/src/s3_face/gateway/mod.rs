@@ -57,8 +57,11 @@ use uncertain::{Check, LOOK_INTERVAL, UncertainWrites};
 /// listing. A body may hold a few pieces, 2 MiB at most. How much of it a key may have says [`calls`].
 const CALLS_MAX: usize = 1024;
 
-/// Memory of all bodies that are under way together, in KiB.
-const BODIES_KIB_MAX: usize = 512 << 10;
+/// Memory of all bodies that are under way together.
+pub const BODIES_BYTES_MAX: u64 = 512 << 20;
+
+/// The same in KiB, as the semaphore counts it.
+const BODIES_KIB_MAX: usize = (BODIES_BYTES_MAX >> 10) as usize;
 
 /// Memory of all answers to listings that are under way together or wait for their clients, in KiB.
 const ANSWERS_KIB_MAX: usize = 512 << 10;

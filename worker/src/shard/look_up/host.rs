@@ -11,6 +11,7 @@ use bytes::Bytes;
 use corelane_io::Io;
 use corelane_lookup::error::{ErrorKind, LookupError, Result};
 use corelane_lookup::host::Host;
+use corelane_lookup::memory::Account;
 use corelane_rpc_schema::frame::ReadSource;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES, Stripe};
@@ -54,12 +55,15 @@ pub(super) struct ShardHost<I: Io, U: UnderStore> {
     /// Whether what was read last came from the under-store. A device is near: fifty reads of headers were
     /// no slower there than one of the whole column.
     is_far: Cell<bool>,
+    /// What it may hold.
+    memory: Account,
 }
 
 impl<I: Io, U: UnderStore> ShardHost<I, U> {
     /// For the version `known` of an object, with the reader's rights.
     pub fn new(shard: Rc<Shard<I, U>>, known: Rc<Known>, access: Arc<AccessSet>) -> Self {
         ShardHost {
+            memory: shard.lookups.account(),
             shard,
             known,
             access,
@@ -160,6 +164,17 @@ impl<I: Io, U: UnderStore> Host for ShardHost<I, U> {
 
     fn is_far(&self) -> bool {
         self.is_far.get()
+    }
+
+    fn memory(&self) -> &Account {
+        &self.memory
+    }
+
+    async fn until_memory(&self, tries: u32) -> bool {
+        if tries < BUSY_TRIES {
+            self.shard.io.sleep(BUSY_PAUSE).await;
+        }
+        tries < BUSY_TRIES
     }
 
     fn pause(&self) -> impl Future<Output = ()> {

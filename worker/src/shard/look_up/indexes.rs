@@ -12,6 +12,7 @@ use corelane_lookup::column::Column;
 use corelane_lookup::error::{ErrorKind, LookupError, Result};
 use corelane_lookup::execute::plan::{Node, Plan};
 use corelane_lookup::execute::{Limits, Search};
+use corelane_lookup::host::charge;
 use corelane_lookup::key_index::KeyIndex;
 use corelane_lookup::predicate::intervals::Bound;
 
@@ -185,6 +186,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     ) -> Result<KeyIndex> {
         let length: u64 = parts.iter().map(|part| part.length).sum();
         self.check_index_bytes(length as usize)?;
+        let _charge = charge(host, length).await?;
         let mut bytes = Vec::with_capacity(length as usize);
         for part in parts {
             let part_known = self.know(Arc::clone(part), host.known.mount.get());

@@ -12,6 +12,7 @@ use corelane_lookup::error::Result;
 use corelane_lookup::execute::plan::Selection;
 use corelane_lookup::file::File;
 use corelane_lookup::key_index::KeyIndex;
+use corelane_lookup::memory::{ALLOWANCE_BYTES, Account, Pool};
 use corelane_rpc_schema::ObjectId;
 
 use super::compute::Compute;
@@ -20,9 +21,17 @@ use super::places::Places;
 use crate::data_plane::outbox::UnsentLookups;
 use crate::shard::turns::Turns;
 
-/// Objects that a shard looks into at a time; the others wait in order. One holds 32 MiB of pages at most
-/// beside what is kept, and as much of its answer as is allowed; most hold nothing.
-const SEARCHES_MAX: usize = 16;
+/// Objects that a shard looks into at a time; the others wait in order. What all of them hold beside what is kept is
+/// bounded by `lookup_working_memory`, and 256 KiB each that they do not draw from it; most hold no more.
+pub const SEARCHES_MAX: usize = 16;
+
+/// Most bytes that look-ups under way on one shard hold without drawing them from the working memory: those that look
+/// into objects, as many whose answers wait, and one that builds a key index.
+pub const ALLOWANCES_BYTES: u64 = (2 * SEARCHES_MAX as u64 + 1) * ALLOWANCE_BYTES;
+
+/// Part of the working memory that one look-up in one object may hold, one in so many: the others go on beside one
+/// that asks for all it can get.
+const WORKING_SHARE: u64 = 2;
 
 /// What look-ups may take on one shard.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +42,10 @@ pub struct LookupLimits {
     pub footer_bytes: usize,
     /// Bytes of key indexes.
     pub index_bytes: usize,
-    /// Bytes of pages that one look-up may read, where the caller does not say.
+    /// Bytes that one look-up in one object may read, where the caller does not say.
     pub scan_bytes: u64,
+    /// Most bytes that it may read, whatever the caller says.
+    pub scan_bytes_max: u64,
     /// Look-ups of a column in an object until a key index is built of it; 0: never.
     pub index_after: u32,
 }
@@ -59,10 +70,14 @@ impl Default for LookupLimits {
             footer_bytes: 64 << 20,
             index_bytes: 64 << 20,
             scan_bytes: 256 << 20,
+            scan_bytes_max: 16 << 30,
             index_after: 16,
         }
     }
 }
+
+/// Longest select list that is remembered of an object, in bytes: a thousand names. A request may have 4 MiB of them.
+const SELECT_BYTES_MAX: usize = 16 << 10;
 
 /// A key index, or how far it is from one.
 #[derive(Clone)]
@@ -142,6 +157,8 @@ impl KnownFile {
 pub struct Lookups {
     pub(super) limits: LookupLimits,
     pub(super) compute: Compute,
+    /// Memory that look-ups of all shards share while they run.
+    pub(super) working: Arc<Pool>,
     pub(super) decoded: RefCell<Cache>,
     /// Objects that may be looked into at a time: each may hold some pages beside what is kept.
     pub(super) turns: Turns,
@@ -158,10 +175,11 @@ pub struct Lookups {
 
 impl Lookups {
     /// Nothing yet.
-    pub fn new(limits: LookupLimits, compute: Compute, seed: u64) -> Self {
+    pub fn new(limits: LookupLimits, compute: Compute, working: Arc<Pool>, seed: u64) -> Self {
         Lookups {
             limits,
             compute,
+            working,
             decoded: RefCell::new(Cache::new(limits.decoded_bytes, seed)),
             turns: Turns::new(SEARCHES_MAX),
             index_turns: Turns::new(1),
@@ -175,6 +193,16 @@ impl Lookups {
     /// Answers that wait to be sent, of all shards.
     pub fn unsent(&self) -> &UnsentLookups {
         self.compute.unsent()
+    }
+
+    /// An account for a look-up in an object, or for other work that is done for look-ups.
+    pub(super) fn account(&self) -> Account {
+        Account::new(&self.working, self.working.limit_bytes() / WORKING_SHARE)
+    }
+
+    /// Bytes that look-ups of all shards hold while they run.
+    pub fn working_bytes(&self) -> u64 {
+        self.working.drawn_bytes()
     }
 
     /// Bytes of decoded pages, and of footers and key indexes.
@@ -215,7 +243,8 @@ impl Lookups {
             _ => *last_schema = Some(Arc::clone(&selection.schema)),
         }
         let selection = Arc::new(selection);
-        *last = Some(LastSelection {
+        let select_bytes: usize = select.iter().map(String::len).sum();
+        *last = (select_bytes <= SELECT_BYTES_MAX).then(|| LastSelection {
             select: Arc::clone(select),
             selection: Arc::clone(&selection),
         });
@@ -225,6 +254,8 @@ impl Lookups {
     /// Keeps an object's footer. What is known of other versions of it goes, and what was not used for
     /// longest beyond the limit.
     pub(super) fn keep(&self, object: ObjectId, file: File) -> Rc<KnownFile> {
+        // Footers that grow are counted when they are used next; one alone may not grow beyond all.
+        file.limit_page_lists(self.limits.footer_bytes / 2);
         let known = Rc::new(KnownFile {
             object,
             file,
@@ -300,7 +331,7 @@ mod tests {
             footer_bytes,
             ..LookupLimits::default()
         };
-        let lookups = Lookups::new(limits, Compute::in_line(), 7);
+        let lookups = Lookups::new(limits, Compute::in_line(), Pool::new(1 << 30), 7);
         let id = |home: u64, version: u64| ObjectId { home, version };
         for home in 0..50 {
             lookups.keep(id(home, 1), file());

@@ -27,4 +27,4 @@ pub mod object;
 mod places;
 pub mod request;
 
-pub use known::{LookupLimits, Lookups};
+pub use known::{ALLOWANCES_BYTES, LookupLimits, Lookups};

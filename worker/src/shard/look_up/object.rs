@@ -76,6 +76,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 groups_pruned_by_statistics: groups,
                 ..Counts::default()
             },
+            memory: None,
         })
     }
 
@@ -134,7 +135,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         let limits = Limits {
             rows: asked.limit,
-            scan_bytes: asked.scan_bytes.unwrap_or(self.lookups.limits.scan_bytes),
+            scan_bytes: asked
+                .scan_bytes
+                .unwrap_or(self.lookups.limits.scan_bytes)
+                .min(self.lookups.limits.scan_bytes_max),
             answer_bytes: ANSWER_BYTES_MAX,
         };
         let search = Search::new(&host, file, &self.lookups.decoded, limits);
@@ -153,6 +157,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             ordinals: found.ordinals,
             missing: plan.missing,
             counts,
+            memory: found.memory.map(Arc::new),
         })
     }
 }

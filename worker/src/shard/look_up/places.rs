@@ -22,6 +22,12 @@ use crate::under_store::{UnderStore, path_key};
 /// were are forgotten.
 const PATHS_MAX: usize = 2_048;
 
+/// Most bytes of memory of what is remembered: paths and path keys may have 2 KiB each.
+const PATHS_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of memory of a path beside its texts: a place, and an entry of a table while it grows.
+const PATH_OVERHEAD_BYTES: usize = 192;
+
 /// Where one object is.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -38,6 +44,8 @@ pub(super) struct Place {
 pub(super) struct Places {
     mounts: Option<Arc<MountTable>>,
     by_path: HashMap<Box<str>, Rc<Place>>,
+    /// Bytes of memory of `by_path`; those of `older` were as many at most.
+    bytes: usize,
     /// Of before.
     older: HashMap<Box<str>, Rc<Place>>,
 }
@@ -63,9 +71,12 @@ impl Places {
     }
 
     fn remember(&mut self, path: Box<str>, place: Rc<Place>) {
-        if self.by_path.len() >= PATHS_MAX / 2 {
+        let own = PATH_OVERHEAD_BYTES + path.len() + place.path_key.len();
+        if self.by_path.len() >= PATHS_MAX / 2 || self.bytes + own > PATHS_BYTES_MAX / 2 {
             self.older = std::mem::take(&mut self.by_path);
+            self.bytes = 0;
         }
+        self.bytes += own;
         self.by_path.insert(path, place);
     }
 }
@@ -122,5 +133,45 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             && known.mount.get() == mount.id
             && known.is_remembered.get();
         is_current.then(|| Rc::clone(known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::{Admission, Freshness, MountId};
+
+    #[test]
+    fn paths_that_are_remembered_stay_within_their_bytes() {
+        let mount = Arc::new(Mount {
+            id: MountId(0),
+            path: "/lake".to_owned(),
+            uri: "s3://lake".to_owned(),
+            block_bytes: 1 << 20,
+            freshness: Freshness::Immutable,
+            admission: Admission::Always,
+            key_indexes: Vec::new(),
+            readers: Vec::new(),
+            options: std::collections::BTreeMap::new(),
+            is_runtime: false,
+        });
+        let mut places = Places::default();
+        for number in 0..4_000 {
+            let path: Box<str> = format!("/lake/{number:02000}").into();
+            let place = Rc::new(Place {
+                mount: Arc::clone(&mount),
+                path_key: path.clone(),
+                home: number,
+                shard: ShardId(0),
+            });
+            places.remember(path, place);
+            let maps = [&places.by_path, &places.older];
+            let texts = maps.iter().flat_map(|map| map.iter());
+            let bytes: usize = texts
+                .map(|(path, place)| path.len() + place.path_key.len())
+                .sum();
+            assert!(bytes <= PATHS_BYTES_MAX, "{bytes} after {number}");
+        }
+        assert!(places.by_path.len() + places.older.len() > 100);
     }
 }

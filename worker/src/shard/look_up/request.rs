@@ -7,8 +7,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use corelane_io::Io;
 use corelane_lookup::execute::counts::Counts;
+use corelane_lookup::memory::Charge;
 use corelane_lookup::request::LookupRequest;
-use corelane_lookup::set::{FileAnswer, SetPlan, path_values};
+use corelane_lookup::set::{FileAnswer, Merged, SetPlan, path_values};
 use corelane_rpc_schema::ShardId;
 use corelane_rpc_schema::messages::ErrorCode;
 use futures::StreamExt;
@@ -42,6 +43,17 @@ pub struct LookupAnswer {
     pub counts: Counts,
     /// The home of the first object: the shard to ask next time.
     pub home: ShardId,
+    /// Memory of the rows, charged as long as they are there.
+    pub memory: AnswerMemory,
+}
+
+/// Charges of an answer: of its rows, and of the bytes that are made of them.
+#[derive(Debug)]
+pub struct AnswerMemory {
+    /// Of the arrays that files gave.
+    _files: Vec<Arc<Charge>>,
+    /// Of what was made of them.
+    pub own: Charge,
 }
 
 impl LookupAnswer {
@@ -153,12 +165,25 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
         drop(answered);
         answers.sort_unstable_by_key(|(file, _)| *file);
-        let (schema, batches, counts) = plan.merge(&answers, request.limit)?;
+        let account = self.lookups.account();
+        let merged = plan.merge(&answers, request.limit, ANSWER_BYTES_MAX, &account)?;
+        let Merged {
+            schema,
+            batches,
+            counts,
+            memory: own,
+        } = merged;
+        let files = answers.into_iter().filter_map(|(_, answer)| answer.memory);
+        let memory = AnswerMemory {
+            _files: files.collect(),
+            own,
+        };
         Ok(LookupAnswer {
             schema,
             batches,
             counts,
             home,
+            memory,
         })
     }
 

@@ -56,6 +56,8 @@ struct Cached {
 #[derive(Debug, Default)]
 struct Runs {
     by_key: BTreeMap<RunKey, Cached>,
+    /// The same by when they were used last: each use has another number.
+    by_use: BTreeMap<u64, RunKey>,
     entries: usize,
     bytes: usize,
     uses: u64,
@@ -67,6 +69,7 @@ impl Runs {
         if let Some(cached) = self.by_key.remove(key) {
             self.entries -= cached.entries;
             self.bytes -= cached.bytes;
+            self.by_use.remove(&cached.used);
         }
     }
 }
@@ -111,8 +114,12 @@ impl Cache {
                 .items
                 .last()
                 .is_some_and(|last| last.key() > key.after.as_str());
-        cached.used = uses;
-        reaches.then(|| Arc::clone(&cached.run))
+        let before = std::mem::replace(&mut cached.used, uses);
+        let run = reaches.then(|| Arc::clone(&cached.run));
+        if let Some(key) = runs.by_use.remove(&before) {
+            runs.by_use.insert(uses, key);
+        }
+        run
     }
 
     /// Keeps a run, at the cost of those that were not used for the longest time.
@@ -126,9 +133,8 @@ impl Cache {
     ) {
         let entries = run.items.len().max(RUN_COST_MIN);
         let bytes = size_of::<Cached>()
-            + key.mount_path.len()
-            + key.prefix.len()
-            + key.after.len()
+            // In both maps.
+            + 2 * (size_of::<RunKey>() + key.mount_path.len() + key.prefix.len() + key.after.len())
             + run.items.iter().map(Item::bytes).sum::<usize>();
         if entries > self.bounds.entries_max || bytes > self.bounds.bytes_max {
             return;
@@ -141,9 +147,9 @@ impl Cache {
         while runs.entries + entries > self.bounds.entries_max
             || runs.bytes + bytes > self.bounds.bytes_max
         {
-            let oldest = runs.by_key.iter().min_by_key(|(_, cached)| cached.used);
-            let oldest = oldest
-                .map(|(key, _)| key.clone())
+            let (_, oldest) = runs
+                .by_use
+                .pop_first()
                 .expect("sums above zero are of some run");
             runs.remove(&oldest);
         }
@@ -158,6 +164,8 @@ impl Cache {
         };
         runs.entries += entries;
         runs.bytes += bytes;
+        let used = cached.used;
+        runs.by_use.insert(used, key.clone());
         runs.by_key.insert(key, cached);
     }
 
