@@ -34,6 +34,7 @@ use super::outbox::Outbox;
 use crate::access::Reader;
 use crate::cache::frames::Expected;
 use crate::mount::AccessSet;
+use crate::object::ObjectMeta;
 use crate::places::Standing;
 use crate::shard::Shard;
 use crate::shard::look_up::failure::{LookupFailure, Why};
@@ -507,6 +508,25 @@ async fn until_gone<I: Io, U: UnderStore>(shard: &Shard<I, U>, lane: &LaneState)
     }
 }
 
+/// Opens of one request while rights are lost again and again.
+const OPEN_TRIES: u32 = 3;
+
+/// Opens an object for the client of `lane`. Rights that are lost meanwhile, of whichever mount, make it decide again.
+async fn open_by_rights_of_now<I: Io, U: UnderStore>(
+    shard: &Rc<Shard<I, U>>,
+    lane: &LaneState,
+    path: &str,
+) -> Result<Arc<ObjectMeta>, ErrorMessage> {
+    for _ in 0..OPEN_TRIES {
+        let access = Arc::clone(&lane.access.borrow());
+        let opened = shard.open(path, &access).await;
+        if lane.access.borrow().covers(&access) {
+            return opened;
+        }
+    }
+    Err(rights_changed())
+}
+
 /// The answer to a request during which rights were lost. Another try finds out what is allowed now.
 fn rights_changed() -> ErrorMessage {
     ErrorMessage {
@@ -580,13 +600,7 @@ async fn serve_message<I: Io, U: UnderStore>(
             lane.outbox.begin(0);
             let (task_shard, task_lane) = (Rc::clone(shard), Rc::clone(lane));
             shard.io.spawn(Priority::Foreground, async move {
-                let access = Arc::clone(&task_lane.access.borrow());
-                let opened = task_shard.open(&open.path, &access).await;
-                let is_allowed = task_lane.access.borrow().covers(&access);
-                match opened.and_then(|meta| match is_allowed {
-                    true => Ok(meta),
-                    false => Err(rights_changed()),
-                }) {
+                match open_by_rights_of_now(&task_shard, &task_lane, &open.path).await {
                     Ok(meta) => {
                         let answer = Message::OpenAnswer(OpenAnswer {
                             object: meta.id,

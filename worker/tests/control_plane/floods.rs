@@ -460,8 +460,8 @@ fn idle_connections_to_the_operations_port_keep_no_probe_waiting() {
             let beginning: &[u8] = match number % 3 {
                 0 => b"GET /healthz HT",
                 // Whoever has asked once waits like the others.
-                1 => b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-                _ => b"POST /v1/lookup HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+                1 => b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                _ => b"POST /v1/lookup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
             };
             let over = std::sync::Arc::clone(&is_over);
             std::thread::spawn(move || {

@@ -79,13 +79,19 @@ async fn has_no_rights(client: &worker::Client) -> bool {
         && mount(client, "/stolen", "s3://stolen").await.is_err()
 }
 
+/// Waits until the worker has closed the connection. Its last message says why, if it still arrives.
 async fn until_closed(client: &worker::Client) {
-    loop {
-        match client.stats_request().send().promise.await {
-            Err(error) if error.kind == capnp::ErrorKind::Disconnected => return,
-            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+    let closed = async {
+        loop {
+            match client.stats_request().send().promise.await {
+                Err(error) if error.kind == capnp::ErrorKind::Disconnected => return,
+                Err(error) if error.to_string().contains("is not valid any more") => return,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
-    }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(60), closed).await;
+    closed.expect("the worker closes the connection");
 }
 
 #[test]

@@ -265,8 +265,9 @@ fn a_worker_that_says_it_is_ready_serves_on_every_listener() {
         loop {
             assert!(began.elapsed() < Duration::from_secs(60), "never ready");
             let ready = TcpStream::connect(("127.0.0.1", port + 3)).and_then(|mut stream| {
-                stream
-                    .write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+                stream.write_all(
+                    b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                )?;
                 let mut text = String::new();
                 stream.read_to_string(&mut text)?;
                 Ok(text.starts_with("HTTP/1.1 200"))

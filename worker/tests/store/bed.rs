@@ -15,7 +15,7 @@ use corelane_worker::mount::MountId;
 use corelane_worker::object::ObjectMeta;
 use corelane_worker::store::{
     FormatOptions, LocalBoxFuture, NewBlock, NotKept, ReadError, Recovery, Release, SharedHealth,
-    Siblings, Store, StoreConfig, StoreError, format_devices,
+    Siblings, Store, StoreConfig, StoreError, Wear, format_devices,
 };
 
 pub const REGION_BYTES: u32 = 1 << 20;
@@ -156,12 +156,13 @@ impl Bed {
         family: &Family,
         change: impl Fn(&mut StoreConfig),
     ) -> Result<Vec<Shard>, Crashed> {
-        let health = SharedHealth::default();
+        let (health, wear) = (SharedHealth::default(), Wear::default());
         (0..shards)
             .map(|shard| {
                 let mut config = StoreConfig::new(ShardId(shard), shards, 4096);
                 config.flush_bytes = 256 << 10;
                 config.health = health.clone();
+                config.wear = wear.clone();
                 change(&mut config);
                 let opened = self.try_open(config, family.clone())?;
                 let opened = opened.expect("the devices are ours");

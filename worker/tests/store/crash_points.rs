@@ -235,6 +235,7 @@ fn what_a_lost_opening_of_a_region_left_behind_does_not_join_the_next() {
         let mut faults = Faults::none();
         faults.power_loss = 1.0;
         let bed = Bed::new(seed, faults, 1, 32);
+        let free_page = bed.world.device_bytes(PATH, REGIONS_OFFSET, PAGE_SIZE);
         let shard = bed.open_one();
         // Extents of two pages, each in the first region, none of them flushed.
         let extents = random.between(9, 14) as u32;
@@ -255,7 +256,8 @@ fn what_a_lost_opening_of_a_region_left_behind_does_not_join_the_next() {
         );
         bed.world.crash_with(Crash::PowerLoss);
         // All that was not flushed is lost but the last extent.
-        let lost = vec![0; 2 * extents as usize * PAGE_SIZE];
+        let mut lost = free_page;
+        lost.resize(2 * extents as usize * PAGE_SIZE, 0);
         bed.world.write_device_bytes(PATH, REGIONS_OFFSET, &lost);
 
         let shard = bed.open_one();

@@ -111,7 +111,8 @@ fn a_device_that_answers_nothing_is_taken_out() {
                 shard.read(&object(1, 1 << 20), 0).await;
             }
             let _ = shard.append(&object(2, 4096), 0);
-            shard.store.flush().await.expect("a flush");
+            // Of a device that does not answer, an error.
+            let _ = shard.store.flush().await;
         });
         bed.world.run_for(ANY_MAX).expect("no crash");
         assert!(!is_healthy(&shard), "{hang:?}");
