@@ -119,6 +119,8 @@ struct Model<'a> {
     blocks: BTreeMap<(u32, u32), Block>,
     pins: HashMap<u32, Pin>,
     devices: Vec<DeviceModel>,
+    /// Whether a mark is being made.
+    is_marking: bool,
     /// Faults that were looked at.
     faults_seen: usize,
     /// Durable blocks that left since the stores were opened: no more than were evicted.
@@ -357,10 +359,12 @@ impl Model<'_> {
                 // Between the call and its end anything may be seen after a crash.
                 self.set_all(number, Block::Uncertain);
                 self.missed_marks();
+                self.is_marking = true;
                 let mut is_durable = true;
                 for shard in shards {
                     is_durable &= shard.store.free(meta.id).await.is_ok();
                 }
+                self.is_marking = false;
                 self.note(shards);
                 self.missed_marks();
                 if is_durable {
@@ -373,10 +377,12 @@ impl Model<'_> {
                 let pinned = random.coin();
                 self.pins.insert(number, Pin::Unknown);
                 self.missed_marks();
+                self.is_marking = true;
                 let mut is_durable = true;
                 for shard in shards {
                     is_durable &= shard.store.pin(meta.id, pinned).await.is_ok();
                 }
+                self.is_marking = false;
                 self.note(shards);
                 self.missed_marks();
                 if is_durable {
@@ -435,6 +441,10 @@ impl Model<'_> {
     /// The stores were opened with `room` for blocks, and nothing of them has run yet but recovery.
     fn opened(&mut self, shards: &[Shard], fits: bool) {
         add(&self.tally.recoveries, 1);
+        if std::mem::take(&mut self.is_marking) {
+            // The crash came while a mark was made: devices that went out meanwhile may lack it.
+            self.missed_marks();
+        }
         for (number, path) in self.bed.paths.iter().enumerate() {
             let is_missing = self.bed.absent.borrow().contains(path);
             let device = &mut self.devices[number];
@@ -532,6 +542,7 @@ fn run(seed: u64, faults: &Faults, bounds: &Bounds, tally: &Tally) {
         blocks: BTreeMap::new(),
         pins: HashMap::new(),
         devices: vec![DeviceModel::default(); devices],
+        is_marking: false,
         faults_seen: bed.world.injections().len(),
         left: 0,
         evicted_seen: 0,
