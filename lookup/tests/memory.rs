@@ -286,7 +286,7 @@ fn a_scan_that_finds_every_other_row_and_one_of_rows_without_end_are_bounded() {
     let file = written(&table(flags), properties);
     let what = "every other row";
     let outcome = look_up(&file, "l = 1", &["l"], what);
-    let error = outcome.found.err().expect("too many rows for the answer");
+    let error = outcome.found.expect_err("too many rows for the answer");
     assert_eq!(error.kind, ErrorKind::TooMuch, "{error}");
 }
 
@@ -682,7 +682,7 @@ fn footers_of_many_columns_are_charged() {
     file.extend((footer.len() as u32).to_le_bytes());
     file.extend(b"PAR1");
     let outcome = look_up(&file.into(), "", &[], "many columns");
-    let error = outcome.found.err().expect("too many");
+    let error = outcome.found.expect_err("too many");
     assert_eq!(error.kind, ErrorKind::TooMuch, "{error}");
 }
 

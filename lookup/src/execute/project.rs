@@ -32,6 +32,9 @@ const PAGES_AT_A_TIME: usize = 4;
 /// Bytes of an answer that are made at a time of rows that several keys want.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// The selected columns of some rows, with the memory that they take. Boxed, since building halves calls itself.
+type ProjectedRows<'f> = Pin<Box<dyn Future<Output = Result<(RecordBatch, Charge)>> + 'f>>;
+
 impl<H: Host> Search<'_, H> {
     /// The selected columns of `rows`, which rise, of a row group, and the charge of what they take.
     pub(super) async fn project(
@@ -71,7 +74,7 @@ impl<H: Host> Search<'_, H> {
         group: usize,
         plan: &'f Plan,
         rows: &'f [u32],
-    ) -> Pin<Box<dyn Future<Output = Result<(RecordBatch, Charge)>> + 'f>> {
+    ) -> ProjectedRows<'f> {
         Box::pin(async move {
             self.find_pages(group, plan).await?;
             let mut chunks = Vec::with_capacity(plan.selection.selected.len());

@@ -4,9 +4,9 @@
 //! what it sends without a bound. So each message in either direction is charged, from the moment that it
 //! is there until capnp-rpc lets go of it or the peer has taken it; so is what a call is about to make.
 //!
-//! The invariant: the charges of a connection stay below [`CONNECTION_BYTES_MAX`] and those of all
-//! connections below twice [`ALL_BYTES_MAX`], one message each aside; entries in capnp-rpc's tables stay
-//! below [`UNFINISHED_MAX`] and the calls in flight. Whoever goes over is not read from, waits, or is cut
+//! The invariant: the charges of a connection stay below `CONNECTION_BYTES_MAX` and those of all
+//! connections below twice `ALL_BYTES_MAX`, one message each aside; entries in capnp-rpc's tables stay
+//! below `UNFINISHED_MAX` and the calls in flight. Whoever goes over is not read from, waits, or is cut
 //! off.
 
 use std::cell::{Cell, RefCell};

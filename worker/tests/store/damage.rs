@@ -110,7 +110,8 @@ impl Scene {
             shard.store.flush().await.expect("a flush");
             shard.store.free(small(25).id).await.expect("durable");
             shard.store.pin(small(26).id, true).await.expect("durable");
-            (freed.push(small(25)), pinned.push(small(26)));
+            freed.push(small(25));
+            pinned.push(small(26));
             if is_closed {
                 shard.store.close().await.expect("a flush");
             }

@@ -3,8 +3,8 @@
 //! A listing is served from *runs*: sorted stretches of what a store has below a prefix. Runs are
 //! cached for as long as the mount's freshness says, within bounds on entries and bytes.
 //!
-//! Memory is bounded, whatever there is to list and however many ask: a run has [`RUN_BYTES_MAX`] bytes at most,
-//! [`LISTINGS_AT_ONCE`] listings are made at a time, and they have limits on requests of their own, so that no
+//! Memory is bounded, whatever there is to list and however many ask: a run has `RUN_BYTES_MAX` bytes at most,
+//! `LISTINGS_AT_ONCE` listings are made at a time, and they have limits on requests of their own, so that no
 //! read waits behind one.
 //!
 //! The invariant: a page holds what one or more runs held, in the order of the names as bytes,
