@@ -154,7 +154,7 @@ impl<'a, H: Host> Search<'a, H> {
     /// Runs it.
     ///
     /// # Errors
-    /// As [`LookupError`](crate::error::LookupError) tells them apart.
+    /// As [`LookupError`] tells them apart.
     pub async fn run(self, plan: &Plan, indexes: &KeyIndexes) -> Result<Found> {
         let (mut batches, mut ordinals) = (Vec::new(), Vec::new());
         let (mut rows, mut bytes) = (0u64, 0usize);
