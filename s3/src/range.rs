@@ -26,11 +26,13 @@ pub struct Unsatisfiable;
 impl RangeSpec {
     /// Reads the value of a `Range` header; `None` if the whole object is to be answered.
     pub fn parse(value: &str) -> Option<RangeSpec> {
-        let (unit, range) = value.split_once('=')?;
-        if !unit.eq_ignore_ascii_case("bytes") {
+        let (unit, range) = value.split_at_checked("bytes=".len())?;
+        if !unit.eq_ignore_ascii_case("bytes=") {
             return None;
         }
-        let (first, last) = range.trim().split_once('-')?;
+        let range = range.trim();
+        let (first, dash_last) = range.split_at(range.bytes().position(|byte| byte == b'-')?);
+        let last = &dash_last[1..];
         match (first, last) {
             ("", last) => position(last).map(RangeSpec::Suffix),
             (first, "") => position(first).map(RangeSpec::From),

@@ -256,7 +256,7 @@ impl<'a> Query<'a> {
 
     /// Whether there are no parameters.
     pub fn is_empty(&self) -> bool {
-        self.raw_pairs().next().is_none()
+        self.raw.is_empty() || self.raw_pairs().next().is_none()
     }
 
     /// The value of a parameter; empty if it has none. Names are case-sensitive, as in S3.
@@ -268,8 +268,11 @@ impl<'a> Query<'a> {
 
     /// Whether there is such a parameter.
     pub fn has(&self, name: &str) -> bool {
-        self.raw_pairs()
-            .any(|(other, _)| decode_checked(other) == name)
+        // Most reads have no parameters, and are asked for several.
+        !self.raw.is_empty()
+            && self
+                .raw_pairs()
+                .any(|(other, _)| decode_checked(other) == name)
     }
 
     /// Names and values, decoded, in the order they were sent.
