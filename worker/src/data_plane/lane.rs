@@ -165,11 +165,6 @@ impl LaneState {
         self.outbox.close();
     }
 
-    #[inline]
-    fn may_read(&self) -> bool {
-        self.has_greeted.get() && self.outbox.has_room()
-    }
-
     /// Appends the answer to a look-up.
     fn answer_lookup(&self, request_id: u64, counted: u32, answer: &EncodedLookup) {
         let head = LookupAnswerHead {
@@ -350,14 +345,18 @@ fn serve_reads<'a, I: Io, U: UnderStore>(
     lane: &Rc<LaneState>,
     mut input: &'a [u8],
 ) -> &'a [u8] {
+    if !lane.has_greeted.get() {
+        return input;
+    }
+    let mut burst = lane.outbox.begin_burst();
     let mut next = check_ahead(shard, lane, input);
     while let Some((request, expected)) = next
-        && lane.may_read()
+        && burst.has_room()
     {
         input = &input[READ_REQUEST_BYTES..];
         next = check_ahead(shard, lane, input);
         let request = request.request();
-        lane.outbox.begin(request.length);
+        burst.begin(request.length);
         shard.read(lane, &request, expected);
     }
     input

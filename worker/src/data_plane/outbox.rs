@@ -120,6 +120,12 @@ impl SharedCredit {
         self.bytes.get() < self.bytes_max
     }
 
+    /// Bytes that may still be taken.
+    #[inline]
+    fn room_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.bytes.get())
+    }
+
     /// As much again, for another kind of connection.
     pub(crate) fn another(&self) -> Self {
         SharedCredit::new(self.bytes_max)
@@ -338,6 +344,41 @@ impl Drop for Answering<'_> {
     }
 }
 
+/// Requests of a lane that arrived together: what all share is charged with them at once, when this goes.
+/// Nothing else may be charged or given back before, so it does not live across an await.
+pub struct Burst<'a> {
+    outbox: &'a Outbox,
+    /// Charged to what all share when the burst is over.
+    taken: u64,
+    /// What all share had left when the burst began.
+    shared_room: u64,
+}
+
+impl Burst<'_> {
+    /// As [`Outbox::has_room`].
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        let outbox = self.outbox;
+        outbox.has_own_room()
+            && (self.taken < self.shared_room
+                || outbox.is_idle() && outbox.shared.may_go_on(outbox.has_taken.get()))
+    }
+
+    /// As [`Outbox::begin`].
+    #[inline]
+    pub fn begin(&mut self, bytes: u32) {
+        self.outbox.begin_own(bytes);
+        self.taken += u64::from(bytes) + REQUEST_BYTES;
+    }
+}
+
+impl Drop for Burst<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.outbox.shared.take(self.taken);
+    }
+}
+
 /// The answers of one lane.
 pub struct Outbox {
     batches: RefCell<Batches>,
@@ -384,9 +425,24 @@ impl Outbox {
     /// Counts a request for `bytes` bytes in.
     #[inline]
     pub fn begin(&self, bytes: u32) {
+        self.begin_own(bytes);
+        self.shared.take(u64::from(bytes) + REQUEST_BYTES);
+    }
+
+    #[inline]
+    fn begin_own(&self, bytes: u32) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + u64::from(bytes));
-        self.shared.take(u64::from(bytes) + REQUEST_BYTES);
+    }
+
+    /// Begins requests that arrived together.
+    #[inline]
+    pub fn begin_burst(&self) -> Burst<'_> {
+        Burst {
+            outbox: self,
+            taken: 0,
+            shared_room: self.shared.shared.room_bytes(),
+        }
     }
 
     /// What the lane is charged with in what all share.
@@ -649,6 +705,33 @@ mod tests {
             sent += batch.bytes();
             outbox.batches.borrow_mut().recycle(batch);
             outbox.give_back(owed);
+        }
+    }
+
+    #[test]
+    fn requests_of_a_burst_have_room_and_count_as_those_that_come_alone() {
+        for (requests_max, bytes_max, shared_max) in [
+            (3, 1 << 20, 1 << 20),
+            (100, 4096, 1 << 20),
+            (100, 1 << 20, 3 * REQUEST_BYTES),
+            (100, 1 << 20, 1),
+        ] {
+            let [alone, together] = [(); 2].map(|()| {
+                let shared = Rc::new(SharedCredit::new(shared_max));
+                (outbox(requests_max, bytes_max, &shared), shared)
+            });
+            let mut burst = together.0.begin_burst();
+            for number in 0..10 {
+                assert_eq!(burst.has_room(), alone.0.has_room(), "{number}");
+                if burst.has_room() {
+                    alone.0.begin(1000);
+                    burst.begin(1000);
+                }
+            }
+            drop(burst);
+            assert!(alone.0.held() > 0);
+            assert_eq!(together.0.held(), alone.0.held());
+            assert_eq!(together.1.bytes(), alone.1.bytes());
         }
     }
 
