@@ -195,6 +195,32 @@ pub struct DeviceGeometry {
     pub numa_node: Option<u32>,
 }
 
+/// Ages of the oldest operations that a device works on, waited for or not; zero where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OldestOperations {
+    /// Of [`Device::read`].
+    pub read: Duration,
+    /// Of all others.
+    pub other: Duration,
+}
+
+impl OldestOperations {
+    /// Of all operations.
+    pub fn any(self) -> Duration {
+        self.read.max(self.other)
+    }
+
+    /// Looks at one operation more.
+    fn note(&mut self, is_read: bool, age: Duration) {
+        let oldest = if is_read {
+            &mut self.read
+        } else {
+            &mut self.other
+        };
+        *oldest = age.max(*oldest);
+    }
+}
+
 /// Direct I/O on whole pages. Offsets are bytes and multiples of [`PAGE_SIZE`].
 pub trait Device: Clone + 'static {
     /// Size and alignment.
@@ -242,10 +268,9 @@ pub trait Device: Clone + 'static {
 
     /// Ends waits that take too long: operations of [`Device::read`] that began `read_max` ago or earlier, and other operations that
     /// began `other_max` ago or earlier, resolve with [`IoErrorKind::Timeout`]. The memory of such an
-    /// operation stays with the device until it answers. Gives the age of the oldest operation that the
-    /// device works on, waited for or not; zero if there is none. Looks at every operation of the core:
-    /// for a call a second.
-    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration;
+    /// operation stays with the device until it answers. Looks at every operation of the core: for a call
+    /// a second.
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> OldestOperations;
 
     /// Tells the device that `length` bytes from `offset` are free. A hint: errors are ignored
     /// where the device has no such operation.

@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod mount;
 pub mod object;
 pub mod operations;
+mod pace;
 pub mod places;
 pub mod printable;
 pub mod s3_face;

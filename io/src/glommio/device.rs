@@ -23,7 +23,7 @@ use super::system_error;
 use crate::buffer::{FrameLease, FrameSlice, PAGE_SIZE};
 use crate::error::{IoError, IoErrorKind};
 use crate::uring::device_open::{self, Opened};
-use crate::{Device, DeviceGeometry};
+use crate::{Device, DeviceGeometry, OldestOperations};
 
 /// A device of a [`GlommioIo`](super::GlommioIo).
 #[derive(Clone)]
@@ -297,7 +297,7 @@ impl Device for GlommioDevice {
         }
     }
 
-    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> OldestOperations {
         self.0.waits.time_out(read_max, other_max)
     }
 

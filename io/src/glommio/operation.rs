@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::core::Core;
+use crate::OldestOperations;
 
 /// The operations that a device works on, for [`Waits::time_out`].
 #[derive(Default)]
@@ -42,12 +43,12 @@ impl Waits {
     }
 
     /// See [`Device::time_out`](crate::Device::time_out).
-    pub fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+    pub fn time_out(&self, read_max: Duration, other_max: Duration) -> OldestOperations {
         let waits: Vec<Rc<Wait>> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
-        let mut oldest = Duration::ZERO;
+        let mut oldest = OldestOperations::default();
         for wait in waits {
             let age = wait.began.elapsed();
-            oldest = oldest.max(age);
+            oldest.note(wait.is_urgent, age);
             if age >= if wait.is_urgent { read_max } else { other_max } {
                 wait.is_timed_out.set(true);
                 if let Some(waker) = wait.waker.take() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::handle::SimIo;
 use super::operations::Work;
 use super::state::nanoseconds;
-use crate::{Device, DeviceGeometry, FrameLease, FrameSlice, IoError, PAGE_SIZE};
+use crate::{Device, DeviceGeometry, FrameLease, FrameSlice, IoError, OldestOperations, PAGE_SIZE};
 
 /// A device of a [`World`](super::World), opened by one core.
 #[derive(Clone)]
@@ -154,14 +154,13 @@ impl Device for SimDevice {
         }
     }
 
-    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> OldestOperations {
         let mut operations = self.io.state.operations.borrow_mut();
-        let oldest_ns = operations.time_out(
+        operations.time_out(
             (self.io.core.id, self.number),
             self.io.state.now.get(),
             (nanoseconds(read_max), nanoseconds(other_max)),
-        );
-        Duration::from_nanos(oldest_ns)
+        )
     }
 
     fn discard(

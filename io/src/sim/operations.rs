@@ -11,11 +11,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 
 use super::state::State;
-use crate::{FrameLease, FrameSlice, IoError, IoErrorKind};
+use crate::{FrameLease, FrameSlice, IoError, IoErrorKind, OldestOperations};
 
 /// Stale events are swept out when there are this many and they are the greater part.
 const STALE_EVENTS_MIN: usize = 256;
@@ -228,22 +229,25 @@ impl Operations {
         (core, device): (u64, usize),
         now: u64,
         (read_max_ns, other_max_ns): (u64, u64),
-    ) -> u64 {
-        let mut oldest_ns = 0;
+    ) -> OldestOperations {
+        let mut oldest = OldestOperations::default();
         for (_, operation) in &mut self.slots {
             let is_awaited = matches!(operation.stage, Stage::InFlight(_));
             if operation.core != Some(core) || operation.device() != Some(device) {
                 continue;
             }
             let age_ns = now.saturating_sub(operation.began);
-            oldest_ns = oldest_ns.max(age_ns);
             let is_urgent = matches!(
                 operation.stage,
                 Stage::InFlight(Work::Read {
                     is_urgent: true,
                     ..
+                }) | Stage::Abandoned(Work::Read {
+                    is_urgent: true,
+                    ..
                 })
             );
+            oldest.note(is_urgent, Duration::from_nanos(age_ns));
             let max_ns = if is_urgent { read_max_ns } else { other_max_ns };
             if is_awaited && age_ns >= max_ns {
                 operation.is_timed_out = true;
@@ -252,7 +256,7 @@ impl Operations {
                 }
             }
         }
-        oldest_ns
+        oldest
     }
 
     fn get(&mut self, key: usize, id: u64) -> Option<&mut Operation> {

@@ -19,7 +19,7 @@ use super::files::Target;
 use super::operation::{Completion, Kind};
 use crate::buffer::{FrameLease, FrameSlice, PAGE_SIZE};
 use crate::error::{IoError, IoErrorKind};
-use crate::{Device, DeviceGeometry, Nanos};
+use crate::{Device, DeviceGeometry, Nanos, OldestOperations};
 
 /// Times that one transfer is tried again after the kernel had no resources for it (EAGAIN).
 /// Each goes to a kernel thread that may wait, so a handful means that something is wrong.
@@ -325,9 +325,9 @@ impl Device for UringDevice {
         }
     }
 
-    fn time_out(&self, read_max: Duration, other_max: Duration) -> Duration {
+    fn time_out(&self, read_max: Duration, other_max: Duration) -> OldestOperations {
         let now = self.0.core.time_now();
-        let (mut oldest, mut wakers) = (Duration::ZERO, Vec::new());
+        let (mut oldest, mut wakers) = (OldestOperations::default(), Vec::new());
         let mut operations = self.0.core.operations.borrow_mut();
         for (_, operation) in operations.iter_mut() {
             let (device, began, is_urgent) = match &operation.kind {
@@ -339,7 +339,7 @@ impl Device for UringDevice {
                 continue;
             }
             let age = now.since(began);
-            oldest = oldest.max(age);
+            oldest.note(is_urgent, age);
             let max = if is_urgent { read_max } else { other_max };
             if age >= max && !operation.orphaned {
                 operation.timed_out = true;

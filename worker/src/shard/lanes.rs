@@ -16,6 +16,7 @@ use super::Shard;
 use super::signal::WaitList;
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::{PeerCredit, SharedCredit};
+use crate::pace::next_look;
 use crate::places::{Taken, network_of, open_max, to_free};
 use crate::under_store::UnderStore;
 
@@ -177,7 +178,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
     pub(crate) async fn watch_lanes(self: Rc<Self>) {
         loop {
-            self.io.sleep(self.tuning.lane_watch_interval).await;
+            let is_in_time = next_look(&self.io, self.tuning.lane_watch_interval).await;
             let now = self.io.now();
             let is_short = !self.shared_credit.has_room();
             let send_max = self.tuning.send_deadline;
@@ -188,6 +189,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             if self.access_generation.get() != self.access.generation() {
                 // The letter that says so did not come, or not yet.
                 self.renew_access();
+            }
+            if !is_in_time {
+                continue;
             }
             if let Some(face) = &self.s3 {
                 connections += face.connections.len();

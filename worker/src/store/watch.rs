@@ -1,8 +1,8 @@
 //! Watching over devices: those that do not answer, and those that another worker has taken.
 //!
 //! Once a second each device is looked at. A read of a block that is not answered in [`READ_MAX`] ends as a miss, which the
-//! under-store serves, and while a device has such an operation nothing more is read from it. With an operation
-//! older than `device_timeout` it is taken out, and all that wait for it go on with an error. The memory of an
+//! under-store serves. While a device has such a read, or another operation older than [`OTHER_MAX`], nothing more is
+//! read from it. With an operation older than `device_timeout` it is taken out, and all that wait for it go on with an error. The memory of an
 //! operation stays with the device until it answers: that is for the backend to keep.
 //!
 //! The invariant: no task here waits for a device whose hang it is to notice.
@@ -23,6 +23,7 @@ use super::error::ReadError;
 use super::header::HeaderError;
 use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::taken_out;
+use crate::pace::next_look;
 use corelane_rpc_schema::BlockId;
 
 /// How often devices are looked at: an operation may be noticed so much later.
@@ -31,6 +32,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time that the read of a block waits for a device. Drives answer within milliseconds, busy disks within a second;
 /// an under-store takes less than this.
 const READ_MAX: Duration = Duration::from_secs(5);
+
+/// Age of another operation at which a device counts as one that does not answer. A flush of a file system
+/// with much to write, or a write while the kernel is busy with memory, takes seconds on a healthy machine.
+const OTHER_MAX: Duration = Duration::from_secs(20);
 
 /// How often it is looked whether the device still belongs to this worker: two pages a shard.
 const OWNER_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,8 +84,9 @@ impl<I: Io> Inner<I> {
     async fn watch_answers(self: Rc<Self>, ordinal: u16) {
         let device = self.device(ordinal).expect("it is there to be watched");
         while !self.stopping.get() {
-            self.io.sleep(INTERVAL).await;
-            self.check_answers(device);
+            if next_look(&self.io, INTERVAL).await {
+                self.check_answers(device);
+            }
         }
     }
 
@@ -95,14 +101,13 @@ impl<I: Io> Inner<I> {
             Duration::ZERO => Duration::MAX,
             max => max,
         };
-        let read_max = READ_MAX.min(max);
-        let oldest = device.device.time_out(read_max, max);
-        if oldest >= max {
-            let seconds = oldest.as_secs();
+        let oldest = device.device.time_out(READ_MAX.min(max), max);
+        if oldest.any() >= max {
+            let seconds = oldest.any().as_secs();
             self.take_out(device, &format!("it has not answered for {seconds} s"));
             return;
         }
-        let answers = oldest < read_max;
+        let answers = oldest.read < READ_MAX.min(max) && oldest.other < OTHER_MAX.min(max);
         if device.answers.replace(answers) == answers {
             return;
         }
@@ -111,7 +116,7 @@ impl<I: Io> Inner<I> {
         } else {
             self.counters.device_stalls.add(1);
             tracing::warn!(
-                device = %device.path, seconds = oldest.as_secs(),
+                device = %device.path, seconds = oldest.any().as_secs(),
                 "the device does not answer: until it does, its partitions are served from the under-store"
             );
         }
@@ -166,7 +171,7 @@ impl<I: Io> Inner<I> {
     /// Takes out the devices with an operation of at least `age`.
     fn take_out_silent(&self, age: Duration) {
         for device in self.devices.iter().flatten() {
-            let oldest = device.device.time_out(Duration::MAX, Duration::MAX);
+            let oldest = device.device.time_out(Duration::MAX, Duration::MAX).any();
             if oldest >= age && !oldest.is_zero() {
                 self.take_out(device, "it did not answer while the worker was stopping");
             }

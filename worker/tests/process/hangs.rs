@@ -202,3 +202,44 @@ fn an_under_store_that_never_answers_does_not_keep_the_worker_from_leaving() {
     );
     assert!(reader.join().expect("no panic"), "nothing came");
 }
+
+#[test]
+fn a_worker_that_was_held_up_blames_neither_its_device_nor_its_clients() {
+    let mut bed = Bed::on_disk();
+    bed.cores = 1;
+    bed.dram_policy = "noop";
+    bed.keys = "device_timeout = \"3s\"\n".to_owned();
+    let kept = bed.write("kept", 1, 20 * BLOCK);
+    let process = bed.start();
+    process.load("/data/kept");
+    process.terminate();
+    let process = bed.start();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, kept) = (process.client(), kept.clone());
+            let is_over = Arc::clone(&is_over);
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::SeqCst) {
+                    let (_, found) = client.read_file("/data/kept").expect("it is served");
+                    assert_same(&found, &kept, "kept");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(200));
+        process.signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(5));
+        process.signal(libc::SIGCONT);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.join().expect("every read came");
+    }
+    assert!(process.control().stats().expect("stats").devices[0].healthy);
+    for counter in ["device_stalls", "device_timeouts", "lanes_timed_out"] {
+        assert_eq!(process.counter(counter), 0, "{counter}\n{}", process.log());
+    }
+    assert!(process.counter("reads_device") > 0);
+}

@@ -29,6 +29,9 @@ const FLUSHES: Hang = Hang {
 /// Longest that a read waits for a device, and the watch for its next look.
 const READ_MAX: Duration = Duration::from_secs(7);
 
+/// Longest that frees and pins wait for a device, and the watch for its next look.
+const FREE_MAX: Duration = Duration::from_secs(22);
+
 /// Longest that anything waits for a device, by default.
 const ANY_MAX: Duration = Duration::from_secs(63);
 
@@ -137,7 +140,7 @@ fn free_and_pin_do_not_wait_for_a_device_that_hangs() {
         let (bed, shard) = filled(10 + number as u64);
         let meta = object(1, 1 << 20);
         bed.world.hang_device(DEVICE, hang);
-        let freed = within(&bed, READ_MAX, shard.store.free(meta.id));
+        let freed = within(&bed, FREE_MAX, shard.store.free(meta.id));
         assert!(matches!(freed, Err(MarkError::NotDurable(_))), "{freed:?}");
         assert_eq!(shard.store.held(meta.id).blocks, 0, "they are gone at once");
         let pinned = within(&bed, Duration::from_secs(1), shard.store.pin(meta.id, true));
@@ -236,7 +239,7 @@ fn reclaim_and_scrub_that_hang_keep_nobody_waiting() {
         }
         // Both are under way now.
         bed.world.run_for(Duration::from_secs(2)).expect("no crash");
-        let _ = within(&bed, READ_MAX, shard.store.free(one.id));
+        let _ = within(&bed, FREE_MAX, shard.store.free(one.id));
         // Of a device that does not answer, an error.
         let _ = within(&bed, ANY_MAX, shard.store.flush());
         // Of a device that does not answer, an error.
