@@ -40,7 +40,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut queue = fills.queue.borrow_mut();
         let place = queue
             .iter()
-            .position(|fill| fills.fits(fills.share(fill.mount), frames_of(fill)))?;
+            .position(|fill| fills.may_go(fills.share(fill.mount), frames_of(fill)))?;
         let first = queue.remove(place).expect("the place was just found");
         let block_bytes = first.known.meta.block_bytes;
         let stripe = Stripe::of_block(first.index, block_bytes);
@@ -60,7 +60,8 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         neighbours.push(Rc::clone(&first));
         neighbours.sort_unstable_by_key(|fill| fill.index);
         // The run starts at the lowest neighbour; memory for `first` is memory for any of them
-        // but the object's last block, which is never larger.
+        // but the object's last block, which is never larger. Others only join within the bounds: memory for
+        // a run that is larger than the tier would never come.
         let mut frames = frames_of(&neighbours[0]);
         let mut length = 1;
         while length < neighbours.len().min(blocks_max)

@@ -300,13 +300,22 @@ impl Fills {
         change(self.by_mount.borrow_mut().entry(mount).or_default());
     }
 
-    /// Whether a mount with `share` may hold `frames` more.
-    pub(super) fn fits(&self, share: MountShare, frames: usize) -> bool {
-        let fits_all = self.frames_held.get() + frames <= self.frames_held_max;
-        let of_mount_max = self.frames_held_max * MOUNT_PERCENT_MAX / 100;
+    /// Whether a fill of `frames` of a mount with `share` may go next.
+    pub(super) fn may_go(&self, share: MountShare, frames: usize) -> bool {
         // Whoever holds nothing may always go on, or a block larger than its share never could.
-        let fits_mount = share.frames_held + frames <= of_mount_max || share.frames_held == 0;
-        (fits_all && fits_mount) || self.frames_held.get() == 0
+        self.fits(share, frames)
+            || self.fits_all(frames) && share.frames_held == 0
+            || self.frames_held.get() == 0
+    }
+
+    /// Whether `frames` more of a mount with `share` stay within all bounds.
+    pub(super) fn fits(&self, share: MountShare, frames: usize) -> bool {
+        let of_mount_max = self.frames_held_max * MOUNT_PERCENT_MAX / 100;
+        self.fits_all(frames) && share.frames_held + frames <= of_mount_max
+    }
+
+    fn fits_all(&self, frames: usize) -> bool {
+        self.frames_held.get() + frames <= self.frames_held_max
     }
 
     /// Whether the block was fetched before, not long ago; notes that it was now.

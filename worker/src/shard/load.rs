@@ -25,6 +25,10 @@ use crate::under_store::UnderStore;
 /// Blocks of one load that are under way at once: enough for one ranged request of a stripe.
 const LOAD_BLOCKS: usize = 16;
 
+/// After so many blocks in a row that no device took, the rest of the object is not fetched: each would wait
+/// for the same room.
+const REFUSED_MAX: usize = LOAD_BLOCKS;
+
 /// Blocks looked up between two yields: some 100 µs.
 pub(super) const LOOKUPS_PER_TURN: usize = 1024;
 
@@ -100,8 +104,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let mut blocks = self.own_blocks(object).take(blocks_max);
         let mut under_way = FuturesUnordered::new();
         let mut is_stalled = false;
+        let mut refused_in_a_row = 0;
         loop {
             while !is_stalled
+                && refused_in_a_row < REFUSED_MAX
                 && under_way.len() < LOAD_BLOCKS
                 && let Some(index) = blocks.next()
             {
@@ -114,6 +120,11 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             loaded.bytes_fetched += of_block.bytes_fetched;
             loaded.bytes_skipped += of_block.bytes_skipped;
             loaded.bytes_not_kept += of_block.bytes_not_kept;
+            if of_block.bytes_not_kept > 0 {
+                refused_in_a_row += 1;
+            } else {
+                refused_in_a_row = 0;
+            }
             // One block's patience is enough: the device is not waited for again for each.
             is_stalled |=
                 of_block.bytes_not_kept > 0 && !self.has_time_for(of_block.bytes_not_kept);

@@ -464,7 +464,7 @@ impl SimOrigin {
             length = match origin.prng.below(3) {
                 0 => length / 2,
                 1 => length + 1 + origin.prng.below(1 << 20),
-                _ => (4 << 20) + origin.prng.below(1 << 20),
+                _ => (1 << 30) + origin.prng.below(1 << 20),
             };
             if length != version.length {
                 let lie = (uri.clone(), version.label, length);

@@ -191,6 +191,21 @@ fn many_readers_of_one_block_make_one_request() {
 }
 
 #[test]
+fn blocks_of_a_stripe_that_are_more_than_the_memory_come_in_parts() {
+    let mounts = vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)];
+    let mut scene = Scene::new(1, 1, mounts);
+    scene.site.tuning.tier_frames_min = 8;
+    scene.put("/a/x", 16 * BLOCK);
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(1).await;
+        let meta = cast.load("/a/x").await;
+        let cached = cast.worker.cached().await.expect("alive");
+        assert_eq!(cached[&meta.id].1.blocks, 16);
+    });
+    ended.expect("no crash is scheduled");
+}
+
+#[test]
 fn second_touch_admits_on_the_second_fetch() {
     let second = Mount {
         admission: Admission::SecondTouch,
@@ -199,7 +214,7 @@ fn second_touch_admits_on_the_second_fetch() {
     };
     let other = mount(1, "/b", BLOCK as u32, Freshness::Immutable);
     let mut scene = Scene::new(1, 1, vec![second, other]);
-    scene.site.tuning.tier_frames_min = 16;
+    scene.site.tuning.tier_frames_min = 8;
     scene.put("/a/x", BLOCK);
     scene.put("/b/y", 64 * BLOCK);
     let ended = scene.world.block_on(async {
