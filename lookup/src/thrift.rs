@@ -50,14 +50,25 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    /// The head of a list: how many elements, and of which type.
+    /// The head of a list: how many elements, no more than there are bytes, and of which type.
     pub(crate) fn list(&mut self) -> Step<(u64, u8)> {
         let head = self.byte()?;
         let count = match head >> 4 {
             15 => self.varint()?,
             count => u64::from(count),
         };
+        self.check_count(count)?;
         Ok((count, head & 0x0f))
+    }
+
+    /// Each element takes a byte at least: what says that it has more of them than there are bytes goes on
+    /// behind the end.
+    fn check_count(&self, count: u64) -> Step<()> {
+        let left = self.bytes.len() - self.at;
+        if count > left as u64 {
+            return Err(Stop::End);
+        }
+        Ok(())
     }
 
     fn byte(&mut self) -> Step<u8> {
@@ -124,13 +135,20 @@ impl<'a> Reader<'a> {
 
     /// Skips `count` elements of a list of this type.
     pub(crate) fn skip_elements(&mut self, count: u64, kind: u8) -> Step<()> {
-        let kind = match kind {
-            TRUE | FALSE => BYTE,
-            kind => kind,
-        };
-        // Each element takes a byte at least, so this ends with the bytes.
+        self.skip_each(count, &[kind], DEPTH_MAX)
+    }
+
+    /// Skips as many elements, or keys and values, of these types. In a collection a boolean takes a byte; as a
+    /// field it is in the field's head.
+    fn skip_each(&mut self, count: u64, kinds: &[u8], depth: u32) -> Step<()> {
         for _ in 0..count {
-            self.skip_nested(kind, DEPTH_MAX)?;
+            for kind in kinds {
+                let kind = match *kind {
+                    TRUE | FALSE => BYTE,
+                    kind => kind,
+                };
+                self.skip_nested(kind, depth)?;
+            }
         }
         Ok(())
     }
@@ -157,23 +175,14 @@ impl<'a> Reader<'a> {
             }
             LIST | SET => {
                 let (count, element) = self.list()?;
-                let element = match element {
-                    TRUE | FALSE => BYTE,
-                    kind => kind,
-                };
-                // Each element takes a byte at least, so this ends with the bytes.
-                for _ in 0..count {
-                    self.skip_nested(element, depth - 1)?;
-                }
+                self.skip_each(count, &[element], depth - 1)?;
             }
             MAP => {
                 let count = self.varint()?;
+                self.check_count(count)?;
                 if count > 0 {
                     let kinds = self.byte()?;
-                    for _ in 0..count {
-                        self.skip_nested(kinds >> 4, depth - 1)?;
-                        self.skip_nested(kinds & 0x0f, depth - 1)?;
-                    }
+                    self.skip_each(count, &[kinds >> 4, kinds & 0x0f], depth - 1)?;
                 }
             }
             STRUCT => {

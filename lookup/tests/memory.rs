@@ -421,7 +421,7 @@ struct Made {
     codec: i64,
     is_list: bool,
     /// Beyond the chunk: bytes, and which field of the chunk says where they are.
-    index: Option<(Vec<u8>, i16)>,
+    indexes: Vec<(Vec<u8>, i16)>,
     bloom: Option<Vec<u8>>,
 }
 
@@ -432,9 +432,32 @@ impl Made {
             rows,
             codec: 0,
             is_list: false,
-            index: None,
+            indexes: Vec::new(),
             bloom: None,
         }
+    }
+
+    /// Two pages of 40 NULLs and an offset index, so many rows that indexes and filters are asked.
+    fn of_two_pages() -> Self {
+        let body = levels(&[80, 0]);
+        let one = page(40, body.len(), &body, None);
+        let location = |number: i64| {
+            Thrift::default()
+                .integer(1, 4 + number * one.len() as i64)
+                .int32(2, one.len() as i64)
+                .integer(3, 40 * number)
+                .stopped()
+        };
+        let offsets = Thrift::default().list(1, 12, vec![location(0), location(1)]);
+        Made {
+            indexes: vec![(offsets.stopped(), 4)],
+            ..Made::of([one.clone(), one.clone()].concat(), 80)
+        }
+    }
+
+    fn with_column_index(mut self, index: &[u8]) -> Self {
+        self.indexes.push((index.to_vec(), 6));
+        self
     }
 
     /// A file with the one column `l` of 32-bit integers, optional or repeated.
@@ -462,7 +485,7 @@ impl Made {
             file.extend(bloom);
         }
         let mut chunk = Thrift::default().integer(2, start).structure(3, meta);
-        if let Some((index, field)) = self.index {
+        for (index, field) in self.indexes {
             let (at, length) = (file.len() as i64, index.len() as i64);
             chunk = chunk.integer(field, at).int32(field + 1, length);
             file.extend(index);
@@ -622,18 +645,27 @@ fn indexes_and_filters_that_say_they_are_large_are_as_good_as_none() {
     let huge = vec![0; 200 << 20];
     // Field 4: the offset index; field 6: the column index. A filter says its length in its header.
     let filter = Thrift::default().int32(1, 200 << 20).stopped();
-    for (index, bloom) in [
-        (Some((huge.clone(), 4)), None),
-        (Some((huge.clone(), 6)), None),
-        (None, Some([filter, huge].concat())),
+    for (what, made) in [
+        (
+            "offset index",
+            Made {
+                indexes: vec![(huge.clone(), 4)],
+                ..Made::of(page(3, body.len(), &body, None), 3)
+            },
+        ),
+        (
+            "column index",
+            Made::of_two_pages().with_column_index(&huge),
+        ),
+        (
+            "filter",
+            Made {
+                bloom: Some([filter, huge].concat()),
+                ..Made::of_two_pages()
+            },
+        ),
     ] {
-        let what = format!("index {}", index.is_some());
-        let made = Made {
-            index,
-            bloom,
-            ..Made::of(page(3, body.len(), &body, None), 3)
-        };
-        let outcome = look_up(&made.file(), "l = 7", &["l"], &what);
+        let outcome = look_up(&made.file(), "l = 7", &["l"], what);
         let found = outcome
             .found
             .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -644,16 +676,58 @@ fn indexes_and_filters_that_say_they_are_large_are_as_good_as_none() {
 #[test]
 fn lists_in_page_indexes_that_say_they_are_long_cost_nothing() {
     let body = levels(&[6, 0]);
-    // A list of 2^31 structures, and one of as many byte strings.
-    for (field, kind) in [(4, 0xfc), (6, 0xf1)] {
-        let index = vec![0x19, kind, 0xff, 0xff, 0xff, 0xff, 0x07, 0, 0, 0];
-        let made = Made {
-            index: Some((index, field)),
-            ..Made::of(page(3, body.len(), &body, None), 3)
-        };
-        let outcome = look_up(&made.file(), "l is null", &["l"], "a long list");
-        assert!(outcome.found.is_ok(), "the headers say the same");
+    // A list of 2^31 structures.
+    let index = vec![0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0, 0, 0];
+    let made = Made {
+        indexes: vec![(index, 4)],
+        ..Made::of(page(3, body.len(), &body, None), 3)
+    };
+    let outcome = look_up(&made.file(), "l is null", &["l"], "a long list");
+    assert!(outcome.found.is_ok(), "the headers say the same");
+
+    let pruned = |index: &[u8], what: &str| {
+        let file = Made::of_two_pages().with_column_index(index).file();
+        let outcome = look_up(&file, "l = 7", &["l"], what);
+        let found = outcome
+            .found
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(found.batches.is_empty(), "{what}");
+        found.counts.pages_pruned
+    };
+    let both = |item: &[u8]| vec![item.to_vec(), item.to_vec()];
+    let right = Thrift::default()
+        .list(1, 1, both(&[1]))
+        .list(2, 8, both(&[0]))
+        .list(3, 8, both(&[0]))
+        .int32(4, 1)
+        .list(5, 6, both(&[80]));
+    assert_eq!(pruned(&right.stopped(), "a right index"), 2);
+    let most = [[0xff; 9].as_slice(), &[1]].concat();
+    let many = [[0xff; 8].as_slice(), &[0x7f]].concat();
+    for (what, index) in [
+        (
+            "2^31 booleans",
+            vec![0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x07, 0, 0, 0],
+        ),
+        (
+            "one and 2^64 - 1",
+            [&[0x19, 0x11, 1, 0x19, 0xf8][..], &most].concat(),
+        ),
+        (
+            "a map of 2^63 booleans",
+            [&[0x1b][..], &many, &[0x11]].concat(),
+        ),
+    ] {
+        assert_eq!(pruned(&index, what), 0, "{what}");
     }
+}
+
+#[test]
+fn maps_in_page_headers_that_say_they_are_long_end() {
+    let many = [[0xff; 8].as_slice(), &[0x7f]].concat();
+    let header = [&[0x1b][..], &many, &[0x11], &[0; 100]].concat();
+    let outcome = look_up(&Made::of(header, 3).file(), "l = 7", &["l"], "a map");
+    assert!(outcome.found.is_err(), "it is no header");
 }
 
 #[test]

@@ -363,8 +363,9 @@ fn elements_of(bytes: &[u8]) -> Step<u64> {
     while let Some((_, kind)) = reader.field(&mut last)? {
         if kind == LIST {
             let (count, element) = reader.list()?;
-            elements += count;
             reader.skip_elements(count, element)?;
+            // Each took a byte at least.
+            elements += count;
         } else {
             reader.skip(kind)?;
         }
