@@ -116,7 +116,7 @@ impl<T> Future for Operation<T> {
         self.begun = true;
         let future = self.future.as_mut().expect("polled after it was ready");
         let outcome = future.as_mut().poll(context);
-        if outcome.is_urgenty() {
+        if outcome.is_ready() {
             self.future = None;
         }
         outcome

@@ -2,7 +2,7 @@
 //!
 //! The invariant: a device that one shard took out gets no superblock from another, and no shard
 //! believes a flush of it. So a device whose superblock is as new as the set's has every mark.
-//! See `docs/decisions/0011-failed-flushes-and-missed-marks.md`.
+//! See `docs/decisions/0012-failed-flushes-and-missed-marks.md`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
