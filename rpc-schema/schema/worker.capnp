@@ -118,4 +118,5 @@ struct DeviceStats {
   bytesWritten @5 :UInt64;   # since format, for wear
   regions @6 :UInt32;
   regionsFree @7 :UInt32;
+  reason @8 :Text;           # why it is not used now: taken out, or it does not answer; empty while it is
 }

@@ -162,6 +162,8 @@ pub struct DeviceStats {
     pub regions: u32,
     /// Regions that can be opened at once.
     pub regions_free: u32,
+    /// Why it is not used now; empty while it is.
+    pub reason: String,
 }
 
 fn owned(text: capnp::Result<capnp::text::Reader<'_>>) -> capnp::Result<String> {
@@ -321,6 +323,7 @@ impl DeviceStats {
             bytes_written: reader.get_bytes_written(),
             regions: reader.get_regions(),
             regions_free: reader.get_regions_free(),
+            reason: owned(reader.get_reason())?,
         })
     }
 }

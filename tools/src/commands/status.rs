@@ -1,6 +1,7 @@
 //! `corelane status`: identity, devices, hit rates and mounts of a running worker.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use clap::Args;
@@ -45,6 +46,8 @@ struct Device {
     bytes_written: u64,
     regions: u32,
     regions_free: u32,
+    /// Why it is not used now; empty while it is.
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -77,6 +80,7 @@ impl From<Stats> for Answer {
             bytes_written: device.bytes_written,
             regions: device.regions,
             regions_free: device.regions_free,
+            reason: device.reason,
         };
         let shard = |shard: corelane_client::control::ShardStats| Shard {
             shard: shard.shard,
@@ -130,6 +134,11 @@ impl Answer {
             "device", "state", ">size", ">used", ">written", ">regions", ">free",
         ];
         text.push_str(&table(columns, self.devices.iter().map(Device::row)));
+        for device in &self.devices {
+            if !device.reason.is_empty() {
+                let _ = writeln!(text, "{}: {}", device.path, device.reason);
+            }
+        }
         if all_counters {
             text.push('\n');
             let rows = self
@@ -146,7 +155,12 @@ impl Device {
     fn row(&self) -> [String; 7] {
         [
             self.path.clone(),
-            if self.healthy { "healthy" } else { "taken out" }.to_owned(),
+            match (self.healthy, self.reason.is_empty()) {
+                (true, true) => "healthy",
+                (true, false) => "not answering",
+                (false, _) => "taken out",
+            }
+            .to_owned(),
             bytes(self.bytes),
             bytes(self.bytes_used),
             bytes(self.bytes_written),
@@ -175,6 +189,7 @@ mod tests {
             devices: vec![DeviceStats {
                 path: "/dev/x".to_owned(),
                 healthy: false,
+                reason: "it has not answered for 60 s".to_owned(),
                 ..Default::default()
             }],
             ..Stats::default()
@@ -193,6 +208,10 @@ mod tests {
         let text = answer().text(false);
         assert!(text.contains("75.0 %") && text.contains("25.0 %"), "{text}");
         assert!(text.contains("taken out"), "{text}");
+        assert!(
+            text.contains("/dev/x: it has not answered for 60 s"),
+            "{text}"
+        );
         assert!(!text.contains("COUNTER") && answer().text(true).contains("COUNTER"));
     }
 }

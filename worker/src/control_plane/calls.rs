@@ -433,6 +433,7 @@ fn write_stats(
         entry.set_bytes_written(device.bytes_written);
         entry.set_regions(device.regions);
         entry.set_regions_free(device.regions_free);
+        entry.set_reason(&device.reason);
     }
 }
 

@@ -281,10 +281,10 @@ async fn status_page(control: &Control, phase: Phase, view: View) -> Result<Page
 fn write_devices(body: &mut String, devices: &[DeviceStats]) {
     let _ = writeln!(body, "devices");
     for device in devices {
-        let health = if device.healthy {
-            "healthy".to_owned()
-        } else {
-            format!("TAKEN OUT ({})", device.reason)
+        let health = match (device.healthy, device.reason.as_str()) {
+            (true, "") => "healthy".to_owned(),
+            (true, reason) => format!("NOT USED NOW ({reason})"),
+            (false, reason) => format!("TAKEN OUT ({reason})"),
         };
         let _ = writeln!(
             body,

@@ -243,7 +243,7 @@ pub struct DeviceStats {
     pub uuid: String,
     /// Whether it takes I/O.
     pub healthy: bool,
-    /// Why it does not; empty while it does.
+    /// Why it is not used now: taken out, or it does not answer. Empty while it is.
     pub reason: String,
     /// Bytes of the whole device.
     pub bytes: u64,

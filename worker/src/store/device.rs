@@ -273,7 +273,11 @@ impl<D: Device> DeviceState<D> {
     /// What an operator wants to know of it.
     pub(super) fn status(&self, wear: &Wear, health: &SharedHealth) -> DeviceStatus {
         let healthy = self.healthy.get();
-        let reason = health.reason(self.superblock.ordinal);
+        let reason = match (healthy, self.answers.get()) {
+            (true, true) => String::new(),
+            (true, false) => "it does not answer".to_owned(),
+            (false, _) => health.reason(self.superblock.ordinal).unwrap_or_default(),
+        };
         let region_bytes = u64::from(self.superblock.region_bytes);
         DeviceStatus {
             path: self.path.clone(),
@@ -284,7 +288,7 @@ impl<D: Device> DeviceState<D> {
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
             healthy,
-            reason: reason.filter(|_| !healthy).unwrap_or_default(),
+            reason,
             bytes: REGIONS_OFFSET + u64::from(self.superblock.regions) * region_bytes,
             bytes_used: self.bytes_live.get(),
             bytes_pinned: self.bytes_pinned.get(),

@@ -100,6 +100,8 @@ fn a_device_that_hangs_is_taken_out_reads_go_on_and_the_worker_leaves_in_time() 
     eventually("the device is taken out", || {
         !process.control().stats().expect("stats").devices[0].healthy
     });
+    let reason = &process.control().stats().expect("stats").devices[0].reason;
+    assert!(reason.contains("has not answered for"), "{reason}");
     assert!(
         process.log().contains("has not answered for"),
         "{}",
