@@ -15,8 +15,8 @@ use crate::cache::frames::FRAME_BYTES;
 use crate::cache::index::Index;
 use crate::s3_face::gateway::BODIES_BYTES_MAX;
 use crate::shard::Tuning;
+use crate::shard::known::OBJECT_BYTES;
 use crate::shard::look_up;
-use crate::shard::metadata::OBJECT_BYTES;
 use crate::under_store::just_written;
 
 /// Bytes of checksum a page.

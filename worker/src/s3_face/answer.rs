@@ -13,7 +13,7 @@ use super::call::Response;
 use super::connection::{Connection, Gone};
 use super::connections::Phase;
 use crate::cache::frames::FRAME_BYTES;
-use crate::shard::metadata::Known;
+use crate::shard::known::Known;
 use crate::under_store::UnderStore;
 
 impl<I: Io, U: UnderStore> Connection<I, U> {

@@ -24,8 +24,8 @@ use crate::cache::frames::FRAME_BYTES;
 use crate::object::ObjectMeta;
 use crate::shard::Shard;
 use crate::shard::gather::ReadParts;
+use crate::shard::known::Known;
 use crate::shard::message::{Answer, GetQuestion, Got, Question};
-use crate::shard::metadata::Known;
 use crate::shard::object_read::read_of;
 use crate::under_store::UnderStore;
 

@@ -24,7 +24,7 @@ use super::get::{
     FIRST_PART, Get, Outcome, OwnedConditions, WINDOW_BYTES_MAX, lines_of, outcome_of, status_of,
 };
 use crate::host::is_own;
-use crate::shard::metadata::Known;
+use crate::shard::known::Known;
 use crate::shard::object_read::read_of;
 use crate::under_store::UnderStore;
 use corelane_rpc_schema::Stripe;

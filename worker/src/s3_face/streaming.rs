@@ -15,7 +15,7 @@ use super::connection::{Connection, Gone};
 use super::connections::Phase;
 use super::get::{Found, Get, Outcome, Windows, error_of, lines_of, lines_with, status_of};
 use crate::shard::gather::ReadParts;
-use crate::shard::metadata::Known;
+use crate::shard::known::Known;
 use crate::under_store::UnderStore;
 use corelane_rpc_schema::messages::{ErrorCode as FailureCode, ErrorMessage};
 

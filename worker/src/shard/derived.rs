@@ -15,7 +15,7 @@ use corelane_rpc_schema::{STRIPE_BYTES, Stripe};
 
 use super::Shard;
 use super::fill::{Fill, FillFailure};
-use super::metadata::Known;
+use super::known::Known;
 use crate::mount::MountId;
 use crate::object::ObjectMeta;
 use crate::under_store::UnderStore;

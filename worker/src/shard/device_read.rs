@@ -17,7 +17,7 @@ use corelane_rpc_schema::{ObjectId, Stripe};
 use pin_project_lite::pin_project;
 
 use super::Shard;
-use super::metadata::Known;
+use super::known::Known;
 use super::read::{append_piece, checksum_mode};
 use super::slow::SlowRead;
 use crate::cache::frames::{Expected, FRAME_BYTES, FrameKey};

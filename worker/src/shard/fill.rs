@@ -15,7 +15,7 @@ use corelane_io::{Frame, Io, PAGE_SIZE};
 use corelane_rpc_schema::BlockId;
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 
-use super::metadata::Known;
+use super::known::Known;
 use super::read::error;
 use super::signal::{Signal, WaitList};
 use super::{Shard, Tuning};

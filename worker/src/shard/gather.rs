@@ -16,7 +16,7 @@ use corelane_rpc_schema::{BlockId, ShardId};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::metadata::Known;
+use super::known::Known;
 use super::read::error;
 use super::turns::{Turn, Turns};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};

@@ -15,8 +15,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Shard;
 use super::fill::{Fill, FillFailure};
+use super::known::Known;
 use super::letters::fill_error;
-use super::metadata::Known;
 use super::request::{DescribeError, Loaded};
 use crate::object::ObjectMeta;
 use crate::store::NotKept;

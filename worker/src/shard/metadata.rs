@@ -1,117 +1,27 @@
-//! Path to object, as fresh as the mount demands; and id to object.
+//! Objects that a shard remembers: by path, as fresh as the mount demands, and by id.
 //!
-//! The home shard of an object (the owner of its first stripe) answers for its path: it asks the
-//! under-store at most once at a time and remembers the answer for as long as the mount's
-//! freshness says. Every shard remembers the objects behind the ids that it was asked for.
-//!
-//! With the under-store away, objects of an `immutable` mount still open from the records of their
-//! cached blocks; others open while what is remembered is fresh, and fail then: serving a version
-//! that may be gone is what `max-age` and `always-check` forbid.
-//!
-//! What is remembered is bounded by its bytes as well as by its number: names, headers and answer lines of one
-//! object may take 11 KiB, and a client that writes objects chooses them.
+//! It is remembered in bounded maps, first in first out. What is remembered is bounded by its bytes as well as by
+//! its number: names, headers and answer lines of one object may take 11 KiB, and a client that writes objects
+//! chooses them. How it is learned is in `describe`.
 
-use std::cell::{Cell, OnceCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corelane_io::{Io, Nanos};
+use corelane_io::Nanos;
+use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::ids::home_of;
-use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
-use corelane_rpc_schema::{ObjectId, ShardId, Stripe};
-use futures::FutureExt;
-use futures::channel::oneshot;
-use futures::future::Shared;
 
-use super::Shard;
-use super::derived::is_derived;
-use super::fill::under_store_error;
-use super::message::{Answer, Question};
-use super::read::error;
+use super::describe::Questions;
+use super::known::{Known, OBJECT_BYTES, Tally};
 use crate::cache::hashing::IdMap;
-use crate::mount::{AccessSet, Freshness, Mount, MountId};
+use crate::mount::{Freshness, MountId};
 use crate::object::ObjectMeta;
-use crate::under_store::{
-    Job, JobId, Request, UnderStore, UnderStoreError, UnderStoreErrorKind, path_key,
-};
-
-/// Bytes of memory that are planned for each object that a shard remembers. Most take less; where names and headers
-/// are longer, fewer are remembered.
-pub const OBJECT_BYTES: usize = 1024;
-
-/// Bytes of memory of a remembered object beside its texts: itself and its metadata, its places in the three maps
-/// and their queues while they grow, and what the allocator needs for each text.
-const OBJECT_OVERHEAD_BYTES: usize = 544;
 
 /// Bytes of memory of a note that an object is gone, beside its path key.
 const FORGOTTEN_OVERHEAD_BYTES: usize = 144;
 
-/// Bytes of answer lines beside the texts of an object that stand in them: names of headers, a date, a range.
-const ANSWER_LINES_BYTES: usize = 256;
-
-/// An object that a shard knows by id, and the mount below which it appears.
-#[derive(Debug)]
-pub struct Known {
-    /// What is known of it.
-    pub meta: Arc<ObjectMeta>,
-    /// Changes when mounts do.
-    pub mount: Cell<MountId>,
-    /// False once it was forgotten: what is kept of it elsewhere hears of no change any more.
-    pub is_remembered: Cell<bool>,
-    /// What every answer of the S3 face says of it, written at the first one.
-    pub answer_lines: OnceCell<Box<[u8]>>,
-    /// In how many maps it is.
-    places: Cell<u8>,
-}
-
-impl Known {
-    fn new(meta: Arc<ObjectMeta>, mount: MountId) -> Self {
-        Known {
-            meta,
-            mount: Cell::new(mount),
-            is_remembered: Cell::new(true),
-            answer_lines: OnceCell::new(),
-            places: Cell::new(0),
-        }
-    }
-
-    /// Most bytes of memory that it takes: answer lines are counted before they are written, so that a hit counts
-    /// nothing.
-    fn memory_bytes(&self) -> usize {
-        let meta = &*self.meta;
-        let texts = [&meta.path_key, &meta.uri, &meta.version, &meta.content_type];
-        let texts: usize = texts.iter().map(|text| text.capacity()).sum();
-        // A line feed becomes two characters, and a colon is followed by a space.
-        let headers = meta.headers.len() + 2 * meta.headers.bytes().filter(|b| *b == b'\n').count();
-        let lines = ANSWER_LINES_BYTES + meta.version.len() + meta.content_type.len() + headers;
-        OBJECT_OVERHEAD_BYTES + texts + meta.headers.capacity() + lines
-    }
-}
-
-/// Bytes of memory of all that is remembered; an object counts once, in however many maps it is.
-#[derive(Debug, Default)]
-struct Tally {
-    bytes: usize,
-}
-
 impl Tally {
-    fn enter(&mut self, known: &Known) {
-        let places = known.places.get();
-        if places == 0 {
-            self.bytes += known.memory_bytes();
-        }
-        known.places.set(places + 1);
-    }
-
-    fn leave(&mut self, known: &Known) {
-        let places = known.places.get() - 1;
-        if places == 0 {
-            self.bytes -= known.memory_bytes();
-        }
-        known.places.set(places);
-    }
-
     fn see(&mut self, seen: &Seen) {
         match seen {
             Seen::Object { known, .. } => self.enter(known),
@@ -129,21 +39,6 @@ impl Tally {
             }
         }
     }
-}
-
-type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
-
-/// A question to the under-store that is not answered yet.
-#[derive(Clone)]
-struct UnderWay {
-    /// When it was asked: the answer is not older than that.
-    asked_at: Nanos,
-    /// For which block size the answer is made.
-    block_bytes: u32,
-    job: JobId,
-    /// The last write that this shard had been told of: of a later one the answer knows nothing.
-    last_write: u64,
-    answer: Shared<oneshot::Receiver<Described>>,
 }
 
 /// What is remembered of the object at one path key.
@@ -311,8 +206,8 @@ pub struct Metadata {
     elsewhere: Paths,
     by_id: IdMap<ObjectId, Rc<Known>>,
     ids: VecDeque<ObjectId>,
-    under_way: HashMap<Rc<str>, UnderWay>,
-    jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
+    /// Asked of under-stores and not answered yet.
+    pub(super) questions: Questions,
     objects_max: usize,
     tally: Tally,
     /// The last write that this shard was told of. Shards are told of them in one order.
@@ -333,8 +228,7 @@ impl Metadata {
             elsewhere: Paths::new(objects_max.div_ceil(ELSEWHERE_SHARE)),
             by_id: IdMap::default(),
             ids: VecDeque::new(),
-            under_way: HashMap::new(),
-            jobs: HashMap::new(),
+            questions: Questions::default(),
             objects_max,
             tally: Tally::default(),
             last_write: 0,
@@ -418,7 +312,7 @@ impl Metadata {
         self.last_write
     }
 
-    fn see(&mut self, known: Rc<Known>, at: Nanos, write: u64) {
+    pub(super) fn see(&mut self, known: Rc<Known>, at: Nanos, write: u64) {
         if write < self.last_mount_write {
             return;
         }
@@ -462,7 +356,7 @@ impl Metadata {
     }
 
     /// Whether what was at this path is known to be gone, so that a record of it proves nothing.
-    fn is_forgotten(&self, path_key: &str) -> bool {
+    pub(super) fn is_forgotten(&self, path_key: &str) -> bool {
         let seen = self.paths.by_home.get(&home_of(path_key));
         seen.is_some_and(
             |seen| matches!(seen, Seen::Forgotten { path_key: gone, .. } if **gone == *path_key),
@@ -470,7 +364,7 @@ impl Metadata {
     }
 
     /// Forgets what was at a path where there is nothing any more.
-    fn forget_path(&mut self, path_key: &str) {
+    pub(super) fn forget_path(&mut self, path_key: &str) {
         self.paths.forget_path(path_key, &mut self.tally);
         self.elsewhere.forget_path(path_key, &mut self.tally);
     }
@@ -493,7 +387,7 @@ impl Metadata {
         self.elsewhere.forget_path(path_key, &mut self.tally);
         self.shrink();
         // Whoever asked goes on with the answer; nobody joins them, and it is not noted.
-        self.under_way.remove(path_key);
+        self.questions.part_with(path_key);
     }
 
     /// Objects whose path keys begin with `prefix` may have been written, by the write `number`: the answers
@@ -505,7 +399,7 @@ impl Metadata {
             self.last_write
         );
         (self.last_write, self.last_mount_write) = (number, number);
-        self.under_way.retain(|key, _| !key.starts_with(prefix));
+        self.questions.part_with_all(prefix);
     }
 
     /// Forgets part of what was learned below `prefix` after the write `since` and before `number`: of the paths
@@ -547,365 +441,9 @@ impl Metadata {
     }
 }
 
-impl<I: Io, U: UnderStore> Shard<I, U> {
-    /// Opens the object at `path` for a client that may read `access`.
-    ///
-    /// # Errors
-    /// What the client is told.
-    pub async fn open(
-        self: &Rc<Self>,
-        path: &str,
-        access: &AccessSet,
-    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
-        self.counters.opens.increase();
-        let opened = match self.mount_covering(path) {
-            Ok(mount) if !access.allows(mount.id) => Err(error(
-                ErrorCode::Denied,
-                format!(
-                    "the token may not read {}; the mount names who may",
-                    mount.path
-                ),
-            )),
-            Ok(mount) => self.describe_anywhere(path, &mount).await,
-            Err(no_mount) => Err(no_mount),
-        };
-        if let Err(error) = &opened {
-            self.counters.opens_failed.increase();
-            if error.code == ErrorCode::Busy {
-                self.counters.answers_busy.increase();
-            }
-        }
-        opened
-    }
-
-    /// The mount that covers `path`.
-    pub(crate) fn mount_covering(&self, path: &str) -> Result<Arc<Mount>, ErrorMessage> {
-        self.mounts.borrow().covering(path).cloned().ok_or_else(|| {
-            error(
-                ErrorCode::NoMount,
-                format!("no mount covers {path}; `corelane status` lists the mounts"),
-            )
-        })
-    }
-
-    /// The object at `path`, from its home shard.
-    pub(crate) async fn describe_anywhere(
-        self: &Rc<Self>,
-        path: &str,
-        mount: &Arc<Mount>,
-    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
-        let key = path_key(mount, path).map_err(|failure| under_store_error(&failure))?;
-        let home = self.owner_of(home_of(&key), Stripe(0));
-        if home == self.id {
-            return self.describe(path, &key, mount).await;
-        }
-        match self
-            .ask(
-                home,
-                Question::Describe {
-                    path: path.to_owned(),
-                },
-            )
-            .await?
-        {
-            Answer::Described(described) => {
-                let meta = described?;
-                self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
-                Ok(meta)
-            }
-            answer => unreachable!("{answer:?} does not answer a describe"),
-        }
-    }
-
-    /// The object at `path`, of which this shard is the home.
-    pub(crate) async fn describe(
-        self: &Rc<Self>,
-        path: &str,
-        key: &str,
-        mount: &Arc<Mount>,
-    ) -> Result<Arc<ObjectMeta>, ErrorMessage> {
-        let now = self.io.now();
-        let home = home_of(key);
-        let remembered = {
-            let metadata = self.metadata.borrow();
-            let known = metadata.fresh(home, key, mount.freshness, now);
-            known.map(|(known, _)| Arc::clone(&known.meta))
-        };
-        if let Some(meta) = remembered.filter(|meta| meta.block_bytes == mount.block_bytes) {
-            self.counters.opens_cached.increase();
-            self.metadata.borrow_mut().know(Arc::clone(&meta), mount.id);
-            return Ok(meta);
-        }
-        if mount.freshness == Freshness::Immutable
-            && !self.metadata.borrow().is_forgotten(key)
-            && let Some(meta) = self.recorded_here(home, &mount.uri_of(path), mount.block_bytes)
-        {
-            self.counters.opens_cached.increase();
-            let last_write = self.metadata.borrow().last_write;
-            self.remember(&meta, mount.id, (now, last_write));
-            return Ok(meta);
-        }
-        let (asked, answer) = self.ask_under_store(path, key, mount).await?;
-        match answer {
-            Ok(meta) => {
-                let asked = (asked.asked_at, asked.last_write);
-                self.remember(&meta, mount.id, asked);
-                Ok(meta)
-            }
-            Err(failure)
-                if failure.kind == UnderStoreErrorKind::Unavailable
-                    && mount.freshness == Freshness::Immutable
-                    && !self.metadata.borrow().is_forgotten(key) =>
-            {
-                let recorded = self
-                    .recorded_anywhere(home, mount.uri_of(path), mount.block_bytes)
-                    .await;
-                let Some(meta) = recorded else {
-                    return Err(under_store_error(&failure));
-                };
-                self.counters.opens_without_under_store.increase();
-                let asked = (asked.asked_at, asked.last_write);
-                self.remember(&meta, mount.id, asked);
-                Ok(meta)
-            }
-            Err(failure) => {
-                if failure.kind == UnderStoreErrorKind::NotFound {
-                    self.metadata.borrow_mut().forget_path(key);
-                }
-                Err(under_store_error(&failure))
-            }
-        }
-    }
-
-    /// Remembers what was known to hold at a time and after a write.
-    fn remember(&self, meta: &Arc<ObjectMeta>, mount: MountId, (at, write): (Nanos, u64)) {
-        let mut metadata = self.metadata.borrow_mut();
-        let known = metadata.know(Arc::clone(meta), mount);
-        metadata.see(known, at, write);
-    }
-
-    /// Asks the under-store, once for everybody who wants to know now; with the answer comes the
-    /// time from which on it holds. One who comes while a question is under way joins it only where
-    /// the mount's freshness allows an answer as old as that question: else the answer may be
-    /// older than an overwrite that ended before the open began.
-    async fn ask_under_store(
-        &self,
-        path: &str,
-        key: &str,
-        mount: &Arc<Mount>,
-    ) -> Result<(UnderWay, Described), ErrorMessage> {
-        let began = self.io.now();
-        let under_way = loop {
-            let found = self.metadata.borrow().under_way.get(key).cloned();
-            let Some(under_way) = found else {
-                break self.begin_describe(path, key, mount)?;
-            };
-            let is_fresh = match mount.freshness {
-                Freshness::Immutable => true,
-                Freshness::MaxAge(age) => began.since(under_way.asked_at) <= age,
-                Freshness::AlwaysCheck => under_way.asked_at >= began,
-            };
-            if is_fresh && under_way.block_bytes == mount.block_bytes {
-                break under_way;
-            }
-            // Only its end matters here; what it says is for others.
-            let _ = under_way.answer.await;
-        };
-        // The sender goes without an answer only when the job was refused after others had joined.
-        let answer = under_way.answer.clone().await;
-        Ok((under_way, answer.map_err(|_| too_many_waiting())?))
-    }
-
-    fn begin_describe(
-        &self,
-        path: &str,
-        key: &str,
-        mount: &Arc<Mount>,
-    ) -> Result<UnderWay, ErrorMessage> {
-        let (sender, receiver) = oneshot::channel();
-        let id = self.fills.next_job_id();
-        let under_way = UnderWay {
-            asked_at: self.io.now(),
-            block_bytes: mount.block_bytes,
-            job: id,
-            last_write: self.metadata.borrow().last_write,
-            answer: receiver.shared(),
-        };
-        let key: Rc<str> = Rc::from(key);
-        {
-            let mut metadata = self.metadata.borrow_mut();
-            metadata
-                .under_way
-                .insert(Rc::clone(&key), under_way.clone());
-            metadata.jobs.insert(id, (Rc::clone(&key), sender));
-        }
-        let request = Request::Describe {
-            path: path.to_owned(),
-        };
-        let job = Job {
-            id,
-            mount: Arc::clone(mount),
-            request,
-        };
-        if self.under_store.submit(job).is_err() {
-            let mut metadata = self.metadata.borrow_mut();
-            metadata.under_way.remove(&key);
-            metadata.jobs.remove(&id);
-            return Err(too_many_waiting());
-        }
-        Ok(under_way)
-    }
-
-    /// Handles the answer to a describe.
-    pub(crate) fn on_described(&self, id: JobId, result: Described) {
-        let mut metadata = self.metadata.borrow_mut();
-        let (key, sender) = metadata
-            .jobs
-            .remove(&id)
-            .expect("a describe is answered once");
-        // Another question may be under way since the object was written.
-        if metadata
-            .under_way
-            .get(&key)
-            .is_some_and(|other| other.job == id)
-        {
-            metadata.under_way.remove(&key);
-        }
-        // Whoever asked may be gone.
-        let _ = sender.send(result);
-    }
-
-    /// A version of the object that this shard has blocks of.
-    pub(crate) fn recorded_here(
-        &self,
-        home: u64,
-        uri: &str,
-        block_bytes: u32,
-    ) -> Option<Arc<ObjectMeta>> {
-        self.store
-            .find_objects(home)
-            .into_iter()
-            .filter(|meta| meta.uri == uri && meta.block_bytes == block_bytes && !is_derived(meta))
-            .max_by_key(|meta| meta.last_modified_ms)
-    }
-
-    async fn recorded_anywhere(
-        self: &Rc<Self>,
-        home: u64,
-        uri: String,
-        block_bytes: u32,
-    ) -> Option<Arc<ObjectMeta>> {
-        if let Some(meta) = self.recorded_here(home, &uri, block_bytes) {
-            return Some(meta);
-        }
-        for shard in (0..self.shards)
-            .map(ShardId)
-            .filter(|shard| *shard != self.id)
-        {
-            let question = Question::Recorded {
-                home,
-                uri: uri.clone(),
-                block_bytes,
-            };
-            if let Ok(Answer::Object(Some(meta))) = self.ask(shard, question).await {
-                return Some(meta);
-            }
-        }
-        None
-    }
-
-    /// The object behind `id`: from memory, from the records of its blocks here, or from its home.
-    #[inline]
-    pub(crate) async fn known(self: &Rc<Self>, id: ObjectId) -> Result<Rc<Known>, ErrorMessage> {
-        if let Some(known) = self.metadata.borrow().by_id.get(&id) {
-            return Ok(Rc::clone(known));
-        }
-        self.find_known(id).await
-    }
-
-    async fn find_known(self: &Rc<Self>, id: ObjectId) -> Result<Rc<Known>, ErrorMessage> {
-        let home = self.owner_of(id.home, Stripe(0));
-        let mut found = self.store.object(id);
-        if found.is_none()
-            && home != self.id
-            && let Answer::Object(meta) = self.ask(home, Question::Known { object: id }).await?
-        {
-            found = meta;
-        }
-        let meta = found.ok_or_else(|| {
-            error(
-                ErrorCode::ObjectUnknown,
-                format!("object {id} is not known here: open its path again"),
-            )
-        })?;
-        let mount = self.mount_of(&meta);
-        Ok(self.metadata.borrow_mut().know(meta, mount))
-    }
-
-    /// The mount below which an object appears now.
-    pub(crate) fn mount_of(&self, meta: &ObjectMeta) -> MountId {
-        let mounts = self.mounts.borrow();
-        let found = mounts.iter().find(|mount| shows(mount, meta));
-        found.map_or(MountId::NONE, |mount| mount.id)
-    }
-
-    /// Whether a client that may read `access` may read the object: by the mount that it was last
-    /// seen below, or by any other one that shows it.
-    pub(crate) fn may_read(&self, known: &Known, access: &AccessSet) -> bool {
-        access.allows(known.mount.get())
-            || self
-                .mounts
-                .borrow()
-                .iter()
-                .any(|mount| access.allows(mount.id) && shows(mount, &known.meta))
-    }
-
-    /// The under-store has another version now: the next open asks again.
-    pub(crate) fn on_version_changed(&self, known: &Known) {
-        self.metadata.borrow_mut().forget(&known.meta);
-        let home = self.owner_of(known.meta.id.home, Stripe(0));
-        if home != self.id {
-            self.tell_to_forget(home, known.meta.id);
-        }
-    }
-}
-
-/// Whether the object appears below `mount`. Its URI alone does not say: at another endpoint the
-/// same URI is another object.
-fn shows(mount: &Mount, meta: &ObjectMeta) -> bool {
-    mount.block_bytes == meta.block_bytes
-        && mount
-            .path_of(&meta.uri)
-            .and_then(|path| path_key(mount, &path).ok())
-            .is_some_and(|key| key == meta.path_key)
-}
-
-fn too_many_waiting() -> ErrorMessage {
-    error(
-        ErrorCode::Busy,
-        "too many requests to the under-store are waiting; retry",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::Admission;
-
-    fn mount(endpoint: &str) -> Mount {
-        Mount {
-            id: MountId(0),
-            path: "/lake".to_owned(),
-            uri: "s3://lake".to_owned(),
-            block_bytes: 1 << 20,
-            freshness: Freshness::Immutable,
-            admission: Admission::Always,
-            key_indexes: Vec::new(),
-            readers: Vec::new(),
-            options: [("endpoint".to_owned(), endpoint.to_owned())].into(),
-            is_runtime: false,
-        }
-    }
 
     fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
         Arc::new(ObjectMeta {
@@ -919,14 +457,6 @@ mod tests {
             content_type: String::new(),
             headers: String::new(),
         })
-    }
-
-    #[test]
-    fn an_object_does_not_appear_below_a_mount_of_another_endpoint() {
-        let here = mount("https://one.example");
-        let key = path_key(&here, "/lake/a").expect("a path of the mount");
-        assert!(shows(&here, &object(&key, "1")));
-        assert!(!shows(&mount("https://two.example"), &object(&key, "1")));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! | [`fill`] | misses: single-flight, who waits for what, what is kept |
 //! | [`dispatch`] | from fills to requests |
 //! | [`read_ahead`] | fills before they are asked for |
-//! | [`metadata`] | path to object, as fresh as the mount demands |
+//! | `describe`, [`metadata`], [`known`] | path to object, as fresh as the mount demands; objects that are remembered |
 //! | [`asking`] | questions to and from the other shards |
 //! | `forward` | reads of other shards' stripes |
 //! | [`object_read`] | reads by name, for the S3 face |
@@ -28,11 +28,13 @@
 pub mod asking;
 pub mod counters;
 pub(crate) mod derived;
+pub(crate) mod describe;
 mod device_read;
 pub mod dispatch;
 pub mod fill;
 mod forward;
 pub mod gather;
+pub mod known;
 pub mod lanes;
 pub mod letters;
 mod load;

@@ -15,8 +15,8 @@ use corelane_rpc_schema::{ShardId, Stripe};
 
 use super::Shard;
 use super::gather::pieces;
+use super::known::Known;
 use super::message::{GetQuestion, Got, RemoteRead, Said};
-use super::metadata::Known;
 use super::prefetch::PrefetchRoom;
 use super::read::error;
 use crate::cache::frames::FRAME_BYTES;

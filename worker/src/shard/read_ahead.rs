@@ -12,7 +12,7 @@ use corelane_io::Io;
 use corelane_rpc_schema::{ObjectId, Stripe};
 
 use super::Shard;
-use super::metadata::Known;
+use super::known::Known;
 use crate::cache::frames::FrameKey;
 use crate::cache::hashing::IdMap;
 use crate::under_store::UnderStore;

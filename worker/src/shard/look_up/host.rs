@@ -19,7 +19,7 @@ use corelane_rpc_schema::{READ_BYTES_MAX, STRIPE_BYTES, Stripe};
 use crate::mount::AccessSet;
 use crate::shard::Shard;
 use crate::shard::gather::ReadParts;
-use crate::shard::metadata::Known;
+use crate::shard::known::Known;
 use crate::shard::object_read::read_of;
 use crate::under_store::UnderStore;
 

@@ -14,7 +14,7 @@ use corelane_rpc_schema::{ShardId, Stripe};
 
 use crate::mount::{AccessSet, Mount, MountTable};
 use crate::shard::Shard;
-use crate::shard::metadata::Known;
+use crate::shard::known::Known;
 use crate::shard::read::error;
 use crate::under_store::{UnderStore, path_key};
 
