@@ -390,7 +390,7 @@ pub const LIMITS: &Section = &Section {
             kind: count(1, 65_536),
             default: "64",
             is_reloadable: true,
-            doc: "Connections to the control plane. One more is closed at once.",
+            doc: "Connections to the control plane. One more closes one that only waits, or is closed at once where none does.",
         },
         Key {
             name: "control_calls",
@@ -477,7 +477,7 @@ pub const S3: &Section = &Section {
             kind: count(1, 1 << 20),
             default: "4096",
             is_reloadable: false,
-            doc: "Open connections of each core. One more is closed at once.",
+            doc: "Open connections of each core. One more closes one that only waits, or is closed at once where none does.",
         },
     ],
 };

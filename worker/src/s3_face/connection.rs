@@ -214,6 +214,8 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         };
         let mut input = Received::Tls(std::mem::take(&mut self.held));
         let mut taken = 0;
+        // Once: however it is sent, it has so much time and no more.
+        self.watched.enter(Phase::Discarding, self.shard.io.now());
         loop {
             let mut rest: &[u8] = &input;
             while body.next(&mut rest).map_err(|_| Gone)?.is_some() {}
@@ -222,7 +224,6 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 return Ok(());
             }
             drop(input);
-            self.watched.enter(Phase::Body, self.shard.io.now());
             input = self.transport.receive().await?;
             if input.is_empty() {
                 return Ok(());

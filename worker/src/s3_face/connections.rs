@@ -25,6 +25,9 @@ const HEAD_MAX: Duration = Duration::from_secs(20);
 /// Between two pieces of a body: what S3 waits for, about.
 const BODY_MAX: Duration = Duration::from_secs(30);
 
+/// A body that nobody wants, all of it: the client is given its answer meanwhile.
+const DISCARD_MAX: Duration = Duration::from_secs(30);
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -34,6 +37,8 @@ pub enum Phase {
     Head,
     /// More of a body.
     Body,
+    /// More of a body whose request was answered already.
+    Discarding,
     /// Us.
     Working,
     /// The client to take what is sent.
@@ -80,7 +85,7 @@ impl Watched {
         match self.phase.get() {
             _ if self.is_closed.get() => Standing::Busy,
             Phase::Idle | Phase::Head if !self.has_asked.get() => Standing::Unproven(waited),
-            Phase::Idle | Phase::Head => Standing::Idle(waited),
+            Phase::Idle | Phase::Head | Phase::Discarding => Standing::Idle(waited),
             Phase::Body | Phase::Working | Phase::Sending => Standing::Busy,
         }
     }
@@ -101,6 +106,7 @@ impl Watched {
             Phase::Idle => waited > IDLE_MAX,
             Phase::Head => waited > HEAD_MAX,
             Phase::Body => waited > BODY_MAX,
+            Phase::Discarding => waited > DISCARD_MAX,
             Phase::Sending => waited > send_max,
             Phase::Working => false,
         }
@@ -230,6 +236,7 @@ mod tests {
             (Phase::Idle, IDLE_MAX),
             (Phase::Head, HEAD_MAX),
             (Phase::Body, BODY_MAX),
+            (Phase::Discarding, DISCARD_MAX),
             (Phase::Sending, send_max),
         ] {
             let watched = Watched::new(Nanos(0));

@@ -160,6 +160,27 @@ fn a_body_that_comes_too_slowly_for_its_length_is_cut_off() {
 }
 
 #[test]
+fn a_body_that_nobody_wants_is_taken_for_a_bounded_time_however_it_comes() {
+    let scene = scene(&Origin::start());
+    let mut connection = scene.connect();
+    connection.send(request(
+        "PUT",
+        "/data/denied",
+        "Content-Length: 104857600\r\n",
+    ));
+    let began = Instant::now();
+    while connection.try_send([0]) {
+        assert!(began.elapsed() < Duration::from_secs(90), "it goes on");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(
+        began.elapsed() > Duration::from_secs(10),
+        "the client has some time"
+    );
+    scene.terminate();
+}
+
+#[test]
 fn deletions_that_an_origin_refuses_leave_nothing_behind_and_lost_answers_little() {
     let origin = Origin::start();
     let scene = scene(&origin);
