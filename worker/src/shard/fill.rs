@@ -220,6 +220,8 @@ pub(super) struct FetchJob {
     pub fills: Vec<Rc<Fill>>,
     /// Number of the fill that the next lease is of.
     pub current: usize,
+    /// Whether its fills have failed and only its memory is waited for.
+    pub is_given_up: bool,
 }
 
 /// What one mount takes of the fills' bounds.
@@ -375,6 +377,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 lease,
                 checksums,
             } => self.on_filled(id, lease, &checksums),
+            Event::Silent { id, error } => self.on_silent(id, error),
             Event::Finished { id, result, unused } => self.on_finished(id, result, unused),
         }
     }
@@ -393,6 +396,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let job = jobs
             .get_mut(&id)
             .expect("leases come back while their job is under way");
+        if job.is_given_up {
+            return;
+        }
         let fill = Rc::clone(&job.fills[job.current]);
         fill.checksums
             .borrow_mut()
@@ -413,6 +419,21 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         }
     }
 
+    /// Gives up what waits for an under-store that does not answer. The memory stays with the job.
+    fn on_silent(&self, id: JobId, failure: UnderStoreError) {
+        let mut jobs = self.fills.jobs.borrow_mut();
+        let Some(job) = jobs.get_mut(&id) else {
+            // Its last event came before this one.
+            return;
+        };
+        job.is_given_up = true;
+        let fills: Vec<Rc<Fill>> = job.fills[job.current..].to_vec();
+        drop(jobs);
+        self.counters.fetches_failed.increase();
+        tracing::warn!(shard = self.id.0, %failure, "fetch given up");
+        self.fail(&fills, &FillFailure::UnderStore(failure));
+    }
+
     fn on_finished(
         &self,
         id: JobId,
@@ -425,6 +446,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .borrow_mut()
             .remove(&id)
             .expect("a job finishes once");
+        if job.is_given_up {
+            return self.take_back_all(unused);
+        }
         let is_complete = job.current == job.fills.len();
         assert!(
             result.is_err() || (unused.is_empty() && is_complete),

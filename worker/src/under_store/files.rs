@@ -36,6 +36,8 @@ use super::origin::Completions;
 use super::origin::{file_headers_of, is_described, is_reserved};
 use super::own_writes::OwnWrites;
 use super::retry::{Failure, Tries};
+use super::runtime::ended;
+use super::silence::FileCalls;
 use super::stores::{Description, Limiter};
 
 /// Bytes that are read in one visit to a blocking thread: enough to make the visit's 10-20 µs
@@ -55,13 +57,15 @@ pub(crate) struct FileTree {
     pub own_writes: OwnWrites,
     /// Uploads that this worker completed lately.
     pub completions: Completions,
+    /// Calls that the file system works on.
+    pub calls: FileCalls,
 }
 
 impl FileTree {
     /// What the file at `key` is now.
     pub async fn describe(&self, key: &str) -> Result<Description, Failure> {
         let (tree, key) = (self.clone(), key.to_owned());
-        blocking(move || {
+        self.call(move || {
             let (file, metadata) = tree.open(&key)?;
             let mut description = description_of(&metadata);
             for (name, value) in file_headers_of(&file) {
@@ -87,7 +91,7 @@ impl FileTree {
     ) -> (Fill, Result<(), Failure>) {
         let mut pass = limiter.enter(tries).await;
         let (tree, opened_key) = (self.clone(), key.to_owned());
-        let (file, metadata) = match blocking(move || tree.open(&opened_key)).await {
+        let (file, metadata) = match self.call(move || tree.open(&opened_key)).await {
             Ok(opened) => opened,
             Err(failure) => return (fill, Err(failure)),
         };
@@ -111,11 +115,12 @@ impl FileTree {
             tries.excuse(limiter.take_bytes(visit).await);
             let (file, version) = (Arc::clone(&file), version.to_owned());
             let result;
-            (fill, result) = blocking(move || {
-                let result = read_visit(&file, &version, &mut fill, missing.start + visit);
-                (fill, result)
-            })
-            .await;
+            (fill, result) = self
+                .call(move || {
+                    let result = read_visit(&file, &version, &mut fill, missing.start + visit);
+                    (fill, result)
+                })
+                .await;
             limiter.count_bytes(fill.missing().start - missing.start);
             if let Err(failure) = result {
                 return (fill, Err(failure));
@@ -125,6 +130,16 @@ impl FileTree {
         drop(pass);
         fill.confirm().await;
         (fill, Ok(()))
+    }
+
+    /// Runs a call into the file system on a thread that may block, and counts it meanwhile.
+    async fn call<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let calls = self.calls.clone();
+        blocking(move || {
+            let _call = calls.begin();
+            work()
+        })
+        .await
     }
 
     /// Opens a regular file below the root.
@@ -311,12 +326,7 @@ pub(crate) fn failure_of(error: &io::Error, action: &str) -> Failure {
 
 /// Runs `work` on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is shutting down, and drops this task at its next wait.
-        Err(_) => std::future::pending().await,
-    }
+    ended(tokio::task::spawn_blocking(work)).await
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod location;
 mod mount_options;
 mod own_writes;
 mod remote;
+mod silence;
 mod sink;
 mod threads;
 
@@ -95,6 +96,14 @@ pub enum Event {
         lease: RemoteLease,
         /// CRC-32C of each page of the lease, the first ones in use.
         checksums: [u32; LEASE_PAGES_MAX],
+    },
+    /// A [`Request::Fetch`] is not to be waited for: its store does not answer. Its other events come as ever,
+    /// when the store does.
+    Silent {
+        /// The job; it may have ended already.
+        id: JobId,
+        /// What who waits for it is told.
+        error: UnderStoreError,
     },
     /// The last event of a [`Request::Fetch`].
     Finished {

@@ -5,7 +5,8 @@
 //!
 //! The invariant: every job that was accepted ends with its last event, and memory that was lent
 //! comes back in events, as long as the runtime is not stopped. Local reads cannot be called off:
-//! a file server that hangs keeps its jobs' memory until it answers.
+//! a file server that hangs keeps its jobs' memory until it answers, and who waits for them is told
+//! ([`Event::Silent`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -70,6 +71,9 @@ pub struct FetchOptions {
     pub retry: RetryPolicy,
     /// How long requests may take.
     pub timeouts: Timeouts,
+    /// How long a call into a local file system may last before its mount counts as one that does not
+    /// answer.
+    pub file_timeout: Duration,
     /// Most jobs of one shard that have not ended; [`UnderStore::submit`] refuses more. One mount
     /// may have half of them, so that a store that hangs leaves room for the others.
     pub jobs_per_shard_max: usize,
@@ -96,6 +100,7 @@ impl Default for FetchOptions {
                 first_byte: Duration::from_secs(15),
                 stall: Duration::from_secs(10),
             },
+            file_timeout: Duration::from_secs(30),
             jobs_per_shard_max: 1024,
         }
     }
@@ -229,6 +234,16 @@ impl ShardUnderStore {
     }
 }
 
+/// The end of a task that nobody aborts.
+pub(super) async fn ended<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
+        Ok(value) => value,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, and drops this task at its next wait.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Counts a job from its acceptance until it ended.
 struct JobCount([Arc<AtomicUsize>; 2]);
 
@@ -266,10 +281,27 @@ impl UnderStore for ShardUnderStore {
         let count = JobCount::new([Arc::clone(&self.jobs), of_mount]);
         let (stores, sink) = (Arc::clone(&self.stores), self.sink.clone());
         let Job { id, mount, request } = job;
+        let store = stores.of_mount(&mount).ok();
+        // What may hang goes on in a task of its own, with all that it holds, when nobody waits any more.
+        let calls = store.and_then(|store| store.calls().cloned());
+        let max = self.stores.options.file_timeout;
         match request {
             Request::Describe { path } => self.runtime.spawn(async move {
-                let _count = count;
-                let result = stores.describe(&mount, &path).await;
+                let uri = mount.uri_of(&path);
+                let describe = async move {
+                    let _count = count;
+                    stores.describe(&mount, &path).await
+                };
+                let result = match calls {
+                    None => describe.await,
+                    Some(calls) => match calls.check(max, &uri) {
+                        Err(error) => Err(error),
+                        Ok(()) => tokio::select! {
+                            result = ended(tokio::spawn(describe)) => result,
+                            error = calls.until_silent(max, &uri) => Err(error),
+                        },
+                    },
+                };
                 sink.send(Event::Described { id, result }).await;
             }),
             Request::Fetch {
@@ -277,10 +309,25 @@ impl UnderStore for ShardUnderStore {
                 range,
                 leases,
             } => {
-                let fill = Fill::new(id, sink, range, leases);
+                let fill = Fill::new(id, sink.clone(), range, leases);
                 self.runtime.spawn(async move {
-                    let _count = count;
-                    stores.fetch(&mount, &object, fill).await;
+                    let uri = object.uri.clone();
+                    let fetch = |fill: Fill| async move {
+                        let _count = count;
+                        stores.fetch(&mount, &object, fill).await;
+                    };
+                    let Some(calls) = calls else {
+                        return fetch(fill).await;
+                    };
+                    if let Err(error) = calls.check(max, &uri) {
+                        return fill.finish(Err(error)).await;
+                    }
+                    tokio::select! {
+                        () = ended(tokio::spawn(fetch(fill))) => {}
+                        error = calls.until_silent(max, &uri) => {
+                            sink.send(Event::Silent { id, error }).await;
+                        }
+                    }
                 })
             }
         };
@@ -295,5 +342,138 @@ impl UnderStore for ShardUnderStore {
 
     fn fetch_bytes_max(&self) -> u64 {
         STRIPE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use corelane_io::{FramePool, PAGE_SIZE, RemoteLease};
+
+    use super::*;
+    use crate::mount::{Admission, Freshness, Mount};
+    use crate::under_store::{JobId, UnderStoreErrorKind};
+
+    const TIMEOUT: Duration = Duration::from_millis(200);
+
+    fn next(store: &ShardUnderStore) -> Event {
+        let began = Instant::now();
+        loop {
+            if let Some(event) = store.next_event() {
+                return event;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "no event came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_is_not_waited_for_and_memory_comes_back_when_it_answers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("object"), [7; PAGE_SIZE]).expect("written");
+        let mount = Arc::new(Mount {
+            id: MountId(0),
+            path: "/m".to_owned(),
+            uri: format!("file://{}", folder.path().display()),
+            block_bytes: 1 << 20,
+            freshness: Freshness::AlwaysCheck,
+            admission: Admission::Always,
+            key_indexes: Vec::new(),
+            readers: Vec::new(),
+            options: Default::default(),
+            is_runtime: false,
+        });
+        let runtime = FetchRuntime::start(FetchOptions {
+            file_timeout: TIMEOUT,
+            ..FetchOptions::default()
+        })
+        .expect("threads");
+        let store = runtime.handle(16);
+        let pool = FramePool::map(4, 1).expect("memory");
+        let submit = |id, request| {
+            let job = Job {
+                id: JobId(id),
+                mount: Arc::clone(&mount),
+                request,
+            };
+            assert!(store.submit(job).is_ok(), "there is room");
+        };
+        let describe = |id| {
+            let path = "/m/object".to_owned();
+            submit(id, Request::Describe { path });
+            match next(&store) {
+                Event::Described { result, .. } => result,
+                other => panic!("{other:?}"),
+            }
+        };
+        let lease = || -> RemoteLease {
+            let frame = pool.take().expect("a frame");
+            frame.lease(0..1).expect("vacant").into_remote()
+        };
+        let object = describe(1).expect("it is there");
+        let fetch = |id| {
+            submit(
+                id,
+                Request::Fetch {
+                    object: Arc::clone(&object),
+                    range: 0..PAGE_SIZE as u64,
+                    leases: vec![lease()],
+                },
+            );
+        };
+        let of_mount = runtime.stores().of_mount(&mount).expect("a store");
+        // As if one call hung. A file that was just written is left alone for two seconds before it is read, so
+        // that the fetch is under way meanwhile.
+        let call = of_mount.calls().expect("of files").begin();
+        fetch(2);
+        match next(&store) {
+            Event::Silent {
+                id: JobId(2),
+                error,
+            } => {
+                assert_eq!(error.kind, UnderStoreErrorKind::Unavailable, "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(pool.available(), 3, "its memory stays with the file system");
+        // Who comes now is told at once, and lends no memory.
+        let began = Instant::now();
+        let error = describe(3).expect_err("it hangs");
+        assert_eq!(error.kind, UnderStoreErrorKind::Unavailable, "{error}");
+        fetch(4);
+        match next(&store) {
+            Event::Finished {
+                id: JobId(4),
+                result: Err(_),
+                unused,
+            } => drop(
+                unused
+                    .into_iter()
+                    .map(|lease| pool.take_back(lease))
+                    .collect::<Vec<_>>(),
+            ),
+            other => panic!("{other:?}"),
+        }
+        assert!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
+        drop(call);
+        match next(&store) {
+            Event::Filled {
+                id: JobId(2),
+                lease,
+                ..
+            } => assert_eq!(pool.take_back(lease).bytes()[..], [7; PAGE_SIZE]),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            next(&store),
+            Event::Finished {
+                id: JobId(2),
+                result: Ok(()),
+                ..
+            }
+        ));
+        assert_eq!(pool.available(), 4);
+        describe(5).expect("it answers again");
     }
 }

@@ -24,6 +24,7 @@ use super::own_writes::OwnWrites;
 use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchLimits, FetchOptions};
+use super::silence::FileCalls;
 use super::writer::Writer;
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{MOUNTS_MAX, Mount, MountTable};
@@ -406,6 +407,7 @@ impl MountStore {
                 settle: own.settle,
                 own_writes: OwnWrites::default(),
                 completions: Completions::default(),
+                calls: FileCalls::default(),
             }),
             _ => Backend::Remote(RemoteStore::new(&location, mount, &own, options)?),
         };
@@ -441,6 +443,15 @@ impl MountStore {
             location,
             counters,
         })
+    }
+
+    /// The calls into the file system of the mount, if it has one: its store may hang.
+    pub fn calls(&self) -> Option<&FileCalls> {
+        match &self.backend {
+            Backend::Files(tree) => Some(&tree.calls),
+            // Requests over the network end by their own deadlines.
+            Backend::Remote(_) => None,
+        }
     }
 
     /// Counts a job's error.

@@ -50,6 +50,8 @@ pub struct Behaviour {
     pub fetch_bytes_max: u64,
     /// A describe answers another length than the object has.
     pub lie: f64,
+    /// A fetch is given up at once, and goes on all the same.
+    pub silence: f64,
 }
 
 impl Behaviour {
@@ -64,6 +66,7 @@ impl Behaviour {
             is_snapshot: 0.5,
             fetch_bytes_max: STRIPE_BYTES,
             lie: 0.0,
+            silence: 0.0,
         }
     }
 }
@@ -393,7 +396,14 @@ impl SimOrigin {
                 leases,
             } => {
                 check_leases(&object, &range, &leases, &behaviour);
-                self.under_way.begin(object.id, &range);
+                let is_silent = self.origin.0.prng.chance(behaviour.silence);
+                if is_silent {
+                    let error = self.fail(&object.uri, UnderStoreErrorKind::Unavailable);
+                    self.post(Event::Silent { id, error });
+                } else {
+                    // Of what was given up another fetch may begin.
+                    self.under_way.begin(object.id, &range);
+                }
                 *self
                     .origin
                     .0
@@ -405,7 +415,9 @@ impl SimOrigin {
                 let result = self
                     .fetch(id, &object, &range, &mut leases, &behaviour)
                     .await;
-                self.under_way.end(object.id, range.end);
+                if !is_silent {
+                    self.under_way.end(object.id, range.end);
+                }
                 self.origin
                     .0
                     .fetched_at

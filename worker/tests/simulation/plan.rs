@@ -240,5 +240,6 @@ fn behaviour(prng: &Prng) -> Behaviour {
         is_snapshot: rate(1.0),
         fetch_bytes_max: 1 << prng.between(18, 24),
         lie: rate(0.1),
+        silence: rate(0.05),
     }
 }

@@ -268,6 +268,7 @@ mod tests {
             settle: Duration::ZERO,
             own_writes: Default::default(),
             completions: Default::default(),
+            calls: Default::default(),
         };
         let staging = folder.path().join(STAGING);
         std::fs::create_dir_all(staging.join(FILES)).expect("made");
