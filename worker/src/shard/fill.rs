@@ -22,6 +22,7 @@ use super::{Shard, Tuning};
 use crate::cache::frames::{CachedFrame, FRAME_BYTES, FRAME_PAGES, FrameKey};
 use crate::cache::hashing::IdMap;
 use crate::mount::{Admission, MountId};
+use crate::object::ObjectMeta;
 use crate::store::{NewBlock, NotKept};
 use crate::under_store::{
     Event, JobId, LEASE_PAGES_MAX, UnderStore, UnderStoreError, UnderStoreErrorKind,
@@ -113,6 +114,8 @@ pub struct Fill {
     was_kept: Cell<bool>,
     /// Whether it was fetched ahead of a reader and no read has wanted it yet.
     pub(super) is_ahead: Cell<bool>,
+    /// Whether the object was freed or written since: who waits for it gets it, and nobody else.
+    is_outdated: Cell<bool>,
 }
 
 impl Fill {
@@ -128,6 +131,7 @@ impl Fill {
             is_wanted_on_device: Cell::new(false),
             was_kept: Cell::new(false),
             is_ahead: Cell::new(false),
+            is_outdated: Cell::new(false),
         }
     }
 
@@ -196,6 +200,11 @@ impl Fill {
     /// Appends the checksums of `pages` of the block, which are readable.
     pub fn append_checksums(&self, pages: std::ops::Range<usize>, out: &mut impl Extend<u32>) {
         out.extend(self.checksums.borrow()[pages].iter().copied());
+    }
+
+    /// Whether the object was freed or written since the fill began.
+    pub fn is_outdated(&self) -> bool {
+        self.is_outdated.get()
     }
 
     /// Asks that the block be kept on the device whatever the admission policy says.
@@ -283,6 +292,27 @@ impl Fills {
     /// Whether fills hold or wait for half of what they may: no time for guesses.
     pub fn is_crowded(&self) -> bool {
         self.frames_held.get() * 2 > self.frames_held_max || !self.queue.borrow().is_empty()
+    }
+
+    /// Notes that objects were freed or written: of fills that are under way nothing is to be kept, or it would
+    /// come back after them. Who comes from now on does not join them.
+    pub(super) fn outdate(&self, is_meant: impl Fn(&ObjectMeta) -> bool) {
+        self.by_block.borrow_mut().retain(|_, fill| {
+            let is_meant = is_meant(&fill.known.meta);
+            fill.is_outdated.set(is_meant);
+            !is_meant
+        });
+    }
+
+    /// Lets nobody join `fill` any more. Another one may be under way in its place.
+    fn part_with(&self, fill: &Rc<Fill>) {
+        let mut by_block = self.by_block.borrow_mut();
+        if by_block
+            .get(&fill.block())
+            .is_some_and(|other| Rc::ptr_eq(other, fill))
+        {
+            by_block.remove(&fill.block());
+        }
     }
 
     /// Whether the block is on its way.
@@ -467,7 +497,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     pub(super) fn fail(&self, fills: &[Rc<Fill>], failure: &FillFailure) {
         for fill in fills {
-            self.fills.by_block.borrow_mut().remove(&fill.block());
+            self.fills.part_with(fill);
             self.release_frames(fill);
             fill.end(Progress::Failed(failure.clone()));
         }
@@ -485,8 +515,16 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Puts a whole block into the tier and, where it is admitted, on its way to the device.
     pub(super) fn complete(&self, fill: &Rc<Fill>) {
+        if !fill.is_outdated() {
+            self.take_in(fill);
+        }
+        self.fills.part_with(fill);
+        self.release_frames(fill);
+        fill.end(Progress::Done);
+    }
+
+    fn take_in(&self, fill: &Fill) {
         let known = &fill.known;
-        let block = fill.block();
         let frames = fill.frames.get().expect("a complete fill has frames");
         let checksums = fill.checksums.borrow();
         let first_frame =
@@ -511,9 +549,6 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         self.counters.blocks_filled.increase();
         drop(checksums);
         fill.was_kept.set(self.keep(fill));
-        self.fills.by_block.borrow_mut().remove(&block);
-        self.release_frames(fill);
-        fill.end(Progress::Done);
     }
 
     /// Whether a complete fill is on its way to the device or there already.

@@ -12,7 +12,7 @@
 //! ranges within one stripe, and no block asked for twice at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -311,11 +311,23 @@ impl Origin {
 
 /// What one start of a worker is fetching, over all of its shards.
 #[derive(Debug, Default)]
-pub struct UnderWay(RefCell<Vec<(ObjectId, Range<u64>)>>);
+pub struct UnderWay {
+    ranges: RefCell<Vec<(ObjectId, Range<u64>)>>,
+    /// What was freed: nobody joins what was on its way then, so that it may be asked for beside that.
+    freed: RefCell<HashSet<ObjectId>>,
+}
 
 impl UnderWay {
+    /// To be called before the worker is told to free an object.
+    pub fn about_to_free(&self, object: ObjectId) {
+        self.freed.borrow_mut().insert(object);
+    }
+
     fn begin(&self, object: ObjectId, range: &Range<u64>) {
-        let mut ranges = self.0.borrow_mut();
+        if self.freed.borrow().contains(&object) {
+            return;
+        }
+        let mut ranges = self.ranges.borrow_mut();
         for (other, taken) in ranges.iter().filter(|(other, _)| *other == object) {
             assert!(
                 range.end <= taken.start || taken.end <= range.start,
@@ -327,7 +339,7 @@ impl UnderWay {
 
     /// Bytes before `start` have come: their blocks may be asked for again.
     fn advance(&self, object: ObjectId, end: u64, start: u64) {
-        for (other, taken) in self.0.borrow_mut().iter_mut() {
+        for (other, taken) in self.ranges.borrow_mut().iter_mut() {
             if *other == object && taken.end == end {
                 taken.start = start;
             }
@@ -335,14 +347,14 @@ impl UnderWay {
     }
 
     fn end(&self, object: ObjectId, end: u64) {
-        self.0
+        self.ranges
             .borrow_mut()
             .retain(|(other, taken)| *other != object || taken.end != end);
     }
 
     /// Fetches under way.
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.ranges.borrow().len()
     }
 }
 

@@ -191,6 +191,47 @@ fn many_readers_of_one_block_make_one_request() {
 }
 
 #[test]
+fn a_block_that_comes_after_its_object_was_freed_is_for_its_reader_alone() {
+    let mounts = vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)];
+    let scene = Scene::new(1, 1, mounts);
+    scene.put("/a/x", 4 * BLOCK);
+    scene.origin.set_behaviour(Behaviour {
+        latency_ns: (10_000_000, 11_000_000),
+        ..Behaviour::calm()
+    });
+    let ended = scene.world.block_on(async {
+        let cast = scene.start(1).await;
+        let opened = cast.open("/a/x").await;
+        let meta = cast.worker.describe(0, "/a/x").await.expect("alive");
+        let meta = meta.expect("it is there");
+        let free = async {
+            cast.io.sleep(Duration::from_millis(2)).await;
+            assert_eq!(cast.stat("fetches").await, 1, "it is on its way");
+            assert_eq!(cast.stat("blocks_filled").await, 0);
+            cast.worker
+                .free(&meta)
+                .await
+                .expect("alive")
+                .expect("freed");
+        };
+        let whole = 0..4 * BLOCK;
+        let (source, ()) = futures::join!(cast.read(&opened, whole.clone()), free);
+        assert_eq!(source, ReadSource::UnderStore, "its reader has it");
+        cast.io.sleep(Duration::from_millis(100)).await;
+        let held = async || {
+            let cached = cast.worker.cached().await.expect("alive");
+            cached.get(&meta.id).map_or(0, |(_, held)| held.blocks)
+        };
+        assert_eq!(held().await, 0, "it was freed");
+        let opened = cast.open("/a/x").await;
+        assert_eq!(cast.read(&opened, whole).await, ReadSource::UnderStore);
+        cast.io.sleep(Duration::from_millis(100)).await;
+        assert_eq!(held().await, 4, "what comes later is kept");
+    });
+    ended.expect("no crash is scheduled");
+}
+
+#[test]
 fn blocks_of_a_stripe_that_are_more_than_the_memory_come_in_parts() {
     let mounts = vec![mount(0, "/a", BLOCK as u32, Freshness::Immutable)];
     let mut scene = Scene::new(1, 1, mounts);

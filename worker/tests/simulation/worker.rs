@@ -387,6 +387,7 @@ impl Worker {
 
     /// Frees an object; the first error.
     pub async fn free(&self, object: &Arc<ObjectMeta>) -> Result<Result<(), String>, Gone> {
+        self.under_way.about_to_free(object.id);
         let answers = self
             .ask_all(|answer| ShardRequest::Free {
                 object: Arc::clone(object),
