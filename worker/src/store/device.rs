@@ -239,6 +239,8 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) healthy: Cell<bool>,
     /// Whether it has no operation that takes too long.
     pub(super) answers: Cell<bool>,
+    /// Whether it has the memory of reads that it does not answer.
+    pub(super) holds_reads: Cell<bool>,
     /// Owners that its copies of the superblock named when it was opened.
     pub(super) owners_before: [Option<u64>; 2],
     pub(super) errors: Cell<u32>,

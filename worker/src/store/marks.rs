@@ -13,15 +13,14 @@ use crate::cache::hashing::IdMap;
 use crate::mount::{MountId, MountTable};
 
 /// Entries looked at between two yields: about 100 µs.
-const ENTRIES_PER_YIELD: u32 = 1024;
+const ENTRIES_PER_YIELD: usize = 1024;
 
 impl<I: Io> Inner<I> {
     /// See [`Store::free`](super::Store::free).
     pub(super) async fn free_object(self: &Rc<Self>, object: ObjectId) -> Result<Held, MarkError> {
         let mut freed = Held::default();
-        let meta = self.objects.borrow().get(object).cloned();
-        for index in 0..meta.as_ref().map_or(0, |meta| meta.blocks()) {
-            if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+        for (number, index) in self.numbers_of(object).await.enumerate() {
+            if number % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
             let id = BlockId { object, index };
@@ -42,6 +41,30 @@ impl<I: Io> Inner<I> {
         Ok(freed)
     }
 
+    /// Numbers of the blocks of an object that may be here. An under-store may say that it has 2^32 of them: where
+    /// they are more than the index has places, those in the index are looked for.
+    async fn numbers_of(&self, object: ObjectId) -> Box<dyn Iterator<Item = u32>> {
+        let blocks = self
+            .objects
+            .borrow()
+            .get(object)
+            .map_or(0, |meta| meta.blocks());
+        let slots = self.index.borrow().slots();
+        if blocks as usize <= slots {
+            return Box::new(0..blocks);
+        }
+        let of_object = |id: &BlockId| (id.object == object).then_some(id.index);
+        let mut numbers: Vec<u32> = self.pending.borrow().keys().filter_map(of_object).collect();
+        for slot in 0..slots {
+            if slot % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+                self.io.yield_now().await;
+            }
+            let found = self.index.borrow().slot(slot);
+            numbers.extend(found.and_then(|(id, _)| of_object(&id)));
+        }
+        Box::new(numbers.into_iter())
+    }
+
     /// See [`Store::pin`](super::Store::pin).
     pub(super) async fn pin_object(
         self: &Rc<Self>,
@@ -58,14 +81,11 @@ impl<I: Io> Inner<I> {
             self.pinned.borrow_mut().remove(&object);
             self.may_have_room();
         }
-        let meta = self.objects.borrow().get(object).cloned();
-        for index in 0..meta.as_ref().map_or(0, |meta| meta.blocks()) {
-            if index % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+        for (number, index) in self.numbers_of(object).await.enumerate() {
+            if number % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
-            if let Some(meta) = &meta {
-                self.pin_entry(meta.block(index), pinned);
-            }
+            self.pin_entry(BlockId { object, index }, pinned);
         }
         // Not what memory said before: writing it may have failed, or be under way.
         if self.is_pin_recorded(object, pinned) {
@@ -260,7 +280,7 @@ impl<I: Io> Inner<I> {
         let mut mount_of: IdMap<ObjectId, MountId> = IdMap::default();
         let slots = self.index.borrow().slots();
         for slot in 0..slots {
-            if slot as u32 % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
+            if slot % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
             let Some((id, _)) = self.index.borrow().slot(slot) else {

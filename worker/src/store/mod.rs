@@ -362,7 +362,8 @@ impl<I: Io> Store<I> {
 
     /// Drops all blocks of `object` and remembers it over a restart, also those that were let go
     /// and are still on a device; gives what was dropped.
-    /// The blocks are gone when the call's first poll returns, durably when it resolves.
+    /// The blocks of an object that has no more than some hundred are gone when the call's first poll returns, durably
+    /// when it resolves.
     ///
     /// # Errors
     /// When the record could not be written, or a device that is absent could come back without it.
@@ -416,10 +417,10 @@ impl<I: Io> Store<I> {
             .is_some_and(DeviceState::is_usable)
     }
 
-    /// Whether a device was taken out or does not answer; it may hold memory of reads then.
+    /// Whether a device holds the memory of reads that it does not answer, taken out or not.
     pub fn has_silent_device(&self) -> bool {
         let mut devices = self.0.devices.iter().flatten();
-        devices.any(|device| !device.is_usable())
+        devices.any(|device| device.holds_reads.get())
     }
 
     /// The devices.

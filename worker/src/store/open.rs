@@ -287,6 +287,7 @@ fn device_state<D: Device>(
         first_region,
         healthy: Cell::new(true),
         answers: Cell::new(true),
+        holds_reads: Cell::new(false),
         owners_before: found.owners,
         errors: Cell::new(0),
         regions_ours: ours as u32,

@@ -391,7 +391,13 @@ impl<I: Io> Inner<I> {
             .expect("its records were just read");
         self.see_sequence(records.head.sequence, records.last_stamp);
         region.sequence.set(records.head.sequence);
-        region.first_stamp.set(records.head.stamp);
+        // What could not be read of it may be of any age.
+        let first_stamp = if records.is_partial {
+            1
+        } else {
+            records.head.stamp
+        };
+        region.first_stamp.set(first_stamp);
         region.shards.set(records.head.shards);
         region.log.set(records.head.log);
         gathered.recovery.regions += 1;

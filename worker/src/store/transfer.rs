@@ -148,7 +148,7 @@ impl<I: Io> Inner<I> {
                 device = %device.path, reason,
                 "the device is taken out: its partitions are served from the under-store; replace it and restart"
             );
-            device.device.time_out(Duration::ZERO, Duration::ZERO);
+            device.give_up();
             self.signal.raise();
         }
     }

@@ -64,6 +64,12 @@ impl<D: Device> DeviceState<D> {
     pub(super) fn is_usable(&self) -> bool {
         self.healthy.get() && self.answers.get()
     }
+
+    /// Ends all waits for a device that is out.
+    pub(super) fn give_up(&self) {
+        let oldest = self.device.time_out(Duration::ZERO, Duration::ZERO);
+        self.holds_reads.set(!oldest.read.is_zero());
+    }
 }
 
 impl<I: Io> Inner<I> {
@@ -94,7 +100,7 @@ impl<I: Io> Inner<I> {
     fn check_answers(&self, device: &DeviceState<I::Device>) {
         if !device.healthy.get() {
             // What was sent to it in the moment when it was taken out.
-            device.device.time_out(Duration::ZERO, Duration::ZERO);
+            device.give_up();
             return;
         }
         let max = match self.config.device_timeout {
@@ -102,6 +108,7 @@ impl<I: Io> Inner<I> {
             max => max,
         };
         let oldest = device.device.time_out(READ_MAX.min(max), max);
+        device.holds_reads.set(oldest.read >= READ_MAX.min(max));
         if oldest.any() >= max {
             let seconds = oldest.any().as_secs();
             self.take_out(device, &format!("it has not answered for {seconds} s"));
