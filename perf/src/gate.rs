@@ -29,6 +29,7 @@ mod ideal;
 mod large_index;
 mod lookup;
 pub mod measure;
+mod mixed;
 mod open;
 mod pairs;
 mod peers;

@@ -264,6 +264,7 @@ impl ServeForGate {
             "recovery_seconds": report.recovery.as_secs_f64(),
             "recovered_blocks": report.recovered_blocks,
             "operations": worker.operations_address(),
+            "control": worker.control_address(),
             "s3": report.s3.as_deref().and_then(|url| url.strip_prefix("http://")),
         });
         let ready = Ready {

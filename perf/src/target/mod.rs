@@ -24,7 +24,7 @@ pub mod local_file;
 pub mod look_up;
 pub mod pages;
 pub mod redis;
-mod responses;
+pub(crate) mod responses;
 pub mod sigv4;
 pub mod stream;
 
@@ -68,7 +68,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A connection to `address`, without delays of small sends; each step of it and each receive may take
 /// [`DEADLINE`].
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, DEADLINE).map_err(|error| {
         io::Error::new(
             error.kind(),

@@ -10,7 +10,7 @@ const HEADERS_MAX: usize = 64;
 
 /// What a head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ResponseHead {
+pub(crate) struct ResponseHead {
     /// Its own bytes.
     pub bytes: usize,
     pub status: u16,
@@ -25,7 +25,7 @@ fn invalid(text: impl Into<String>) -> io::Error {
 }
 
 /// Reads a head from the start of `input`; none when it is not complete.
-pub(super) fn read_head(input: &[u8]) -> io::Result<Option<ResponseHead>> {
+pub(crate) fn read_head(input: &[u8]) -> io::Result<Option<ResponseHead>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let bytes = match response.parse(input) {
