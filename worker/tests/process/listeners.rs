@@ -10,7 +10,9 @@ use corelane_rpc_schema::frame::encode_lookup;
 use corelane_rpc_schema::messages::{ErrorCode, Message};
 use std::sync::Arc;
 
-use crate::harness::{Answer, BLOCK, Bed, Http, Lane, Process, assert_same, eventually};
+use crate::harness::{
+    Answer, BLOCK, Bed, Http, Lane, Process, assert_same, bootstrap_message, eventually,
+};
 use crate::lookup_table::{request, write_file};
 
 const S3: &str = "[s3]\nanonymous = [\"read\"]\n";
@@ -196,10 +198,6 @@ fn lanes_that_take_nothing_do_not_stall_s3_or_other_lanes() {
 fn control_messages_that_nobody_takes_answers_to_cost_no_memory() {
     let bed = Bed::in_memory();
     let process = bed.start();
-    let mut bootstrap = [0u8; 48];
-    for (at, word) in [(4, 5u32), (12, 0x1_0001), (16, 8), (28, 0x1_0001)] {
-        bootstrap[at..at + 4].copy_from_slice(&word.to_le_bytes());
-    }
     let before = process.resident_bytes();
     let threads: Vec<_> = (0..4)
         .map(|_| {
@@ -216,9 +214,7 @@ fn control_messages_that_nobody_takes_answers_to_cost_no_memory() {
                         let many: Vec<u8> = (0..1000u32)
                             .flat_map(|_| {
                                 sent += 1;
-                                let mut one = bootstrap;
-                                one[32..36].copy_from_slice(&sent.to_le_bytes());
-                                one
+                                bootstrap_message(sent)
                             })
                             .collect();
                         if stream.write_all(&many).is_err() {

@@ -4,6 +4,7 @@
 //! No test here is decided by timing: deadlines only tell a hang from a slow machine.
 
 mod crash;
+mod crowd;
 mod damage;
 mod devices;
 mod end_to_end;

@@ -1,20 +1,9 @@
 //! The memory budget: what is refused, and what a worker then takes.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{ArrayRef, Int64Array};
-use serde_json::json;
-
-use crate::harness::{BLOCK, Bed, Http, Lane, Process, assert_same};
-use crate::lookup_table::{post, write_file};
+use crate::harness::{BLOCK, Bed, Http, Process, assert_same};
 
 /// What a process may hold beyond its budget (memory_over_budget_mib of the gate).
-const OVER_BUDGET_BYTES: u64 = 64 << 20;
+pub const OVER_BUDGET_BYTES: u64 = 64 << 20;
 
 #[test]
 fn a_budget_that_is_too_small_is_refused_with_one_that_is_kept_to() {
@@ -85,51 +74,13 @@ fn under_the_policy_noop_every_read_of_what_a_device_holds_comes_from_it() {
     }
 }
 
-/// Memory that a worker says that it may take, in bytes.
-fn planned_bytes(config: &Path) -> u64 {
-    let output = Command::new(env!("CARGO_BIN_EXE_corelane-worker"))
-        .arg("--config")
-        .arg(config)
-        .arg("--check-config")
-        .output()
-        .expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find_map(|line| line.strip_prefix("memory "));
-    let line = line.unwrap_or_else(|| {
-        panic!(
-            "no memory in {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    });
-    let number = line.split(' ').next().expect("a size");
-    let digits = number.trim_end_matches(|unit: char| !unit.is_ascii_digit());
-    let shift = match &number[digits.len()..] {
-        "GiB" => 30,
-        "MiB" => 20,
-        "KiB" => 10,
-        _ => 0,
-    };
-    digits.parse::<u64>().expect("a number") << shift
-}
-
-/// What was done beside each other, so that a test that does nothing fails.
-#[derive(Default)]
-struct Done {
-    written: AtomicU64,
-    listed: AtomicU64,
-    looked_up: AtomicU64,
-    called: AtomicU64,
-    headed: AtomicU64,
-    read: AtomicU64,
-}
-
 /// A key of 800 bytes.
-fn long_key(number: u64) -> String {
+pub fn long_key(number: u64) -> String {
     let folder = "k".repeat(200);
     format!("data/{folder}/{folder}/{folder}/{number:0190}")
 }
 
-fn request(
+pub fn request(
     http: &mut Http,
     method: &str,
     path: &str,
@@ -139,162 +90,6 @@ fn request(
     http.ask(method, path, headers, body)
         .ok()
         .map(|answer| answer.status)
-}
-
-#[test]
-fn writers_listers_look_ups_calls_heads_and_slow_lanes_together_stay_within_what_is_planned() {
-    let mut bed = Bed::in_memory();
-    bed.dram = "256M".to_owned();
-    bed.mounts[0].keys = "freshness = \"max-age=10\"".to_owned();
-    bed.keys =
-        "lookup_memory = \"32M\"\nlookup_working_memory = \"64M\"\nlisting_memory = \"16M\"\n"
-            .to_owned();
-    bed.sections =
-        "[s3]\nlisten = \"127.0.0.1:0\"\nanonymous = [\"read\", \"list\", \"write\"]\n".to_owned();
-    let bytes = bed.write("object", 1, 200 * BLOCK);
-    for number in 0..2_000 {
-        bed.write(&format!("many/{number:0100}"), number, 10);
-    }
-    let text = "a".repeat(4 << 20);
-    let mut lists = ListBuilder::new(StringBuilder::new());
-    for _ in 0..50 {
-        lists.values().append_value(&text);
-        lists.append(true);
-    }
-    let keys: ArrayRef = Arc::new((0..50).collect::<Int64Array>());
-    let columns: [(&str, ArrayRef); 2] = [("k", keys), ("l", Arc::new(lists.finish()))];
-    write_file(&bed.path("source").join("bomb.parquet"), &columns, 50);
-    // Bodies have one byte here, and 512 MiB are planned for them.
-    let planned = planned_bytes(&bed.write_config()) - (512 << 20);
-    let process = bed.start();
-    let s3 = process.s3.expect("the face is open");
-    let (done, is_over) = (Done::default(), AtomicBool::new(false));
-    let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-    std::thread::scope(|scope| {
-        let (process, done, is_over, bytes) = (&process, &done, &is_over, &bytes);
-        let goes_on = move || !is_over.load(Ordering::Relaxed);
-        for writer in 0..3u64 {
-            scope.spawn(move || {
-                let metadata = format!("x-amz-meta-a: {}", "m".repeat(1_800));
-                let mut http = Http::connect(s3).expect("it listens");
-                for number in 0.. {
-                    if !goes_on() {
-                        break;
-                    }
-                    let path = format!("/{}", long_key(writer << 32 | number));
-                    let put = request(&mut http, "PUT", &path, &[&metadata], b"x");
-                    if put == Some(200) {
-                        count(&done.written);
-                    } else {
-                        http = Http::connect(s3).expect("it listens");
-                    }
-                    if request(&mut http, "HEAD", &path, &[], b"").is_some() {
-                        count(&done.headed);
-                    } else {
-                        http = Http::connect(s3).expect("it listens");
-                    }
-                }
-            });
-        }
-        for lister in 0..2 {
-            scope.spawn(move || {
-                for number in 0u64.. {
-                    if !goes_on() {
-                        break;
-                    }
-                    let Ok(mut http) = Http::connect(s3) else {
-                        continue;
-                    };
-                    let path =
-                        format!("/data?list-type=2&prefix=many/&start-after=many/{lister}{number}");
-                    if request(&mut http, "GET", &path, &[], b"") == Some(200) {
-                        count(&done.listed);
-                    }
-                }
-            });
-        }
-        for _ in 0..3 {
-            scope.spawn(move || {
-                let asked =
-                    json!({ "path": "/data/bomb.parquet", "where": "k >= 0", "select": ["l"] });
-                while goes_on() {
-                    let answer = post(process, &[], &asked);
-                    assert!(matches!(answer.status, 422 | 503), "{}", answer.text());
-                    count(&done.looked_up);
-                }
-            });
-        }
-        scope.spawn(move || {
-            let control = process.control();
-            while goes_on() {
-                if control.stats().is_ok() {
-                    count(&done.called);
-                }
-            }
-        });
-        for shard in 0..2 {
-            scope.spawn(move || {
-                // Asks for all that a lane may, and takes little of it.
-                let (mut lane, _) = Lane::connect(process.data[shard]);
-                let opened = lane.open("/data/object");
-                for number in 0..64 {
-                    lane.ask(100 + number, opened.object, 0, 4 * BLOCK as u32);
-                }
-                while goes_on() {
-                    std::thread::sleep(Duration::from_millis(500));
-                    let _ = lane.receive();
-                }
-            });
-        }
-        scope.spawn(move || {
-            let client = process.client();
-            while goes_on() {
-                if let Ok((_, found)) = client.read_file("/data/object") {
-                    assert_same(&found, bytes, "beside all others");
-                    count(&done.read);
-                }
-            }
-        });
-        let end = Instant::now() + Duration::from_secs(12);
-        let counters = [
-            &done.written,
-            &done.listed,
-            &done.looked_up,
-            &done.called,
-            &done.headed,
-            &done.read,
-        ];
-        let is_enough = || {
-            counters
-                .iter()
-                .all(|counter| counter.load(Ordering::Relaxed) >= 3)
-        };
-        // On a slow machine it takes longer until all of them had their turn.
-        while Instant::now() < end || !is_enough() && Instant::now() < end + crate::harness::HANG {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        is_over.store(true, Ordering::Relaxed);
-    });
-    let counts = [
-        &done.written,
-        &done.listed,
-        &done.looked_up,
-        &done.called,
-        &done.headed,
-        &done.read,
-    ]
-    .map(|counter| counter.load(Ordering::Relaxed));
-    eprintln!("written, listed, looked up, called, headed, read: {counts:?}");
-    assert!(counts.iter().all(|count| *count >= 3), "{counts:?}");
-    let peak = process.peak_resident_bytes();
-    eprintln!("{} MiB, of which {} are planned", peak >> 20, planned >> 20);
-    assert!(
-        peak <= planned + OVER_BUDGET_BYTES,
-        "{} MiB, where {} are planned",
-        peak >> 20,
-        planned >> 20
-    );
-    process.terminate();
 }
 
 #[test]
