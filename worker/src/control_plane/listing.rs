@@ -22,9 +22,6 @@ pub const ENTRIES_MAX: usize = 10_000;
 /// is listed without its cached bytes.
 const CACHED_PAGES_MAX: usize = 1000;
 
-/// A folder is listed with at most so many names directly in it, when only what is cached is asked for.
-const FOLDER_NAMES_MAX: usize = 100_000;
-
 /// What is to be listed.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
@@ -74,7 +71,7 @@ pub async fn list(
     if sources.is_empty() {
         rights.mount_of(&query.path)?;
     }
-    let mut merged = Merged::default();
+    let mut merged = Merged::new(limit);
     for mount in &sources {
         if is_below(&mount.path, &query.path) && !query.recursive {
             merged.add_folder(
@@ -96,7 +93,7 @@ pub async fn list(
         };
         merged.add(entries, more);
     }
-    let (entries, more) = merged.into_page(limit);
+    let (entries, more) = merged.into_page();
     // An empty folder is one when it is a mount, or stands above mounts; elsewhere, stores without
     // folders cannot tell it from nothing.
     let is_inside = sources
@@ -127,21 +124,30 @@ fn folder(path: String) -> Listed {
     }
 }
 
-/// Entries of several mounts on their way into one page.
-#[derive(Default)]
+/// Entries of several mounts on their way into one page: the least ones, at most one more than the page has.
 struct Merged {
+    limit: usize,
     entries: BTreeMap<String, Entry>,
     /// Behind this path, a mount may have entries that were not asked for yet.
     horizon: Option<String>,
 }
 
 impl Merged {
+    fn new(limit: usize) -> Self {
+        Merged {
+            limit,
+            entries: BTreeMap::new(),
+            horizon: None,
+        }
+    }
+
     fn add_folder(&mut self, path: String, after: &str) {
         if path.as_str() > after {
             self.entries.entry(path.clone()).or_insert(Entry {
                 listed: folder(path),
                 bytes_cached: 0,
             });
+            self.drop_greatest();
         }
     }
 
@@ -154,11 +160,23 @@ impl Merged {
         }
         for entry in entries {
             self.entries.insert(entry.listed.path.clone(), entry);
+            self.drop_greatest();
         }
     }
 
-    fn into_page(self, limit: usize) -> (Vec<Entry>, bool) {
-        let Merged { entries, horizon } = self;
+    /// Keeps one more than the page has, which tells that more follows.
+    fn drop_greatest(&mut self) {
+        if self.entries.len() > self.limit + 1 {
+            self.entries.pop_last();
+        }
+    }
+
+    fn into_page(self) -> (Vec<Entry>, bool) {
+        let Merged {
+            limit,
+            entries,
+            horizon,
+        } = self;
         let total = entries.len();
         let complete = entries.into_values().filter(|entry| {
             horizon
@@ -306,65 +324,16 @@ async fn cached_entries(
     query: &Query,
     limit: usize,
 ) -> Result<(Vec<Entry>, bool), CallError> {
+    let Some(after) = after_in(mount, &query.after) else {
+        return Ok((Vec::new(), false));
+    };
     let folder_path = start_in(mount, query);
-    let prefix = folder_uri(mount, &folder_path);
-    if query.recursive {
-        let Some(after) = after_in(mount, &query.after) else {
-            return Ok((Vec::new(), false));
-        };
-        let after = if after.is_empty() {
-            after
-        } else {
-            mount.uri_of(&after)
-        };
-        return cached_below(control, rights, mount, prefix, after, limit).await;
-    }
-    let mut names: BTreeMap<String, Entry> = BTreeMap::new();
-    let mut walk = CachedWalk::new(&control.shards, prefix, "");
-    while let Some(page) = walk.next_page().await? {
-        for object in page {
-            let Some(path) = mount.path_of(&object.meta.uri) else {
-                continue;
-            };
-            if !rights.shows(&path, mount) || is_derived(&object.meta) {
-                continue;
-            }
-            let name = child(&path, &folder_path);
-            let listed = if name == path {
-                described(&path, &object.meta)
-            } else {
-                folder(name.clone())
-            };
-            let entry = names.entry(name).or_insert(Entry {
-                listed,
-                bytes_cached: 0,
-            });
-            entry.bytes_cached += object.cached.bytes;
-        }
-        if names.len() > FOLDER_NAMES_MAX {
-            return Err(CallError::Invalid(format!(
-                "{folder_path} has more than {FOLDER_NAMES_MAX} cached names; list it recursively, which goes page by page"
-            )));
-        }
-    }
-    let after = names.range::<str, _>((
-        std::ops::Bound::Excluded(query.after.as_str()),
-        std::ops::Bound::Unbounded,
-    ));
-    let entries: Vec<Entry> = after.map(|(_, entry)| entry.clone()).collect();
-    Ok((entries, false))
-}
-
-async fn cached_below(
-    control: &Control,
-    rights: &Rights,
-    mount: &Mount,
-    prefix: String,
-    after: String,
-    limit: usize,
-) -> Result<(Vec<Entry>, bool), CallError> {
+    let start = match after.as_str() {
+        "" => String::new(),
+        after => mount.uri_of(after),
+    };
     let mut entries: Vec<Entry> = Vec::new();
-    let mut walk = CachedWalk::new(&control.shards, prefix, after);
+    let mut walk = CachedWalk::new(&control.shards, folder_uri(mount, &folder_path), start);
     while let Some(page) = walk.next_page().await? {
         for object in page {
             let Some(path) = mount.path_of(&object.meta.uri) else {
@@ -373,23 +342,32 @@ async fn cached_below(
             if !rights.shows(&path, mount) || is_derived(&object.meta) {
                 continue;
             }
-            match entries.last_mut().filter(|last| last.listed.path == path) {
-                // Another version of the same object; the one that was modified last is shown.
-                Some(last) => {
+            let is_deeper = !query.recursive && child(&path, &folder_path) != path;
+            let listed = if is_deeper {
+                folder(child(&path, &folder_path))
+            } else {
+                described(&path, &object.meta)
+            };
+            // A page that ended with a folder goes on behind all of it.
+            if listed.path <= after {
+                continue;
+            }
+            // The walk is in order, so an object belongs to the last entry or to a new one: a folder has what lies
+            // below it, and an object its versions, of which the one that was modified last is shown.
+            let is_full = entries.len() == limit;
+            match entries.last_mut() {
+                Some(last) if last.listed.path == listed.path => {
                     last.bytes_cached += object.cached.bytes;
-                    if last.listed.last_modified_ms < object.meta.last_modified_ms {
-                        last.listed = described(&path, &object.meta);
+                    if last.listed.last_modified_ms < listed.last_modified_ms {
+                        last.listed = listed;
                     }
                 }
-                None => entries.push(Entry {
-                    listed: described(&path, &object.meta),
+                _ if is_full => return Ok((entries, true)),
+                _ => entries.push(Entry {
+                    listed,
                     bytes_cached: object.cached.bytes,
                 }),
             }
-        }
-        if entries.len() > limit {
-            entries.truncate(limit);
-            return Ok((entries, true));
         }
     }
     Ok((entries, false))
@@ -440,4 +418,29 @@ async fn lone_object(
         return Err(CallError::NotFound(format!("{what} {}", query.path)));
     }
     Ok((entries, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_many_mounts_holds_the_least_entries_and_one_more() {
+        let mut merged = Merged::new(3);
+        for mount in (0..9).rev() {
+            let entries = (0..9).map(|name| Entry {
+                listed: folder(format!("/{mount}/{name}/")),
+                bytes_cached: 0,
+            });
+            merged.add(entries.collect(), false);
+            merged.add_folder(format!("/{mount}/x/"), "");
+            assert!(merged.entries.len() <= 4);
+        }
+        let (page, more) = merged.into_page();
+        let names: Vec<&str> = page
+            .iter()
+            .map(|entry| entry.listed.path.as_str())
+            .collect();
+        assert_eq!((names, more), (vec!["/0/0/", "/0/1/", "/0/2/"], true));
+    }
 }

@@ -293,6 +293,38 @@ fn a_load_is_seen_in_listings_and_what_is_cached_is_listed_with_the_store_away()
 }
 
 #[test]
+fn a_folder_of_very_many_cached_names_is_listed_page_by_page() {
+    let paths: Vec<String> = (0..100_100)
+        .map(|number| format!("/data/{number:06}/x"))
+        .collect();
+    let files: Vec<(&str, u64)> = paths.iter().map(|path| (path.as_str(), 5)).collect();
+    let world = World::with_files(&files);
+    world.hold_all();
+    let worker = start(&world, "");
+    with_gate(worker.control_address(), async |gate| {
+        let client = enter(&gate, "").await.expect("no token is needed");
+        for (after, first, more) in [("", 0, true), ("/data/100096/", 100_097, false)] {
+            let mut request = client.list_request();
+            let mut params = request.get();
+            params.set_path("/data");
+            params.set_cached_only(true);
+            params.set_limit(3);
+            params.set_after(after);
+            let answer = request.send().promise.await.expect("listed");
+            let answer = answer.get().expect("an answer");
+            let entries = answer.get_entries().expect("entries");
+            assert_eq!((entries.len(), answer.get_more()), (3, more), "{after}");
+            for (entry, number) in entries.iter().zip(first..) {
+                let path = entry.get_path().expect("a text");
+                assert_eq!(path, format!("/data/{number:06}/").as_str());
+                assert_eq!(entry.get_bytes_cached(), 5);
+            }
+        }
+    });
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
 fn plain_reads_end_with_the_object_and_are_bounded() {
     let world = World::with_files(&[("/data/a", 1000)]);
     let worker = start(&world, "");

@@ -68,6 +68,19 @@ impl World {
         Arc::new(world)
     }
 
+    /// Holds all objects, as after a load of everything.
+    pub fn hold_all(&self) {
+        let mut held = self.held.lock().expect("no panic");
+        for object in self.objects.lock().expect("no panic").values() {
+            let cached = Cached {
+                blocks: u64::from(object.blocks()),
+                bytes: object.length,
+                pinned: false,
+            };
+            held.insert(object.id, (Arc::clone(object), cached));
+        }
+    }
+
     fn away(&self) -> Option<UnderStoreError> {
         self.is_store_away
             .load(Ordering::Relaxed)
