@@ -74,6 +74,8 @@ pub struct FetchOptions {
     /// How long a call into a local file system may last before its mount counts as one that does not
     /// answer.
     pub file_timeout: Duration,
+    /// Longest time for a page of a listing, all its requests together; file systems have none.
+    pub listing_timeout: Duration,
     /// Most jobs of one shard that have not ended; [`UnderStore::submit`] refuses more. One mount
     /// may have half of them, so that a store that hangs leaves room for the others.
     pub jobs_per_shard_max: usize,
@@ -101,6 +103,8 @@ impl Default for FetchOptions {
                 stall: Duration::from_secs(10),
             },
             file_timeout: Duration::from_secs(30),
+            // Longer than the tries of one request, whose error says more.
+            listing_timeout: Duration::from_secs(90),
             jobs_per_shard_max: 1024,
         }
     }

@@ -3,15 +3,18 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use corelane_worker::mount::{Freshness, Mount};
 use corelane_worker::under_store::UnderStoreErrorKind;
+use corelane_worker::under_store::listing::{Depth, ListingBounds, Listings};
 use corelane_worker::under_store::origin::{
     CopyDirective, OriginBody, OriginErrorKind, OriginHeaders, WriteCondition,
 };
-use corelane_worker::under_store::runtime::FetchRuntime;
+use corelane_worker::under_store::runtime::{FetchOptions, FetchRuntime};
+use futures::FutureExt;
 use tempfile::TempDir;
 
 use crate::harness::{Shard, mount, quick_options};
@@ -71,6 +74,35 @@ fn trickling(mut connection: TcpStream) {
             std::thread::sleep(Duration::from_millis(100));
         }
         return;
+    }
+}
+
+/// Pages that [`without_end`] answered.
+static PAGES: AtomicU64 = AtomicU64::new(0);
+
+/// Answers each request with a page of a listing that has nothing in it and goes on, for minutes in all.
+fn without_end(mut connection: TcpStream) {
+    let mut reader = BufReader::new(connection.try_clone().expect("a handle"));
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+        if line != "\r\n" {
+            line.clear();
+            continue;
+        }
+        line.clear();
+        std::thread::sleep(Duration::from_millis(100));
+        let page = PAGES.fetch_add(1, Ordering::Relaxed);
+        let body = format!(
+            "<ListBucketResult><IsTruncated>true</IsTruncated>\
+             <NextContinuationToken>{page}</NextContinuationToken></ListBucketResult>"
+        );
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if connection.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
     }
 }
 
@@ -158,4 +190,51 @@ fn a_fetch_and_a_copy_that_trickle_end() {
     });
     let error = copied.expect_err("it does not end");
     assert!(error.message.contains("too few bytes"), "{error:?}");
+}
+
+#[test]
+fn a_listing_of_page_after_page_with_nothing_in_it_ends() {
+    let runtime = FetchRuntime::start(FetchOptions {
+        listing_timeout: Duration::from_secs(1),
+        ..quick_options()
+    })
+    .expect("threads");
+    let listings = Listings::new(&runtime, ListingBounds::default());
+    let mount = bucket(server(without_end), None);
+    let list = listings.list(&mount, "/m/", Depth::All, "", 10);
+    let listed = in_time(|| Bench::new().run(list));
+    let error = listed.expect_err("it does not end");
+    assert_eq!(error.kind, UnderStoreErrorKind::Unavailable, "{error}");
+}
+
+#[test]
+fn listings_of_slow_stores_do_not_stop_those_of_other_mounts() {
+    let runtime = FetchRuntime::start(quick_options()).expect("threads");
+    let listings = Listings::new(&runtime, ListingBounds::default());
+    let slow = bucket(server(without_end), None);
+    let before = PAGES.load(Ordering::Relaxed);
+    for number in 0..3 {
+        let mount = Arc::new(Mount {
+            path: format!("/slow-{number}"),
+            ..Mount::clone(&slow)
+        });
+        let prefix = format!("{}/", mount.path);
+        for _ in 0..20 {
+            // The listing goes on when its caller is gone.
+            let list = listings.list(&mount, &prefix, Depth::All, "", 10);
+            assert!(list.now_or_never().is_none());
+        }
+    }
+    in_time(|| {
+        while PAGES.load(Ordering::Relaxed) < before + 300 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let folder = TempDir::new().expect("a folder");
+    std::fs::write(folder.path().join("object"), b"x").expect("written");
+    let (bench, mount) = (Bench::new(), files_mount(&folder));
+    let list = listings.list(&mount, "/m/", Depth::All, "", 10);
+    let listed = bench.run(async { tokio::time::timeout(ALL_MAX, list).await });
+    let page = listed.expect("it has a permit").expect("listed");
+    assert_eq!(page.entries.len(), 1);
 }

@@ -15,17 +15,19 @@
 mod cache;
 mod files;
 mod names;
+mod permits;
 mod remote;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::fair_gate::FairPass;
 use super::files::blocking;
 use super::location::check_key;
+use super::retry::Failure;
 use super::runtime::FetchRuntime;
 use super::stores::{Backend, MountStore, Stores, invalid};
 use super::writer::Writer;
@@ -33,6 +35,7 @@ use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{Freshness, Mount};
 use cache::{Cache, RunKey};
 use names::DirectoryNames;
+use permits::{Permit, Permits};
 
 pub(super) use names::NameCounts;
 
@@ -51,9 +54,9 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Listings that are made at a time, each with a run and a page in memory; more wait.
 const LISTINGS_AT_ONCE: usize = 32;
 
-/// The same of one mount, whose store may be slow: clients take turns at them. Of folders there are as many as
-/// threads for listings.
-pub(super) const LISTINGS_OF_MOUNT: usize = 12;
+/// Listings of one mount that are made at a time, shared by its clients: as many as [`permits`] gives it at the most.
+/// Of folders there are as many as threads for listings.
+pub(super) const LISTINGS_OF_MOUNT: usize = 10;
 
 /// Part of the cache's bytes that the names of directories may have, one part in so many.
 const NAMES_PART: usize = 4;
@@ -194,13 +197,13 @@ pub struct Listings {
     stores: Arc<Stores>,
     cache: Arc<Cache>,
     names: Arc<DirectoryNames>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Permits>,
 }
 
 /// The right to make a page, of all listings and of those of one mount.
 pub(crate) struct ListingTurn {
     _of_mount: FairPass,
-    _of_all: OwnedSemaphorePermit,
+    _of_all: Permit,
 }
 
 impl Listings {
@@ -214,7 +217,7 @@ impl Listings {
                 ..bounds
             })),
             names: Arc::new(DirectoryNames::new(bounds.bytes_max / NAMES_PART)),
-            turns: Arc::new(Semaphore::new(LISTINGS_AT_ONCE)),
+            permits: Arc::new(Permits::new(LISTINGS_AT_ONCE)),
         }
     }
 
@@ -226,11 +229,36 @@ impl Listings {
     ) -> ListingTurn {
         // The mount's first: who waits there must not keep other mounts out.
         let of_mount = store.listing_turns.enter(client).await;
-        let of_all = Arc::clone(&self.turns).acquire_owned().await;
         ListingTurn {
             _of_mount: of_mount,
-            _of_all: of_all.expect("never closed"),
+            _of_all: self.permits.take(&store.mount.path).await,
         }
+    }
+
+    /// Makes a page of `store` when it is the turn of `client`.
+    ///
+    /// # Errors
+    /// Those of `making`, and unavailable when it takes longer than a page may.
+    pub(crate) async fn in_turn<T>(
+        &self,
+        store: &MountStore,
+        client: Option<&Arc<Writer>>,
+        uri: &str,
+        making: impl Future<Output = Result<T, UnderStoreError>>,
+    ) -> Result<T, UnderStoreError> {
+        let _turn = self.turn(store, client).await;
+        if let Backend::Files(_) = store.backend {
+            // A call into a file system cannot be cancelled: it keeps its thread, and so its permit.
+            return making.await;
+        }
+        let time_max = self.stores.options.listing_timeout;
+        timeout(time_max, making).await.unwrap_or_else(|_| {
+            let cause = format!(
+                "the store took more than {} s for a page of the listing",
+                time_max.as_secs_f32()
+            );
+            Err(Failure::passing(UnderStoreErrorKind::Unavailable, cause).into_error(uri, 1))
+        })
     }
 
     /// At most `limit` entries, objects and common prefixes together, of what `mount` has at paths
@@ -292,38 +320,31 @@ impl Listings {
         limit: usize,
     ) -> Result<Page, UnderStoreError> {
         let store = self.stores.of_mount(mount)?;
-        let _turn = self.turn(&store, None).await;
-        let result = self
-            .page_of(
-                &store,
-                prefix,
-                depth,
-                after,
-                limit.clamp(1, PAGE_ENTRIES_MAX),
-            )
-            .await;
-        store.count(result)
+        let uri = format!(
+            "{}{}",
+            mount.uri,
+            prefix.strip_prefix(&mount.path).unwrap_or(prefix)
+        );
+        let limit = limit.clamp(1, PAGE_ENTRIES_MAX);
+        let making = self.page_of(&store, &uri, prefix, depth, after, limit);
+        store.count(self.in_turn(&store, None, &uri, making).await)
     }
 
     async fn page_of(
         &self,
         store: &Arc<MountStore>,
+        uri: &str,
         prefix: &str,
         depth: Depth,
         after: &str,
         limit: usize,
     ) -> Result<Page, UnderStoreError> {
         let mount = &store.mount;
-        let uri = format!(
-            "{}{}",
-            mount.uri,
-            prefix.strip_prefix(&mount.path).unwrap_or(prefix)
-        );
-        let prefix = key_prefix(mount, prefix).map_err(|cause| invalid(cause, &uri))?;
+        let prefix = key_prefix(mount, prefix).map_err(|cause| invalid(cause, uri))?;
         let mut after = match after {
             "" => String::new(),
             _ => key_prefix(mount, after)
-                .map_err(|cause| invalid(cause, &uri))?
+                .map_err(|cause| invalid(cause, uri))?
                 .to_owned(),
         };
         let root = mount.path.trim_end_matches('/');
@@ -331,7 +352,7 @@ impl Listings {
         let mut room = limit;
         let mut bytes = 0;
         loop {
-            let run = self.run(store, &uri, prefix, depth, &after, room).await?;
+            let run = self.run(store, uri, prefix, depth, &after, room).await?;
             let start = run
                 .items
                 .partition_point(|item| item.key() <= after.as_str());

@@ -64,18 +64,20 @@ impl Origins {
             check_prefix(&query.prefix)
                 .map_err(|cause| Fault::lasting(Kind::Invalid, cause).into_error(&uri, 0))?;
             let work = this.work(&mount)?;
-            let _turn = this.listings.turn(&work.store, client.as_ref()).await;
             let making = Making {
                 origins: &this,
                 store: &work.store,
-                uri,
+                uri: uri.clone(),
                 room: query.max_keys.min(PAGE_KEYS_MAX),
                 after: query.after.clone(),
                 last: query.after.clone(),
                 page: ListPage::default(),
                 query: &query,
             };
-            let result = making.page().await;
+            let listings = &this.listings;
+            let result = listings
+                .in_turn(&work.store, client.as_ref(), &uri, making.page())
+                .await;
             if let Err(error) = &result {
                 work.store.counters.error(error.kind);
             }
