@@ -13,7 +13,8 @@ use super::Config;
 use super::quantity::show_size;
 use crate::cache::frames::FRAME_BYTES;
 use crate::cache::index::Index;
-use crate::s3_face::gateway::BODIES_BYTES_MAX;
+use crate::control_plane::traffic;
+use crate::s3_face::gateway::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX};
 use crate::shard::Tuning;
 use crate::shard::known::OBJECT_BYTES;
 use crate::shard::look_up;
@@ -247,9 +248,11 @@ impl ProcessMemory {
             ("lookup_working_memory", config.lookup_working_bytes),
             ("look-ups under way", shards * look_up::ALLOWANCES_BYTES),
             ("listing_memory", config.listing_bytes),
+            ("control connections", traffic::TOTAL_BYTES_MAX),
         ];
         if config.s3.is_open() {
             parts.push(("bodies of S3 writers", BODIES_BYTES_MAX));
+            parts.push(("answers to S3 listings", ANSWERS_BYTES_MAX));
             parts.push(("objects just written", just_written::TOTAL_BYTES_MAX));
         }
         parts.push(("program", PROGRAM_BYTES));
@@ -359,5 +362,23 @@ mod tests {
         assert_eq!(large.metadata_objects, tuning.metadata_objects);
         assert!(small.page_frames < tuning.page_frames / 2);
         assert!(small.read_frames * FRAME_BYTES >= READ_BYTES_MAX as usize);
+    }
+
+    #[test]
+    fn the_memory_of_a_process_has_a_part_for_all_that_clients_can_make_it_hold() {
+        let of = |more: &str| {
+            let text =
+                format!("cores = [0]\ndevices = [\"/nonexistent\"]\ndevice_size = \"8G\"\n{more}");
+            let flags = crate::config::WorkerFlags::default();
+            let config = Config::on_cpus(std::path::Path::new("w.toml"), &text, &flags, &[0]);
+            ProcessMemory::of(&config.unwrap_or_else(|mistakes| panic!("{mistakes}")))
+        };
+        let (closed, open) = (of(""), of("[s3]\nanonymous = [\"read\"]\n"));
+        assert_eq!(
+            open.total_bytes() - closed.total_bytes(),
+            BODIES_BYTES_MAX + ANSWERS_BYTES_MAX + just_written::TOTAL_BYTES_MAX
+        );
+        let control = ("control connections", traffic::TOTAL_BYTES_MAX);
+        assert!(closed.parts.contains(&control), "{closed}");
     }
 }

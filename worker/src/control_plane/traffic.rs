@@ -5,7 +5,7 @@
 //! is there until capnp-rpc lets go of it or the peer has taken it; so is what a call is about to make.
 //!
 //! The invariant: the charges of a connection stay below `CONNECTION_BYTES_MAX` and those of all
-//! connections below twice `ALL_BYTES_MAX`, one message each aside; entries in capnp-rpc's tables stay
+//! connections below [`TOTAL_BYTES_MAX`], one message each aside; entries in capnp-rpc's tables stay
 //! below `UNFINISHED_MAX` and the calls in flight. Whoever goes over is not read from, waits, or is cut
 //! off.
 
@@ -30,9 +30,11 @@ use crate::shard::signal::WaitList;
 /// plain reads of the largest size, so that one is made while another is sent.
 const CONNECTION_BYTES_MAX: u64 = 8 << 20;
 
-/// Charges of all connections at which memory is short: with what is given beyond it, half of what is to
-/// be left beside `dram` for the program and its connections (64 MiB).
+/// Charges of all connections at which memory is short: two of them at their bound.
 const ALL_BYTES_MAX: u64 = 16 << 20;
+
+/// Charges of all connections with what those who have nothing get beyond `ALL_BYTES_MAX`.
+pub const TOTAL_BYTES_MAX: u64 = 2 * ALL_BYTES_MAX;
 
 /// Charges of a connection that is read from even where memory is short: some ordinary calls.
 const SMALL_BYTES: u64 = 64 << 10;
@@ -239,7 +241,7 @@ impl Traffic {
         let has_own = is_first || self.bytes.get() + bytes <= CONNECTION_BYTES_MAX;
         // Where memory is short, who has nothing may still have one answer.
         let is_modest = is_first && self.bytes.get() <= SMALL_BYTES;
-        has_own && (all <= ALL_BYTES_MAX || is_modest && all <= 2 * ALL_BYTES_MAX)
+        has_own && (all <= ALL_BYTES_MAX || is_modest && all <= TOTAL_BYTES_MAX)
     }
 
     /// Ends the connection for this reason.
@@ -684,7 +686,7 @@ mod tests {
                 held.extend(futures::FutureExt::now_or_never(reserving).and_then(Result::ok));
             }
         }
-        assert_eq!(all.bytes(), 2 * ALL_BYTES_MAX);
+        assert_eq!(all.bytes(), TOTAL_BYTES_MAX);
         held.clear();
         assert_eq!(all.bytes(), 0);
     }

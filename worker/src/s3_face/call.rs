@@ -154,7 +154,9 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Ok(answer) => answer,
             Err(error) => {
                 self.closes |= framing != Framing::None || expects_continue;
-                self.unwanted = (!expects_continue).then(|| BodyReader::new(framing));
+                if framing != Framing::None {
+                    self.unwanted = (!expects_continue).then(|| BodyReader::new(framing));
+                }
                 self.answer_error(&error, &bucket, &key);
                 return self.flush().await;
             }

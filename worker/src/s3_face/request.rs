@@ -75,9 +75,16 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
                 self.leave_body(head);
                 self.serve_read(&target, read, caller)
             }
-            Routed::Operation(operation) => self
-                .prepare_call(head, &target, operation, caller)
-                .map(Some),
+            Routed::Operation(operation) => {
+                let mut call = self.prepare_call(head, &target, operation, caller)?;
+                // A body that means nothing stays unread, so that a listing is charged as one.
+                if matches!(head.method, "GET" | "HEAD") {
+                    self.closes |= has_body(head);
+                    self.leave_body(head);
+                    (call.framing, call.expects_continue) = (Framing::None, false);
+                }
+                Ok(Some(Next::Call(call)))
+            }
         }
     }
 
@@ -252,7 +259,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
         target: &Target<'_>,
         operation: Box<Operation>,
         mut caller: Caller,
-    ) -> Result<Next, Error> {
+    ) -> Result<Box<Call>, Error> {
         let buckets = self.face.buckets();
         let bucket = buckets.get(&target.bucket);
         let mount = bucket.map(|bucket| Arc::clone(&bucket.mount));
@@ -278,7 +285,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             Operation::CompleteMultipartUpload(_) => PayloadSpec::of_document(head, mode)?,
             _ => PayloadSpec::of(head, mode)?,
         };
-        Ok(Next::Call(Box::new(Call {
+        Ok(Box::new(Call {
             bucket: target.bucket.clone().into_owned(),
             key: target.key.clone().into_owned(),
             mount,
@@ -289,7 +296,7 @@ impl<I: Io, U: UnderStore> Connection<I, U> {
             task: Task::Operation(operation),
             caller,
             peer: self.transport.peer().ip(),
-        })))
+        }))
     }
 }
 

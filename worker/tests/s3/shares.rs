@@ -134,6 +134,31 @@ fn documents_that_are_held_open_keep_no_other_key_from_deleting() {
 }
 
 #[test]
+fn a_listing_with_a_body_has_the_place_of_a_listing() {
+    let scene = scene(&Origin::start());
+    let slow = key("SLOW");
+    let head = |number: usize| {
+        let target = format!("/data/slow-{number}");
+        slow.request("PUT", &target, "Content-Length: 104857600\r\n", UNSIGNED)
+    };
+    let held = begun(&scene, head, PLACES + 20);
+    eventually("it has no place for a body", || {
+        scene.ask(put(&slow, "/data/one-more", b"x")).status == 503
+    });
+    let listing = slow.request(
+        "GET",
+        "/data?list-type=2",
+        "Content-Length: 1\r\n",
+        UNSIGNED,
+    );
+    let answer = scene.ask([listing.as_bytes(), b"x"].concat());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.expect("connection"), "close", "its body is not read");
+    drop(held);
+    scene.terminate();
+}
+
+#[test]
 fn a_body_that_comes_too_slowly_for_its_length_is_cut_off() {
     let scene = Scene::open();
     let mut connection = scene.connect();

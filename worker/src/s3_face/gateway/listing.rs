@@ -117,7 +117,44 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::VERSION_BYTES_MAX;
+    use crate::s3_face::gateway::ENTRY_BYTES_MAX;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_entry_whose_every_byte_is_escaped_has_the_memory_that_is_counted_for_it() {
+        let (key, etag) = ("\"".repeat(1024), "\"".repeat(VERSION_BYTES_MAX));
+        let object = ListedObject {
+            key: &key,
+            etag: &etag,
+            size: u64::MAX,
+            last_modified_ms: u64::MAX >> 12,
+            storage_class: "INTELLIGENT_TIERING",
+        };
+        let length_of = |objects: &[ListedObject<'_>]| {
+            let mut body = Vec::new();
+            let page = Page {
+                bucket: "lake",
+                prefix: "",
+                delimiter: None,
+                max_keys: 1000,
+                encodes_url: false,
+                is_truncated: false,
+                objects,
+                common_prefixes: &[],
+                paging: Paging::V1 {
+                    marker: "",
+                    next_marker: None,
+                    owner: OWNER,
+                },
+            };
+            xml::list_objects::write(&mut body, &page);
+            body.len() as u64
+        };
+        let bytes = length_of(&[object, object]) - length_of(&[object]);
+        assert!(bytes > 6 * 1024, "it was not about this: {bytes}");
+        assert!(bytes <= ENTRY_BYTES_MAX, "{bytes}");
+    }
 
     proptest! {
         #[test]

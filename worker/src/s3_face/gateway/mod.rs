@@ -63,11 +63,15 @@ pub const BODIES_BYTES_MAX: u64 = 512 << 20;
 /// The same in KiB, as the semaphore counts it.
 const BODIES_KIB_MAX: usize = (BODIES_BYTES_MAX >> 10) as usize;
 
-/// Memory of all answers to listings that are under way together or wait for their clients, in KiB.
-const ANSWERS_KIB_MAX: usize = 512 << 10;
+/// Memory of all answers to listings that are under way together or wait for their clients.
+pub const ANSWERS_BYTES_MAX: u64 = 512 << 20;
 
-/// Memory of an entry in such an answer: a key of 1,024 bytes with every byte escaped, and what is said of it.
-const ENTRY_BYTES_MAX: u64 = 4 << 10;
+/// [`ANSWERS_BYTES_MAX`] in KiB, as the semaphore counts it.
+const ANSWERS_KIB_MAX: usize = (ANSWERS_BYTES_MAX >> 10) as usize;
+
+/// Memory of an entry in such an answer: a key of 1,024 bytes and a version of 256, each byte escaped to the six
+/// of `&quot;`, and the elements around them.
+const ENTRY_BYTES_MAX: u64 = 8 << 10;
 
 /// Most memory of the pieces of a body between the stages.
 const STREAM_BYTES: u64 = 2 << 20;
@@ -182,8 +186,8 @@ impl Gateway {
                 ..Error::new(
                     ErrorCode::SlowDown,
                     format!(
-                        "this worker has {CALLS_MAX} places for such calls and {} MiB for their bodies, and yours \
-                         have their share of both; reduce your request rate",
+                        "this worker has {CALLS_MAX} places for such calls and {} MiB for their bodies or \
+                         answers, and yours have their share of both; reduce your request rate",
                         BODIES_KIB_MAX >> 10
                     ),
                 )
