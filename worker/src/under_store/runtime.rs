@@ -285,13 +285,13 @@ impl UnderStore for ShardUnderStore {
         let count = JobCount::new([Arc::clone(&self.jobs), of_mount]);
         let (stores, sink) = (Arc::clone(&self.stores), self.sink.clone());
         let Job { id, mount, request } = job;
-        let store = stores.of_mount(&mount).ok();
-        // What may hang goes on in a task of its own, with all that it holds, when nobody waits any more.
-        let calls = store.and_then(|store| store.calls().cloned());
+        // Work that may hang runs in a task of its own, which keeps what it holds when the wait for it ends. Stores
+        // are made on the threads of the runtime: it takes a lock, and the first time a client of the store.
         let max = self.stores.options.file_timeout;
         match request {
             Request::Describe { path } => self.runtime.spawn(async move {
                 let uri = mount.uri_of(&path);
+                let calls = stores.file_calls(&mount);
                 let describe = async move {
                     let _count = count;
                     stores.describe(&mount, &path).await
@@ -316,6 +316,7 @@ impl UnderStore for ShardUnderStore {
                 let fill = Fill::new(id, sink.clone(), range, leases);
                 self.runtime.spawn(async move {
                     let uri = object.uri.clone();
+                    let calls = stores.file_calls(&mount);
                     let fetch = |fill: Fill| async move {
                         let _count = count;
                         stores.fetch(&mount, &object, fill).await;

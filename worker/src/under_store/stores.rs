@@ -232,6 +232,11 @@ impl Stores {
         Ok(store)
     }
 
+    /// Calls into the file system of `mount`; `None` where it has none, or cannot be used.
+    pub fn file_calls(&self, mount: &Arc<Mount>) -> Option<FileCalls> {
+        self.of_mount(mount).ok()?.calls().cloned()
+    }
+
     /// Drops the stores of mounts that are not in `table`.
     pub fn retain(&self, table: &MountTable) {
         lock(&self.stores).retain(|path, _| table.iter().any(|mount| mount.path == *path));
