@@ -5,16 +5,23 @@
 //! others go nowhere. So are answers to a range with numbers that cannot be right: the crate calculates with
 //! them unchecked.
 //!
-//! It must not touch what the crate understands by itself: success, and the statuses that it maps to
+//! The crate reads every answer whole but those to a range. The invariant: no such answer costs more memory
+//! than its bound. Of the text of an error the beginning is passed; a longer document is an error.
+//!
+//! Otherwise it must not touch what the crate understands by itself: success, and the statuses that it maps to
 //! errors of their own.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use bytes::BytesMut;
+use futures::TryStreamExt;
+use http_body_util::{BodyExt, Limited};
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+    HttpResponseBody, HttpService,
 };
 use reqwest::header::HeaderMap;
 
@@ -22,6 +29,13 @@ use super::http_client::client_of;
 
 /// Statuses that the crate maps: unauthorized, forbidden, not found, conflict, precondition failed.
 const MAPPED_STATUSES: [u16; 5] = [401, 403, 404, 409, 412];
+
+/// Bytes of the text of an error that are passed on: errors of the known stores have some KiB.
+const ERROR_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// Largest answer that is read whole, as of S3. The largest are listings: a page of 1,000 or 5,000 keys is some MiB
+/// of XML, and of a web server's folder, which comes as one, 20,000 entries of 800 bytes fit.
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
 /// Longest `Retry-After` that is passed on; a longer one ends the job in any case.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -50,6 +64,14 @@ impl Refusal {
 #[derive(Debug, thiserror::Error)]
 #[error("the answer has a `Content-Range` that cannot be right")]
 pub(crate) struct WrongRange;
+
+/// An answer that is read whole is longer than [`DOCUMENT_BYTES_MAX`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the answer has more than {} MiB; list a longer prefix, if it is a listing",
+    DOCUMENT_BYTES_MAX >> 20
+)]
+pub(crate) struct DocumentTooLong;
 
 fn elsewhere(points_to: Option<&str>) -> String {
     points_to.map_or_else(String::new, |place| {
@@ -99,9 +121,15 @@ impl HttpService for Service {
             let status = response.status().as_u16();
             if status == PARTIAL_CONTENT {
                 check_range(response.headers(), asked)?;
-            }
-            if status < 300 || status == NOT_MODIFIED || MAPPED_STATUSES.contains(&status) {
                 return Ok(response);
+            }
+            if status < 300 || status == NOT_MODIFIED {
+                return Ok(response.map(bounded_document));
+            }
+            if MAPPED_STATUSES.contains(&status) {
+                let (parts, body) = response.into_parts();
+                let text = beginning_of_text(body).await?;
+                return Ok(HttpResponse::from_parts(parts, text.into()));
             }
             if status < 400 {
                 return Err(refused(Refusal {
@@ -120,6 +148,31 @@ impl HttpService for Service {
             }))
         })
     }
+}
+
+/// `body`, which fails where it exceeds [`DOCUMENT_BYTES_MAX`].
+fn bounded_document(body: HttpResponseBody) -> HttpResponseBody {
+    let bounded = Limited::new(body, DOCUMENT_BYTES_MAX);
+    HttpResponseBody::new(
+        bounded.map_err(|error| match error.downcast::<HttpError>() {
+            Ok(error) => *error,
+            Err(_) => HttpError::new(HttpErrorKind::Decode, DocumentTooLong),
+        }),
+    )
+}
+
+/// The first [`ERROR_TEXT_BYTES_MAX`] of `body`. Bytes that are no text are replaced, so that the crate, which
+/// reads a text, gets as far as the status.
+async fn beginning_of_text(body: HttpResponseBody) -> Result<String, HttpError> {
+    let mut chunks = body.bytes_stream();
+    let mut text = BytesMut::new();
+    while text.len() < ERROR_TEXT_BYTES_MAX
+        && let Some(chunk) = chunks.try_next().await?
+    {
+        let rest = ERROR_TEXT_BYTES_MAX - text.len();
+        text.extend_from_slice(&chunk[..chunk.len().min(rest)]);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 const PARTIAL_CONTENT: u16 = 206;

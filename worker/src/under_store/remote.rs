@@ -33,7 +33,7 @@ use object_store::{
 use super::UnderStoreErrorKind::{
     Denied, Invalid, Malformed, NotFound, Unavailable, VersionChanged,
 };
-use super::connector::{Refusal, RefusalKeeper};
+use super::connector::{DocumentTooLong, Refusal, RefusalKeeper};
 use super::fill::Fill;
 use super::location::{Location, StoreKind};
 use super::mount_options::MountOptions;
@@ -493,6 +493,9 @@ fn failure_of_chain(error: &object_store::Error) -> Failure {
             is_worth_retrying: is_passing || kind == Malformed,
             ..Failure::lasting(kind, refusal.to_string())
         };
+    }
+    if let Some(too_long) = find::<DocumentTooLong>(error) {
+        return Failure::lasting(Malformed, too_long.to_string());
     }
     match find::<HttpError>(error).map(HttpError::kind) {
         Some(HttpErrorKind::Decode) => Failure::passing(Malformed, text_of(error)),

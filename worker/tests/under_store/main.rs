@@ -3,6 +3,7 @@
 
 mod changes;
 mod files;
+mod floods;
 mod hangs;
 mod harness;
 mod identities;
