@@ -131,11 +131,34 @@ impl MountRoots {
             "file" => place.resolved()?,
             _ => place,
         };
-        self.check_covered(&place, uri, "uri")?;
+        self.check_place(&place, uri, options)?;
+        Ok(place.uri())
+    }
+
+    /// Checks a mount whose URI [`MountRoots::check`] gave once, against roots that may be others now. Opens
+    /// nothing: a folder counts by its text, so that one that cannot be reached is not taken for one elsewhere.
+    ///
+    /// # Errors
+    /// As [`MountRoots::check`].
+    pub fn check_text(
+        &self,
+        uri: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<(), RootError> {
+        self.check_place(&Place::of_mount(uri)?, uri, options)
+    }
+
+    fn check_place(
+        &self,
+        place: &Place,
+        uri: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<(), RootError> {
+        self.check_covered(place, uri, "uri")?;
         for (name, value) in options {
             self.check_option(name, value)?;
         }
-        Ok(place.uri())
+        Ok(())
     }
 
     fn check_covered(&self, place: &Place, shown: &str, what: &str) -> Result<(), RootError> {

@@ -18,7 +18,8 @@
 //! file systems what other machines change while this one believes its cached attributes.
 //!
 //! Symbolic links are followed as long as they lead to a place below the mount's directory. A
-//! link out of it is refused unless the mount has `follow_symlinks = true`. What a path leads to is opened as a
+//! link out of it is refused unless the mount has `follow_symlinks = true`, and so is a link that has taken the place
+//! of the directory of a mount made at run time. What a path leads to is opened as a
 //! place alone (`O_PATH`), checked, and only then opened for reading through that descriptor: a link that is
 //! swapped meanwhile does not get past the check, and no pipe or device is ever opened.
 
@@ -49,6 +50,9 @@ const VISIT_BYTES: u64 = 1 << 20;
 pub(crate) struct FileTree {
     /// Absolute.
     pub root: PathBuf,
+    /// Whether the root is named by where it really is, as those of mounts made at run time: a link in its place
+    /// is not followed.
+    pub is_root_resolved: bool,
     /// Whether symbolic links may lead out of it.
     pub follows_symlinks: bool,
     /// How long ago a file must have been modified before its bytes are read.
@@ -189,8 +193,11 @@ impl FileTree {
         if self.follows_symlinks {
             return Ok(());
         }
-        let root =
-            std::fs::canonicalize(&self.root).map_err(|error| failure_of(&error, "resolve"))?;
+        let root = if self.is_root_resolved {
+            self.root.clone()
+        } else {
+            std::fs::canonicalize(&self.root).map_err(|error| failure_of(&error, "resolve"))?
+        };
         let place = if place.starts_with("/proc/self/fd") {
             std::fs::read_link(place)
         } else {

@@ -408,6 +408,7 @@ impl MountStore {
         let backend = match location.kind {
             StoreKind::File => Backend::Files(FileTree {
                 root: PathBuf::from(&location.prefix),
+                is_root_resolved: mount.is_runtime,
                 follows_symlinks: own.follows_symlinks,
                 settle: own.settle,
                 own_writes: OwnWrites::default(),

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use corelane_io::{Doorbell, PAGE_SIZE};
-use corelane_worker::mount::Freshness;
+use corelane_worker::mount::{Freshness, Mount};
+use corelane_worker::under_store::listing::{Depth, ListingBounds, Listings};
 use corelane_worker::under_store::runtime::FetchRuntime;
 use corelane_worker::under_store::{UnderStore, UnderStoreErrorKind};
 use rustix::fs::{CWD, FileType, Mode, inotify, mknodat};
@@ -170,6 +171,43 @@ fn a_file_that_is_made_anew_with_size_time_and_inode_of_the_one_before_is_anothe
     }
     assert!(replaced >= 3, "{replaced} files were rewritten in place");
     eprintln!("{reused} files had the inode of the one before");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_folder_of_a_run_time_mount_is_not_followed() {
+    let (above, outside) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
+    let base = above.path().canonicalize().expect("it is there");
+    let folder = base.join("data");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("object"), b"inside").expect("written");
+    fs::write(outside.path().join("object"), b"outside").expect("written");
+    let mount = mount(
+        &format!("file://{}", folder.display()),
+        Freshness::AlwaysCheck,
+        &[],
+    );
+    let mount = Arc::new(Mount {
+        is_runtime: true,
+        ..mount.as_ref().clone()
+    });
+    let runtime = FetchRuntime::start(quick_options()).expect("threads");
+    let mut shard = Shard::new(&runtime);
+    let listings = Listings::new(&runtime, ListingBounds::default());
+    let waiting = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let list = || waiting.block_on(listings.list(&mount, "/m/", Depth::All, "", 10));
+    shard.describe(&mount, "/m/object").expect("inside");
+    assert_eq!(list().expect("inside").entries.len(), 1);
+    fs::rename(&folder, base.join("moved")).expect("moved");
+    symlink(outside.path(), &folder).expect("linked");
+    let error = shard.describe(&mount, "/m/object").expect_err("outside");
+    assert_eq!(error.kind, UnderStoreErrorKind::Denied, "{error}");
+    let error = list().expect_err("outside");
+    assert_eq!(error.kind, UnderStoreErrorKind::Denied, "{error}");
 }
 
 #[test]

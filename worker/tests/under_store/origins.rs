@@ -543,6 +543,20 @@ fn writes_do_not_follow_links_out_of_the_mount() {
         .expect_err("outside");
     assert_eq!(error.kind, OriginErrorKind::Denied, "{error}");
     assert!(outside.path().join("kept").exists() && !outside.path().join("new").exists());
+    // Nor where one has taken the place of the folder of a mount made at run time.
+    let base = folder.path().canonicalize().expect("it is there");
+    let linked = Arc::new(Mount {
+        uri: format!("file://{}/out", base.display()),
+        is_runtime: true,
+        ..mount.as_ref().clone()
+    });
+    let body = OriginBody::whole(Bytes::from_static(b"x"));
+    let put = bench
+        .origins
+        .put(&linked, "new", &headers, WriteCondition::None, body);
+    let error = bench.run(put).expect_err("outside");
+    assert_eq!(error.kind, OriginErrorKind::Denied, "{error}");
+    assert!(!outside.path().join("new").exists());
 }
 
 #[test]

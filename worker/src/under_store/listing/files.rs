@@ -36,7 +36,7 @@ pub(super) struct Place<'a> {
 /// One run of what is at `place`. Blocks.
 pub(super) fn run(place: Place<'_>, wanted: Wanted<'_>) -> Result<Run, Failure> {
     let directory = wanted.directory();
-    if !directory.is_empty() {
+    if !directory.is_empty() || place.tree.is_root_resolved {
         place.tree.check_place(&place.tree.root.join(directory))?;
     }
     let mut walk = Walk {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::attributes::{is_implied, mark_implied};
@@ -32,7 +32,12 @@ pub(super) struct Root {
 impl Root {
     /// Opens the root of `tree`.
     pub fn open(tree: &FileTree) -> Result<Self, Fault> {
-        match open(&tree.root, DIRECTORY, Mode::empty()) {
+        let resolve = if tree.is_root_resolved {
+            ResolveFlags::NO_SYMLINKS
+        } else {
+            ResolveFlags::empty()
+        };
+        match openat2(CWD, &tree.root, DIRECTORY, Mode::empty(), resolve) {
             Ok(directory) => Ok(Root {
                 directory,
                 follows_symlinks: tree.follows_symlinks,

@@ -264,6 +264,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let tree = FileTree {
             root: folder.path().to_owned(),
+            is_root_resolved: false,
             follows_symlinks: false,
             settle: Duration::ZERO,
             own_writes: Default::default(),
