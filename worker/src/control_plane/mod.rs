@@ -175,13 +175,16 @@ impl Control {
     /// Takes over what can change of `config`.
     ///
     /// # Errors
-    /// A sentence, when it cannot be applied; nothing has changed then.
+    /// A sentence. When the mounts of `config` cannot be made, nothing has changed. When a shard cannot be told,
+    /// `config` is taken over and that shard has its mounts and limits from before, until the next reload.
     pub async fn reload(&self, config: Config) -> Result<Changes, String> {
         let changes = Changes::between(&self.config.borrow(), &config);
         self.mounts
             .borrow_mut()
             .reload(&config.mounts, &config.mount_roots)
             .map_err(|error| error.to_string())?;
+        // With the mounts and before anything that may fail: what is checked from now on is checked by it.
+        self.config.borrow_mut().take_over(&config);
         self.limits.set(config.limits);
         self.access.replace(config.tokens.clone());
         self.jobs.end_without_rights(&self.access);
@@ -193,17 +196,14 @@ impl Control {
         );
         let shard_limits = self.config.borrow().part_of(limits);
         // Before anything that may take long: connections of tokens that are gone end here.
-        self.publish_mounts()
-            .await
-            .map_err(|error| error.to_string())?;
+        let published = self.publish_mounts().await;
         let told = self
             .shards
             .tell_all(|| ShardRequest::SetLimits {
                 limits: shard_limits,
             })
             .await;
-        told.map_err(|error| error.to_string())?;
-        self.config.borrow_mut().take_over(&config);
+        published.and(told).map_err(|error| error.to_string())?;
         Ok(changes)
     }
 
@@ -367,3 +367,81 @@ const ROOT_CHECK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How often the progress of jobs is kept: what is repeated after a crash is found in the cache.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::config::WorkerFlags;
+    use crate::inbox::inbox;
+    use crate::mount::{Admission, Freshness, MountId};
+    use crate::under_store::UnderStoreError;
+
+    struct NoStores;
+
+    impl Catalogue for NoStores {
+        fn list(
+            &self,
+            _: catalogue::ListRequest,
+        ) -> BoxFuture<'static, Result<catalogue::Page, UnderStoreError>> {
+            Box::pin(std::future::ready(Ok(catalogue::Page::default())))
+        }
+
+        fn set_limits(&self, _: u64, _: usize) {}
+
+        fn retain_mounts(&self, _: &MountTable) {}
+
+        fn counters(&self) -> Vec<(&'static str, String, u64)> {
+            Vec::new()
+        }
+    }
+
+    fn configuration(more: &str) -> Config {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\ncores = [0]\ndevices = [\"/nonexistent\"]\ndevice_size = \"8G\"\n\
+             insecure = true\n{more}\n[[mount]]\npath = \"/data\"\nuri = \"s3://bucket\"\n"
+        );
+        let config = Config::on_cpus(Path::new("w.toml"), &text, &WorkerFlags::default(), &[0]);
+        config.unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    #[tokio::test]
+    async fn new_mounts_are_checked_by_a_configuration_that_not_all_shards_were_told() {
+        let (sender, shard) = inbox(8);
+        let config = configuration("");
+        let control = Control::new(ControlSetup {
+            worker_id: "w".to_owned(),
+            epoch: 1,
+            shards: Shards::new(vec![sender], 1),
+            access: Arc::new(Access::of_config(&config)),
+            catalogue: Arc::new(NoStores),
+            config,
+            state: SavedState::default(),
+            region_bytes: 16 << 20,
+        })
+        .await
+        .expect("the shard is there");
+        let bucket = || Mount {
+            id: MountId(0),
+            path: "/more".to_owned(),
+            uri: "s3://more".to_owned(),
+            block_bytes: 1 << 20,
+            freshness: Freshness::Immutable,
+            admission: Admission::Always,
+            key_indexes: Vec::new(),
+            readers: Vec::new(),
+            options: Default::default(),
+            is_runtime: true,
+        };
+        control.within_roots(bucket()).await.expect("a root");
+        drop(shard);
+        let narrower = configuration("mount_roots = [\"s3://other\"]");
+        let reloaded = control.reload(narrower).await;
+        reloaded.expect_err("the shard is gone");
+        let refused = control.within_roots(bucket()).await;
+        assert!(matches!(refused, Err(CallError::Denied(_))), "{refused:?}");
+    }
+}
