@@ -1,4 +1,7 @@
 //! HTTP/1.1 on the control thread: bounded connections, times and heads.
+//!
+//! The invariant: no connection waits for another's place. It has one at once, or it is closed, so that whoever
+//! probes the worker is never behind somebody who waits.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
@@ -31,7 +34,7 @@ use super::status::Status;
 use crate::access::Access;
 use crate::config::Config;
 use crate::host::is_own;
-use crate::places::{Standing, Taken, to_free};
+use crate::places::{Standing, Taken, open_max, to_free};
 use crate::start::{FailureKind, WorkerError};
 
 /// A request's head has to come within this time; also how long an idle connection is kept.
@@ -59,9 +62,6 @@ const LOOPBACK_CONNECTIONS: usize = 8;
 /// How long a connection without a request keeps its place at least when all are taken: a request is sent
 /// right behind the connection.
 const FIRST_HEAD_MIN: Duration = Duration::from_millis(50);
-
-/// How often a connection without a place looks for one.
-const PLACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a request waits for others to end: pages are answered within 5 s.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -102,19 +102,37 @@ struct Desk {
 struct Visit {
     /// Answers that are made or sent.
     answers: Cell<usize>,
-    /// Since when it waits for a request, where there are none.
+    /// Since when it waits for a request, or for a permit to answer one, where there are none.
     waits_since: Cell<Instant>,
     pace: Rc<Pace>,
+    /// Whether others need its place: it leaves in its own time.
+    is_ended: Cell<bool>,
     end: Notify,
 }
 
 impl Visit {
+    fn new() -> Rc<Self> {
+        Rc::new(Visit {
+            answers: Cell::new(0),
+            waits_since: Cell::new(Instant::now()),
+            pace: Rc::default(),
+            is_ended: Cell::new(false),
+            end: Notify::new(),
+        })
+    }
+
+    fn end(&self) {
+        self.is_ended.set(true);
+        self.end.notify_one();
+    }
+
     fn standing(&self, now: Instant) -> Standing {
         let blocked = self
             .pace
             .blocked(now)
             .filter(|blocked| *blocked >= BLOCKED_MAX);
         match (self.answers.get(), blocked) {
+            _ if self.is_ended.get() => Standing::Busy,
             // Whoever has asked before and waits is no better off: it connects again.
             (0, _) => Standing::Unproven(now - self.waits_since.get()),
             (_, Some(blocked)) => Standing::Unproven(blocked),
@@ -153,35 +171,34 @@ impl Drop for Place {
 }
 
 impl Desk {
-    /// A place for a connection of `peer`, and what is seen of it. Where all are taken, one that only waits goes.
-    async fn place(self: &Rc<Self>, peer: IpAddr) -> (Place, Rc<Visit>) {
-        let more = if peer.to_canonical().is_loopback() {
+    /// A place for a connection of `peer`, and what is seen of it; `None`: all are taken by those that are served.
+    fn place(self: &Rc<Self>, peer: IpAddr) -> Option<(Place, Rc<Visit>)> {
+        if !self.has_place(peer) {
+            return None;
+        }
+        let visit = Visit::new();
+        let key = self.open.borrow_mut().insert((peer, Rc::clone(&visit)));
+        let desk = Rc::clone(self);
+        Some((Place { desk, key }, visit))
+    }
+
+    /// Whether a connection of `newcomer` has a place; where all are taken, those are ended that only wait.
+    fn has_place(&self, newcomer: IpAddr) -> bool {
+        let reserve = if newcomer.to_canonical().is_loopback() {
             LOOPBACK_CONNECTIONS
         } else {
             0
         };
-        while self.open.borrow().len() >= self.connections_max + more {
-            if !self.make_room(peer) {
-                sleep(PLACE_PAUSE).await;
-            } else {
-                // Those that were ended leave in their own time.
-                tokio::task::yield_now().await;
-            }
-        }
-        let visit = Rc::new(Visit {
-            answers: Cell::new(0),
-            waits_since: Cell::new(Instant::now()),
-            pace: Rc::default(),
-            end: Notify::new(),
-        });
-        let key = self.open.borrow_mut().insert((peer, Rc::clone(&visit)));
-        let desk = Rc::clone(self);
-        (Place { desk, key }, visit)
-    }
-
-    fn make_room(&self, newcomer: IpAddr) -> bool {
-        let now = Instant::now();
+        let limit = self.connections_max + reserve;
         let open = self.open.borrow();
+        let stay = || open.iter().filter(|(_, (_, visit))| !visit.is_ended.get());
+        if open.len() < limit || open.len() < open_max(limit) && stay().count() < limit {
+            return true;
+        }
+        if open.len() >= open_max(limit) {
+            return false;
+        }
+        let now = Instant::now();
         let taken = open.iter().map(|(key, (peer, visit))| {
             let standing = match visit.standing(now) {
                 Standing::Unproven(waited) if waited < FIRST_HEAD_MIN => Standing::Busy,
@@ -194,7 +211,7 @@ impl Desk {
             }
         });
         let freed = to_free(taken, newcomer);
-        freed.iter().for_each(|key| open[*key].1.end.notify_one());
+        freed.iter().for_each(|key| open[*key].1.end());
         !freed.is_empty()
     }
 }
@@ -259,8 +276,9 @@ pub fn serve(
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    // A connection without a place waits, and those behind it in the kernel's queue.
-                    let (place, visit) = desk.place(peer.ip()).await;
+                    let Some((place, visit)) = desk.place(peer.ip()) else {
+                        continue;
+                    };
                     drop(tokio::task::spawn_local(converse(
                         Rc::clone(&desk),
                         stream,
@@ -368,10 +386,12 @@ async fn answer(desk: &Desk, visit: &Rc<Visit>, request: Request<Incoming>) -> R
         // Whoever watches the worker waits for nobody.
         page(desk, &request).await
     } else {
-        begin();
+        // Without a permit it only waits, and others may need its place.
+        visit.waits_since.set(Instant::now());
         let waiting = Arc::clone(&desk.requests).acquire_owned();
         match timeout(REQUEST_WAIT_MAX, waiting).await {
             Ok(Ok(right)) => {
+                begin();
                 let mut response = page(desk, &request).await;
                 response.body_mut().hold(right);
                 response
@@ -477,4 +497,58 @@ fn respond(page: Page) -> Response<Body> {
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk(connections_max: usize) -> Rc<Desk> {
+        Rc::new(Desk {
+            status: Rc::default(),
+            access: Arc::new(Access::open()),
+            wants_token: true,
+            hosts: None,
+            lookups: Lookups::new(),
+            looking_up: Rc::default(),
+            requests: Arc::new(Semaphore::new(1)),
+            open: RefCell::default(),
+            connections_max,
+        })
+    }
+
+    const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn strangers_that_are_served_leave_the_reserve_of_loopback_alone() {
+        let desk = desk(4);
+        let served = |peer| {
+            let (place, visit) = desk.place(peer)?;
+            Some((place, Answering::new(&visit)))
+        };
+        let strangers: Vec<_> = (0..4).map_while(|_| served(STRANGER)).collect();
+        assert_eq!(strangers.len(), 4);
+        assert!(served(STRANGER).is_none(), "all are served");
+        let probes: Vec<_> = (0..100).map_while(|_| served(LOOPBACK)).collect();
+        assert_eq!(probes.len(), LOOPBACK_CONNECTIONS);
+        drop(probes);
+        assert!(served(STRANGER).is_none(), "the reserve is not for them");
+        drop(strangers);
+        assert!(served(STRANGER).is_some());
+    }
+
+    #[test]
+    fn whoever_only_waits_is_ended_once_for_a_newcomer() {
+        let desk = desk(2);
+        let (_first, waits) = desk.place(STRANGER).expect("a place");
+        let (_second, served) = desk.place(STRANGER).expect("a place");
+        let _answering = Answering::new(&served);
+        let long_ago = Instant::now().checked_sub(FIRST_HEAD_MIN);
+        waits.waits_since.set(long_ago.expect("the clock has run"));
+        let (_third, newcomer) = desk.place(STRANGER).expect("that of whoever waits");
+        assert!(waits.is_ended.get() && !served.is_ended.get());
+        let _answering = Answering::new(&newcomer);
+        assert!(desk.place(STRANGER).is_none(), "nobody else waits");
+    }
 }

@@ -175,6 +175,41 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
+fn probes_are_answered_while_requests_for_pages_wait_for_each_other() {
+    let world = World::with_files(&[]);
+    world.holds_stats.store(true, Ordering::Relaxed);
+    // One request at a time, eight connections, and eight more for loopback.
+    let worker = start(&world, "[limits]\noperations_connections = 1\n");
+    let address = worker.operations_address();
+    let request = |path| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let ask = |path| {
+        let mut stream = TcpStream::connect(address).expect("the operations port listens");
+        stream
+            .write_all(request(path).as_bytes())
+            .expect("a new connection takes a request");
+        stream
+    };
+    let served = ask("/metrics");
+    // Behind the request before it.
+    assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
+    let _waiting: Vec<TcpStream> = (0..20).map(|_| ask("/metrics")).collect();
+    for _ in 0..3 {
+        // Closed as long as the others are too new to give up a place.
+        while !get(address, "/healthz").starts_with("HTTP/1.1 200") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    served.set_nonblocking(true).expect("an option");
+    let answered = served.peek(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(
+        answered,
+        Err(std::io::ErrorKind::WouldBlock),
+        "still served"
+    );
+    worker.stop().expect("ends in good order");
+}
+
+#[test]
 fn nothing_is_reachable_without_a_token_and_readers_change_nothing() {
     let world = World::with_files(&[("/data/a", 10)]);
     let worker = start(&world, TOKENS);

@@ -34,6 +34,8 @@ pub struct World {
     pub is_store_away: AtomicBool,
     /// While set, loads are left unanswered.
     pub holds_loads: AtomicBool,
+    /// While set, requests for statistics are left unanswered.
+    pub holds_stats: AtomicBool,
     /// While set, no device takes the state.
     pub refuses_state: AtomicBool,
     /// While set, shard 0 ends at the next letter.
@@ -267,6 +269,9 @@ impl World {
             };
             match letter {
                 ShardRequest::Load { .. } if self.holds_loads.load(Ordering::Relaxed) => {
+                    waiting.push(letter)
+                }
+                ShardRequest::Stats { .. } if self.holds_stats.load(Ordering::Relaxed) => {
                     waiting.push(letter)
                 }
                 ShardRequest::Stop { .. } => {
