@@ -279,7 +279,8 @@ pub const TOP: &Section = &Section {
             doc: "HTTP port for `/metrics`, `/healthz`, `/readyz`, `/slow` and look-ups (`POST \
                   /v1/lookup`). Beyond loopback, all but health and readiness want \
                   `Authorization: Bearer SECRET` of a token, unless `insecure` is set; look-ups \
-                  want it everywhere. Objects, clients, paths and jobs are shown to operators only.",
+                  want it everywhere. Objects, clients and jobs, and where mounts lead to, are shown to operators \
+                  only; the labels of `/metrics` name mounts and devices to all who may read it.",
         },
         Key {
             name: "operations_hosts",

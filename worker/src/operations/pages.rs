@@ -49,7 +49,7 @@ impl Page {
 pub enum View {
     /// Everything: for operators.
     Whole,
-    /// Numbers without the objects, clients, places and jobs that they are about.
+    /// Numbers and devices, without the objects, clients, mounts and jobs that they are about.
     Outline,
 }
 
@@ -112,6 +112,8 @@ async fn shard_stats(control: &Control) -> Result<Vec<ShardStats>, CallError> {
         .await?)
 }
 
+/// The same for all who may read it: a scraper has no operator's token, and the series of a mount or device need
+/// its name.
 async fn metrics_page(control: &Control) -> Result<Page, CallError> {
     let shards = shard_stats(control).await?;
     let devices = devices(control).await?;

@@ -425,6 +425,12 @@ fn the_operations_port_shows_strangers_numbers_only_and_takes_no_foreign_names()
             "{page}"
         );
         assert!(ask("localhost", "/slow", secret).starts_with("HTTP/1.1 200"));
+        // A scraper needs the names of mounts, and not where they lead to.
+        let metrics = ask("localhost", "/metrics", secret);
+        assert!(
+            metrics.contains("mount=\"/data\"") && !metrics.contains("s3://bucket"),
+            "{metrics}"
+        );
     }
     assert!(ask("localhost", "/", "wrong-wrong-wrong").starts_with("HTTP/1.1 401"));
     for path in ["/", "/metrics", "/healthz", "/v1/lookup"] {
