@@ -45,8 +45,8 @@ struct Gathered {
 
 /// What a region lacks.
 enum Mend {
-    /// The page that says that it is free.
-    Mark,
+    /// The pages that say that it is free since the opening of this sequence ended; 0: of one that is not known.
+    Mark(u64),
     /// The footer, the first page, or both: nothing is appended to a region of an earlier run.
     Records(Box<RegionRecords>),
 }
@@ -158,17 +158,22 @@ impl<I: Io> Inner<I> {
             self.note_damage(number, &content, &damage);
         }
         match content {
-            Content::Free { is_marked } => {
+            Content::Free {
+                is_marked,
+                sequence,
+            } => {
+                // A later opening is told from the one that ended.
+                self.see_sequence(sequence, 0);
                 region.state.set(state(RegionState::Free));
                 if ours && !is_marked {
-                    gathered.mends.push((number, Mend::Mark));
+                    gathered.mends.push((number, Mend::Mark(sequence)));
                 }
             }
             Content::Unknown => {
                 region.state.set(state(RegionState::Free));
                 gathered.foreign += u64::from(ours && is_foreign);
                 if ours {
-                    gathered.mends.push((number, Mend::Mark));
+                    gathered.mends.push((number, Mend::Mark(0)));
                 }
             }
             // Written under the present number of shards by another one: none of ours is in it, and it is
@@ -274,12 +279,9 @@ impl<I: Io> Inner<I> {
             .device(region.device)
             .expect("only devices that are there are looked at");
         match mend {
-            Mend::Mark => {
-                if self
-                    .write_free_pages(device, region.local, 0)
-                    .await
-                    .is_err()
-                {
+            Mend::Mark(sequence) => {
+                let written = self.write_free_pages(device, region.local, sequence).await;
+                if written.is_err() {
                     region.state.set(RegionState::Unusable);
                     region.is_unread.set(true);
                     return false;

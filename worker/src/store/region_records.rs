@@ -67,6 +67,8 @@ pub(super) enum Damaged {
     Summary,
     /// The footer, or a copy in it.
     Footer,
+    /// The last page of a region that is free.
+    LastPage,
 }
 
 impl Damaged {
@@ -76,6 +78,7 @@ impl Damaged {
             Damaged::FirstPage => "first page",
             Damaged::Summary => "summary",
             Damaged::Footer => "footer",
+            Damaged::LastPage => "last page",
         }
     }
 }
@@ -84,8 +87,10 @@ impl Damaged {
 pub(super) enum Content {
     /// Nothing.
     Free {
-        /// Whether its first page says so.
+        /// Whether its first and its last page say so.
         is_marked: bool,
+        /// The opening that ended when it became free, as far as that is known; 0: none.
+        sequence: u64,
     },
     /// No record, and nothing that says that it is free.
     Unknown,
@@ -260,12 +265,23 @@ impl<'a, P: RegionPages> Looking<'a, P> {
     async fn look(mut self) -> Result<Look, P::Error> {
         let place = self.place;
         let first = self.read(0, 1).await;
-        if self.is_free_page(&first, 0) {
-            return Ok(Look::of(Content::Free { is_marked: true }));
+        if let Some(sequence) = self.free_page(&first, 0)
+            && let Some(is_marked) = self.is_marked_free(sequence).await?
+        {
+            return Ok(Look {
+                content: Content::Free {
+                    is_marked,
+                    sequence,
+                },
+                damage: self.damage,
+            });
         }
         let is_zero = !first.is_empty() && first.iter().all(|byte| *byte == 0);
         if is_zero && !place.is_marked {
-            return Ok(Look::of(Content::Free { is_marked: false }));
+            return Ok(Look::of(Content::Free {
+                is_marked: false,
+                sequence: 0,
+            }));
         }
         let hint = extent_of(&first, place.region_pages)
             .map(|(header, _)| header)
@@ -280,6 +296,20 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         let tail_start = place.region_pages - TAIL_PAGES;
         let tail = self.read(tail_start, TAIL_PAGES).await;
         let trailer = self.trailer(&tail);
+        // The first page is written first when a region becomes free: its write was lost.
+        if let (Some(hint), Some(trailer)) = (hint, trailer)
+            && trailer.kind == Kind::Free
+            && trailer.sequence >= hint.sequence
+        {
+            self.note(0, Damaged::FirstPage);
+            return Ok(Look {
+                content: Content::Free {
+                    is_marked: false,
+                    sequence: trailer.sequence,
+                },
+                damage: self.damage,
+            });
+        }
         if let (Some(hint), Some(trailer)) = (hint, trailer)
             && trailer.kind == Kind::Footer
             && trailer.sequence == hint.sequence
@@ -368,17 +398,30 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         }
         // What the walks noted is of nothing that counts.
         self.damage.clear();
-        let says_free = trailer.is_some_and(|trailer| trailer.kind == Kind::Free);
+        if let Some(ended) = self.free_page(first, 0) {
+            // The region was opened, and nothing came into it; a footer was of something.
+            let sequence = trailer.map_or(ended, |trailer| trailer.sequence.max(ended));
+            if trailer.is_some_and(|trailer| trailer.kind == Kind::Footer) {
+                self.note(place.region_pages - 1, Damaged::Footer);
+            }
+            return Ok(Look {
+                content: Content::Free {
+                    is_marked: false,
+                    sequence,
+                },
+                damage: std::mem::take(&mut self.damage),
+            });
+        }
+        let free = trailer.filter(|trailer| trailer.kind == Kind::Free);
         let is_never_written = !place.is_marked && hint.is_none() && trailer.is_none();
         if !is_never_written {
             self.note(0, Damaged::FirstPage);
         }
         Ok(Look {
-            content: if says_free {
-                Content::Free { is_marked: false }
-            } else {
-                Content::Unknown
-            },
+            content: free.map_or(Content::Unknown, |free| Content::Free {
+                is_marked: false,
+                sequence: free.sequence,
+            }),
             damage: std::mem::take(&mut self.damage),
         })
     }
@@ -390,12 +433,40 @@ impl<'a, P: RegionPages> Looking<'a, P> {
         }
     }
 
-    fn is_free_page(&self, bytes: &[u8], page: u32) -> bool {
-        Header::open(bytes, self.place.seed).is_ok_and(|(header, _)| {
-            header.kind == Kind::Free
-                && header.region == self.place.local
-                && header.first_page == page
-        })
+    /// The opening that a page says to have ended, if it says that the region is free.
+    fn free_page(&self, bytes: &[u8], page: u32) -> Option<u64> {
+        let (header, _) = Header::open(bytes, self.place.seed).ok()?;
+        let is_here = header.region == self.place.local && header.first_page == page;
+        (is_here && header.kind == Kind::Free).then_some(header.sequence)
+    }
+
+    /// Asks the last page of a region whose first page says that the opening `sequence` ended: `None` if it names a
+    /// later opening, whose first extent may be lost. Otherwise whether both pages say that the region is free.
+    ///
+    /// # Errors
+    /// When the last page cannot be read.
+    async fn is_marked_free(&mut self, sequence: u64) -> Result<Option<bool>, P::Error> {
+        // Workers that did not mark regions left footers of earlier openings behind.
+        if !self.place.is_marked {
+            return Ok(Some(true));
+        }
+        let page = self.place.region_pages - 1;
+        let last = self.read(page, 1).await;
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        match self.trailer(&last) {
+            Some(last) if last.kind == Kind::Free => Ok(Some(true)),
+            Some(last) if last.sequence > sequence => Ok(None),
+            // A kill came between the writes of the two pages.
+            Some(_) => Ok(Some(false)),
+            // Format writes first pages only.
+            None if sequence == 0 => Ok(Some(true)),
+            None => {
+                self.note(page, Damaged::LastPage);
+                Ok(Some(false))
+            }
+        }
     }
 
     /// Whether the region is of no use to its reader, going by a header.

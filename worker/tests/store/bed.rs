@@ -1,12 +1,13 @@
 //! What the tests stand on: a world with devices, stores on its cores, and objects whose bytes
 //! follow from their names.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashSet};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use corelane_io::sim::{Crashed, Faults, SimIo, World};
 use corelane_io::{Frame, FramePool, Io, PAGE_SIZE};
@@ -30,6 +31,10 @@ pub fn device_bytes(regions: u64) -> u64 {
 #[derive(Clone, Default)]
 pub struct Family {
     members: Rc<RefCell<Vec<Member>>>,
+    /// Shards that are open, or are being opened.
+    count: Rc<Cell<u16>>,
+    /// Those who wait for a shard to open.
+    waiting: Rc<RefCell<Vec<Waker>>>,
     /// Sees each answer, before the shard that asked.
     on_answer: Rc<RefCell<Option<OnAnswer>>>,
 }
@@ -44,22 +49,37 @@ impl Family {
     pub fn on_answer(&self, see: impl FnMut(ShardId, Release, bool) + 'static) {
         *self.on_answer.borrow_mut() = Some(Box::new(see));
     }
+
+    fn poll_open(&self, shard: ShardId, context: &Context<'_>) -> Poll<Store<SimIo>> {
+        let members = self.members.borrow();
+        match members.iter().find(|(number, _)| *number == shard) {
+            Some((_, store)) => Poll::Ready(store.clone()),
+            None => {
+                self.waiting.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn add(&self, member: Member) {
+        self.members.borrow_mut().push(member);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
 }
 
 impl Siblings for Family {
     fn release(&self, shard: ShardId, release: Release) -> LocalBoxFuture<bool> {
-        let found = self
-            .members
-            .borrow()
-            .iter()
-            .find(|(number, _)| *number == shard)
-            .map(|(_, store)| store.clone());
-        let on_answer = Rc::clone(&self.on_answer);
+        let family = self.clone();
         Box::pin(async move {
-            // A shard that is not open reads nothing.
-            let Some(store) = found else { return true };
+            if shard.0 >= family.count.get() {
+                // A shard that is not there reads nothing.
+                return true;
+            }
+            let store = poll_fn(|context| family.poll_open(shard, context)).await;
             let is_released = store.release_region(release).await;
-            if let Some(see) = on_answer.borrow_mut().as_mut() {
+            if let Some(see) = family.on_answer.borrow_mut().as_mut() {
                 see(shard, release, is_released);
             }
             is_released
@@ -157,6 +177,7 @@ impl Bed {
         change: impl Fn(&mut StoreConfig),
     ) -> Result<Vec<Shard>, Crashed> {
         let (health, wear) = (SharedHealth::default(), Wear::default());
+        family.count.set(shards);
         (0..shards)
             .map(|shard| {
                 let mut config = StoreConfig::new(ShardId(shard), shards, 4096);
@@ -166,8 +187,7 @@ impl Bed {
                 change(&mut config);
                 let opened = self.try_open(config, family.clone())?;
                 let opened = opened.expect("the devices are ours");
-                let member = (ShardId(shard), opened.store.clone());
-                family.members.borrow_mut().push(member);
+                family.add((ShardId(shard), opened.store.clone()));
                 Ok(opened)
             })
             .collect()

@@ -236,6 +236,8 @@ fn what_a_lost_opening_of_a_region_left_behind_does_not_join_the_next() {
         faults.power_loss = 1.0;
         let bed = Bed::new(seed, faults, 1, 32);
         let free_page = bed.world.device_bytes(PATH, REGIONS_OFFSET, PAGE_SIZE);
+        let last_page_at = REGIONS_OFFSET + u64::from(REGION_BYTES) - PAGE_SIZE as u64;
+        let last_page = bed.world.device_bytes(PATH, last_page_at, PAGE_SIZE);
         let shard = bed.open_one();
         // Extents of two pages, each in the first region, none of them flushed.
         let extents = random.between(9, 14) as u32;
@@ -259,6 +261,7 @@ fn what_a_lost_opening_of_a_region_left_behind_does_not_join_the_next() {
         let mut lost = free_page;
         lost.resize(2 * extents as usize * PAGE_SIZE, 0);
         bed.world.write_device_bytes(PATH, REGIONS_OFFSET, &lost);
+        bed.world.write_device_bytes(PATH, last_page_at, &last_page);
 
         let shard = bed.open_one();
         assert_eq!(shard.recovery.blocks, 0, "the region looks free");
