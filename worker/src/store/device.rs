@@ -14,6 +14,7 @@ use super::header::Log;
 use super::shared_health::SharedHealth;
 use super::summary::Writer;
 use super::superblock::{REGIONS_OFFSET, Superblock};
+use super::tombstones::Expiry;
 use super::wear::Wear;
 use crate::cache::hashing::IdMap;
 
@@ -255,8 +256,8 @@ pub(super) struct DeviceState<D: Device> {
     pub(super) bytes_pinned: Cell<u64>,
     /// Reclaim went round without making room: everything is pinned.
     pub(super) is_full: Cell<bool>,
-    /// No region could be emptied that keeps tombstones from expiring.
-    pub(super) is_expiry_stuck: Cell<bool>,
+    /// Whether tombstones can be made to expire.
+    pub(super) expiry: Cell<Expiry>,
 }
 
 impl<D: Device> DeviceState<D> {

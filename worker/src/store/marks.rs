@@ -19,7 +19,7 @@ impl<I: Io> Inner<I> {
     /// See [`Store::free`](super::Store::free).
     pub(super) async fn free_object(self: &Rc<Self>, object: ObjectId) -> Result<Held, MarkError> {
         let mut freed = Held::default();
-        for (number, index) in self.numbers_of(object).await.enumerate() {
+        for (number, index) in self.block_numbers(object).await.enumerate() {
             if number % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }
@@ -37,13 +37,14 @@ impl<I: Io> Inner<I> {
         self.may_have_room();
         // Also when nothing was held: blocks that were let go stay on the device until their region
         // is written again, and a tombstone may have failed before.
-        self.write_marks(object, None).await?;
-        Ok(freed)
+        let written = self.write_marks(object, None).await;
+        self.count_tombstones();
+        written.map(|()| freed)
     }
 
     /// Numbers of the blocks of an object that may be here. An under-store may say that it has 2^32 of them: where
     /// they are more than the index has places, those in the index are looked for.
-    async fn numbers_of(&self, object: ObjectId) -> Box<dyn Iterator<Item = u32>> {
+    async fn block_numbers(&self, object: ObjectId) -> Box<dyn Iterator<Item = u32>> {
         let blocks = self
             .objects
             .borrow()
@@ -81,7 +82,7 @@ impl<I: Io> Inner<I> {
             self.pinned.borrow_mut().remove(&object);
             self.may_have_room();
         }
-        for (number, index) in self.numbers_of(object).await.enumerate() {
+        for (number, index) in self.block_numbers(object).await.enumerate() {
             if number % ENTRIES_PER_YIELD == ENTRIES_PER_YIELD - 1 {
                 self.io.yield_now().await;
             }

@@ -99,8 +99,8 @@ pub struct Release {
     pub device: u16,
     /// Number of the region on it.
     pub region: u32,
-    /// The region's sequence number.
-    pub sequence: u64,
+    /// The region's sequence number; `None`: of whatever opening, for its owner cannot read it.
+    pub sequence: Option<u64>,
     /// Nobody has room: records that find none are given up.
     pub at_any_price: bool,
 }

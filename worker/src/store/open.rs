@@ -20,6 +20,7 @@ use super::shared_health::SuperblockLock;
 use super::signal::Signal;
 use super::state::empty_state;
 use super::superblock::{STATE_OFFSETS, SUPERBLOCK_OFFSETS, Superblock};
+use super::tombstones::Expiry;
 use super::transfer::{Pace, SCRATCH_FRAMES_MIN, Scratch};
 use super::watch::within;
 use super::{Inner, Recovery, Siblings, Store};
@@ -298,7 +299,7 @@ fn device_state<D: Device>(
         bytes_live: Cell::new(0),
         bytes_pinned: Cell::new(0),
         is_full: Cell::new(false),
-        is_expiry_stuck: Cell::new(false),
+        expiry: Cell::new(Expiry::Possible),
     }
 }
 

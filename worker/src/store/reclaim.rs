@@ -21,6 +21,7 @@ use super::header::Log;
 use super::policy::Verdict;
 use super::region::{Region, RegionState};
 use super::region_records::RegionRecords;
+use super::tombstones::Expiry;
 use crate::cache::index::hash_of;
 
 /// Index slots looked at between two yields: about 100 µs.
@@ -140,7 +141,8 @@ impl<I: Io> Inner<I> {
         sealed.remove(at).map(|number| (number, log))
     }
 
-    fn is_worth_emptying(&self, number: u32) -> bool {
+    /// Whether reclaim takes a sealed region.
+    pub(super) fn is_worth_emptying(&self, number: u32) -> bool {
         let region_bytes = u64::from(self.region_pages) * PAGE_SIZE as u64;
         self.regions[number as usize].pinned_bytes.get() * 8 <= region_bytes * PINNED_EIGHTHS_MAX
     }
@@ -194,7 +196,8 @@ impl<I: Io> Inner<I> {
         let evacuated = self.evacuate(device, number, at_any_price).await;
         let mut may_go = evacuated.has_all_records;
         if region.sequence.get() != 0 && region.shards.get() != self.config.shards {
-            may_go &= self.ask_siblings(region, at_any_price).await;
+            let sequence = Some(region.sequence.get());
+            may_go &= self.ask_siblings(region, sequence, at_any_price).await;
         }
         self.signal.wait_until(|| region.readers.get() == 0).await;
         // What survived must outlive a power cut before its source goes.
@@ -226,7 +229,7 @@ impl<I: Io> Inner<I> {
         device.free.borrow_mut().push_back(number);
         self.counters.regions_free.add(1);
         self.counters.regions_reclaimed.add(1);
-        device.is_expiry_stuck.set(false);
+        device.expiry.set(Expiry::Possible);
         self.count_tombstones();
         self.signal.raise();
     }
@@ -237,11 +240,15 @@ impl<I: Io> Inner<I> {
         (region.shards.get() == self.config.shards).then_some(number)
     }
 
-    /// Asks all other shards to let go of a region that was written under another number of shards.
-    /// True when all have.
-    async fn ask_siblings(&self, region: &Region, at_any_price: bool) -> bool {
+    /// Asks all other shards to let go of the opening `sequence` of a region, or of any; it was written under another
+    /// number of shards, or cannot be read. True when all have.
+    pub(super) async fn ask_siblings(
+        &self,
+        region: &Region,
+        sequence: Option<u64>,
+        at_any_price: bool,
+    ) -> bool {
         let others = (0..self.config.shards).filter(|shard| *shard != self.config.shard.0);
-        let sequence = region.sequence.get();
         let answers = others.map(|shard| {
             self.siblings.release(
                 corelane_rpc_schema::ShardId(shard),
@@ -285,7 +292,8 @@ impl<I: Io> Inner<I> {
             // What of ours is in it is not known: it may be read at the next start.
             return at_any_price;
         }
-        if region.sequence.get() != sequence {
+        let known = region.sequence.get();
+        if known != sequence.unwrap_or(known) || known == 0 {
             // Never seen, or released before: nothing of it is in the index.
             assert_eq!(
                 region.live_blocks.get(),

@@ -1,9 +1,11 @@
 //! The bound of the records of frees and of ends of pins.
 //!
 //! Such a record is needed as long as a region of its device begins with a smaller stamp. A region
-//! that nobody empties (pinned, or unreadable) would keep all of them for ever. So beyond a bound
-//! the oldest region is emptied whatever it holds: what moves gets a new stamp, and the records
-//! that only it needed expire.
+//! that reclaim never takes (full of pinned blocks, or unreadable) would keep all of them for ever. So
+//! beyond a first bound the oldest region is emptied if it is such a one: what moves gets a new stamp,
+//! and the records that only it needed expire. Any other region goes in its turn, and its records with
+//! it; emptying it early would evict what nobody freed. Beyond a second bound the oldest region is
+//! emptied whatever it is, and frees wait for that.
 
 use std::rc::Rc;
 
@@ -14,13 +16,27 @@ use super::device::DeviceState;
 use super::region::RegionState;
 use super::region_records::Content;
 
+/// Whether tombstones of a device can be made to expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// Nothing is known against it.
+    Possible,
+    /// The oldest region goes in its turn: until the next reclaim there is nothing to do within the second bound.
+    LeftToReclaim,
+    /// The oldest region could not be emptied: until the next reclaim there is nothing to do.
+    Stuck,
+}
+
+/// How often the first bound the second one is.
+const HARD_BOUND: u64 = 2;
+
 /// Bytes that an object's tombstone takes in memory, about, and on the device at most: two copies
 /// of 32 bytes, each repeated in a footer.
 const TOMBSTONE_BYTES: u64 = 128;
 
-/// Most bytes of tombstones of a shard on a device; less where a quarter of a region is less, so that
-/// all of them fit one region. More would let a shard's memory grow by frees alone; with less, frees
-/// would move pinned blocks more often: 131,072 frees move them once.
+/// The first bound of a shard on a device; less where a quarter of a region is less, so that all of
+/// them fit one region. More would let a shard's memory grow by frees alone; with less, frees would
+/// move pinned blocks more often: 131,072 frees move them once.
 const TOMBSTONES_BYTES_MAX: u64 = 16 << 20;
 
 impl<I: Io> Inner<I> {
@@ -35,14 +51,19 @@ impl<I: Io> Inner<I> {
         quarter.min(TOMBSTONES_BYTES_MAX) / TOMBSTONE_BYTES
     }
 
-    /// Whether the oldest region of `device` has to go for its tombstones to expire.
-    pub(super) fn has_too_many_tombstones(&self, device: &DeviceState<I::Device>) -> bool {
-        self.tombstones_on(device) > self.tombstones_max(device)
+    /// Whether the oldest region of `device` has to go for its tombstones to expire, whatever region it is.
+    fn has_too_many_tombstones(&self, device: &DeviceState<I::Device>) -> bool {
+        self.tombstones_on(device) > HARD_BOUND * self.tombstones_max(device)
     }
 
-    /// The same, as long as there is hope.
+    /// Whether the oldest region of `device` is to be looked at, and perhaps emptied.
     pub(super) fn must_expire_tombstones(&self, device: &DeviceState<I::Device>) -> bool {
-        self.has_too_many_tombstones(device) && !device.is_expiry_stuck.get()
+        let waits_for_reclaim = match device.expiry.get() {
+            Expiry::Possible => false,
+            Expiry::LeftToReclaim => !self.has_too_many_tombstones(device),
+            Expiry::Stuck => true,
+        };
+        !waits_for_reclaim && self.tombstones_on(device) > self.tombstones_max(device)
     }
 
     /// Brings the gauge up to date.
@@ -61,16 +82,23 @@ impl<I: Io> Inner<I> {
         self.signal
             .wait_until(|| {
                 !self.has_too_many_tombstones(device)
-                    || device.is_expiry_stuck.get()
+                    || device.expiry.get() == Expiry::Stuck
                     || !device.healthy.get()
                     || self.stopping.get()
             })
             .await;
     }
 
-    /// Empties the region of `device` with the smallest stamp and forgets what expires by that.
+    /// Empties the region of `device` with the smallest stamp, unless reclaim takes it in its turn, and forgets what
+    /// expires by that.
     pub(super) async fn expire_tombstones(self: &Rc<Self>, device: &DeviceState<I::Device>) {
         let oldest = self.oldest_region(device);
+        let goes_in_turn = oldest.is_some_and(|number| self.goes_in_turn(number));
+        if goes_in_turn && !self.has_too_many_tombstones(device) {
+            device.expiry.set(Expiry::LeftToReclaim);
+            self.count_tombstones();
+            return;
+        }
         let is_emptied = match oldest {
             Some(number) => self.empty_oldest(device, number).await,
             None => true,
@@ -78,7 +106,7 @@ impl<I: Io> Inner<I> {
         let before = device.marks.borrow().len();
         self.forget_expired(device);
         let is_stuck = !is_emptied || oldest.is_none() && device.marks.borrow().len() == before;
-        if is_stuck && !device.is_expiry_stuck.replace(true) {
+        if is_stuck && device.expiry.replace(Expiry::Stuck) != Expiry::Stuck {
             tracing::warn!(
                 device = %device.path, tombstones = self.tombstones_on(device),
                 "records of freed objects are kept beyond their bound: the oldest region cannot be emptied. They \
@@ -87,6 +115,17 @@ impl<I: Io> Inner<I> {
         }
         self.count_tombstones();
         self.signal.raise();
+    }
+
+    /// Whether reclaim empties the region by itself when room is needed.
+    fn goes_in_turn(&self, number: u32) -> bool {
+        let region = &self.regions[number as usize];
+        match region.state.get() {
+            RegionState::Sealed => self.is_worth_emptying(number),
+            RegionState::Open | RegionState::Reclaiming => true,
+            RegionState::Sibling => !region.is_unread.get() && region.sequence.get() != 0,
+            RegionState::Unusable | RegionState::Free => false,
+        }
     }
 
     /// The region of `device` that keeps the most tombstones from expiring.
@@ -123,7 +162,10 @@ impl<I: Io> Inner<I> {
                 true
             }
             RegionState::Unusable => self.take_back(device, number).await,
-            RegionState::Sibling if region.is_unread.get() => self.look_again(device, number).await,
+            // What of ours was in it may have gone since.
+            RegionState::Sibling if region.is_unread.get() || region.sequence.get() == 0 => {
+                self.look_again(device, number).await
+            }
             RegionState::Free | RegionState::Reclaiming | RegionState::Sibling => false,
         }
     }
@@ -131,7 +173,13 @@ impl<I: Io> Inner<I> {
     /// Makes a region of ours free that could not be read, or written, before: what it may have held is given up.
     async fn take_back(&self, device: &DeviceState<I::Device>, number: u32) -> bool {
         let region = &self.regions[number as usize];
-        let written = self.write_free_pages(device, region.local, 0).await;
+        // A sibling may have been able to read it, and have blocks in it.
+        if !self.ask_siblings(region, None, true).await {
+            return false;
+        }
+        let written = self
+            .write_free_pages(device, region.local, region.sequence.get())
+            .await;
         if written.is_err() || self.flush_device(device).await.is_err() {
             // Each try counts as an error of the device, until it is taken out.
             return false;
@@ -149,7 +197,8 @@ impl<I: Io> Inner<I> {
         true
     }
 
-    /// Reads a region of a sibling again that could not be read before.
+    /// Reads a region of a sibling again that could not be read before, or of which nothing is ours any more. False
+    /// where it may still bring something back that was freed.
     async fn look_again(&self, device: &DeviceState<I::Device>, number: u32) -> bool {
         let region = &self.regions[number as usize];
         let Ok(look) = self.look_at_region(device, region.local, None).await else {
@@ -159,9 +208,14 @@ impl<I: Io> Inner<I> {
             Content::Records(records) if self.may_hold_ours(&records) => records.head.stamp,
             Content::Records(_) | Content::Free { .. } | Content::Unknown | Content::OfAnother => 0,
         };
+        // What was read must outlive a power cut before tombstones go that the region needed.
+        if self.flush_device(device).await.is_err() {
+            return false;
+        }
+        let has_changed = region.is_unread.get() || region.first_stamp.get() != stamp;
         region.is_unread.set(false);
         region.first_stamp.set(stamp);
-        true
+        has_changed
     }
 
     /// Forgets tombstones and ends of pins that came before all regions: none holds a block that

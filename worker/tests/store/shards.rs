@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use corelane_io::sim::Faults;
+use corelane_rpc_schema::ObjectId;
 use corelane_worker::store::Wear;
 
 use crate::bed::{BLOCK_BYTES, Bed, Shard, object};
@@ -78,6 +79,36 @@ fn a_region_of_another_number_of_shards_is_reused_only_after_all_let_go() {
     let shards = bed.open_all(3, |_| {});
     let recent = bed.run(readable(&shards, 4500..4600));
     assert!(recent >= 90, "{recent} of the last 100");
+}
+
+#[test]
+fn tombstones_expire_though_regions_of_another_number_of_shards_were_older() {
+    /// Half a region of 1 MiB, 128 bytes each: the second bound.
+    const TOMBSTONES_MAX: u64 = 4096;
+    let bed = Bed::new(18, Faults::none(), 1, 64);
+    let shards = bed.open_all(1, |_| {});
+    bed.run(append(&shards, 0..600));
+    bed.world.crash();
+    let shards = bed.open_all(4, |_| {});
+    // All regions of the first run are written again.
+    for round in 1..5 {
+        bed.run(append(&shards, round * 1000..round * 1000 + 600));
+    }
+    bed.run(async {
+        for first in (0..12_000).step_by(250) {
+            let frees = (first..first + 250).map(|number| {
+                shards[0].store.free(ObjectId {
+                    home: 1_000_000 + number,
+                    version: 7,
+                })
+            });
+            for outcome in futures::future::join_all(frees).await {
+                outcome.expect("durable");
+            }
+            let now = shards[0].store.counters().tombstones.get();
+            assert!(now <= TOMBSTONES_MAX + 250, "{now} after {first}");
+        }
+    });
 }
 
 #[test]
