@@ -16,9 +16,9 @@ use super::Shard;
 use super::signal::WaitList;
 use crate::data_plane::lane::LaneState;
 use crate::data_plane::outbox::{PeerCredit, SharedCredit};
-use crate::pace::next_look;
 use crate::places::{Taken, network_of, open_max, to_free};
 use crate::under_store::UnderStore;
+use crate::watchdog::Watchdog;
 
 /// How long clients that were asked to go have for going by themselves: what they sent before they
 /// knew has arrived by then.
@@ -177,8 +177,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Closes lanes whose clients do not say hello or stop reading, for as long as the shard lives.
     pub(crate) async fn watch_lanes(self: Rc<Self>) {
+        let mut watchdog = Watchdog::new(self.tuning.lane_watch_interval);
         loop {
-            let is_in_time = next_look(&self.io, self.tuning.lane_watch_interval).await;
+            let is_in_time = watchdog.tick(&self.io).await;
             let now = self.io.now();
             let is_short = !self.shared_credit.has_room();
             let send_max = self.tuning.send_deadline;

@@ -148,7 +148,7 @@ impl<I: Io> Inner<I> {
                 device = %device.path, reason,
                 "the device is taken out: its partitions are served from the under-store; replace it and restart"
             );
-            device.give_up();
+            device.abandon_operations();
             self.signal.raise();
         }
     }

@@ -23,7 +23,7 @@ use super::error::ReadError;
 use super::header::HeaderError;
 use super::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use super::transfer::taken_out;
-use crate::pace::next_look;
+use crate::watchdog::Watchdog;
 use corelane_rpc_schema::BlockId;
 
 /// How often devices are looked at: an operation may be noticed so much later.
@@ -65,8 +65,8 @@ impl<D: Device> DeviceState<D> {
         self.healthy.get() && self.answers.get()
     }
 
-    /// Ends all waits for a device that is out.
-    pub(super) fn give_up(&self) {
+    /// Ends all waits for operations of a device that is out.
+    pub(super) fn abandon_operations(&self) {
         let oldest = self.device.time_out(Duration::ZERO, Duration::ZERO);
         self.holds_reads.set(!oldest.read.is_zero());
     }
@@ -89,8 +89,9 @@ impl<I: Io> Inner<I> {
 
     async fn watch_answers(self: Rc<Self>, ordinal: u16) {
         let device = self.device(ordinal).expect("it is there to be watched");
+        let mut watchdog = Watchdog::new(INTERVAL);
         while !self.stopping.get() {
-            if next_look(&self.io, INTERVAL).await {
+            if watchdog.tick(&self.io).await {
                 self.check_answers(device);
             }
         }
@@ -100,7 +101,7 @@ impl<I: Io> Inner<I> {
     fn check_answers(&self, device: &DeviceState<I::Device>) {
         if !device.healthy.get() {
             // What was sent to it in the moment when it was taken out.
-            device.give_up();
+            device.abandon_operations();
             return;
         }
         let max = match self.config.device_timeout {
