@@ -64,6 +64,8 @@ struct DeviceModel {
     missed_marks: bool,
     /// Some of them are durable: it must not be the only one that is back.
     lacks_marks: bool,
+    /// Marks were tried while it was out, at some time: another device says so.
+    was_without_marks: bool,
     /// Writes were lost or went astray there, or bits turned: blocks and marks may be missing.
     is_rotten: bool,
 }
@@ -260,7 +262,7 @@ impl Model<'_> {
                     self.blocks.insert(key, Block::Uncertain);
                 }
                 Block::Freed => assert!(
-                    self.is_any_rotten() || !is_held && !is_waiting,
+                    self.may_bring_back(device) || !is_held && !is_waiting,
                     "{} block {} was freed",
                     meta.uri,
                     key.1
@@ -271,9 +273,22 @@ impl Model<'_> {
         self.evicted_seen = evicted(shards);
     }
 
-    /// Also what says that another device lacks marks may be lost then.
-    fn is_any_rotten(&self) -> bool {
-        self.devices.iter().any(|device| device.is_rotten)
+    /// Whether freed blocks of a device may be back: marks of it were lost, or what says on another one that it
+    /// lacks marks was.
+    fn may_bring_back(&self, device: usize) -> bool {
+        let is_any_rotten = self.devices.iter().any(|device| device.is_rotten);
+        let DeviceModel {
+            is_rotten,
+            was_without_marks,
+            ..
+        } = self.devices[device];
+        is_rotten || is_any_rotten && was_without_marks
+    }
+
+    /// Whether the latest pins may be lost: no device is left that surely has them.
+    fn may_lose_pins(&self) -> bool {
+        let mut devices = self.devices.iter().enumerate();
+        devices.all(|(number, device)| device.is_out || self.may_bring_back(number))
     }
 
     /// Reads an object and compares it.
@@ -408,6 +423,7 @@ impl Model<'_> {
     fn missed_marks(&mut self) {
         for device in self.devices.iter_mut().filter(|device| device.is_out) {
             device.missed_marks = true;
+            device.was_without_marks = true;
         }
     }
 
@@ -461,7 +477,10 @@ impl Model<'_> {
         }
         self.evicted_seen = 0;
         self.note(shards);
-        let is_any_rotten = self.is_any_rotten();
+        let may_bring_back: Vec<bool> = (0..self.devices.len())
+            .map(|device| self.may_bring_back(device))
+            .collect();
+        let may_lose_pins = self.may_lose_pins();
         for (key, state) in &mut self.blocks {
             let meta = meta_of(key.0);
             let device = shards[0].device_of(&meta, key.1, self.devices.len());
@@ -482,7 +501,7 @@ impl Model<'_> {
                     *state = Block::Uncertain;
                 }
                 Block::Freed => assert!(
-                    is_any_rotten || !is_held,
+                    may_bring_back[device] || !is_held,
                     "{} block {} was freed and is back",
                     meta.uri,
                     key.1
@@ -495,7 +514,7 @@ impl Model<'_> {
             for block in 0..meta.blocks() {
                 let is_pinned = owner(shards, &meta, block).store.is_pinned(meta.id);
                 match pin {
-                    _ if is_any_rotten => {}
+                    _ if may_lose_pins => {}
                     Pin::Pinned => assert!(is_pinned, "{} lost its pin", meta.uri),
                     Pin::Unpinned => assert!(!is_pinned, "{} is pinned again", meta.uri),
                     Pin::Unknown => {}
