@@ -10,7 +10,7 @@ use super::script::Script;
 /// Growth that is let pass, as a share: compilers move instructions around.
 pub const GROWTH_MAX: f64 = 0.05;
 
-/// What a hit in DRAM may cost at all, whatever the file says.
+/// Instructions that a hit in DRAM may cost, whatever the file says.
 pub const DRAM_HIT_MAX: f64 = 600.0;
 
 /// Version of the file's layout.

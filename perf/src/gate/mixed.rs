@@ -1,8 +1,7 @@
-//! All kinds of work at once on a worker with little memory: what it takes then, against what it says that it
-//! may take.
+//! Resident memory of a worker with a small budget under all kinds of load at once, against its planned memory.
 //!
-//! Beside each other go writers and askers of long keys, listers, look-ups that decompress more than they may,
-//! calls of the control plane, readers, and lanes whose clients ask for much and take little.
+//! Concurrent clients: writers and HEADs of long keys, listers, lookups that decompress more than they may, calls of
+//! the control plane, readers, and connections whose clients request much and receive slowly.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -47,27 +46,26 @@ const BOMB_VALUE_BYTES: usize = 4 << 20;
 /// Bytes of the metadata of an object that is written.
 const METADATA_BYTES: usize = 1_800;
 
-/// Parts of what a worker plans that this load uses next to nothing of: bodies have one byte, and pages are
-/// taken at once.
+/// Parts of planned memory that this load hardly uses: bodies have one byte, and pages are received at once.
 const UNUSED: [&str; 3] = [
     "bodies of S3 writers",
     "answers to S3 listings",
     "control connections",
 ];
 
-/// How often resident memory is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+/// Interval between two samples of resident memory.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a client waits for an answer: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What resident memory came to.
+/// Peak of resident memory under mixed load.
 pub(super) struct Mixed {
-    /// The greatest that was seen.
+    /// Largest sample.
     pub resident_bytes: u64,
-    /// What the worker says that it may take, less what it plans for what is not done here.
+    /// Planned memory of the worker, less the parts in [`UNUSED`].
     pub planned_bytes: u64,
-    /// What was done, as kind and number.
+    /// Operations by kind.
     pub done: Vec<(&'static str, u64)>,
 }
 
@@ -122,7 +120,7 @@ pub(super) fn run(bench: &Bench, seconds: f64) -> Result<Mixed, String> {
         scope.spawn(move || crowd.read());
         let began = Instant::now();
         let mut look = || {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(SAMPLE_INTERVAL);
             let resident = process::resident_bytes(process.pid())?;
             resident_bytes = resident_bytes.max(resident);
             Ok(())

@@ -344,13 +344,13 @@ impl Drop for Answering<'_> {
     }
 }
 
-/// Requests of a lane that arrived together: what all share is charged with them at once, when this goes.
+/// Requests of a lane that arrived together. Dropping it charges the shared credit with all of them at once.
 /// Nothing else may be charged or given back before, so it does not live across an await.
 pub struct Burst<'a> {
     outbox: &'a Outbox,
-    /// Charged to what all share when the burst is over.
+    /// Credit to take from the shared credit at the end of the burst.
     taken: u64,
-    /// What all share had left when the burst began.
+    /// Shared credit that was left when the burst began.
     shared_room: u64,
 }
 

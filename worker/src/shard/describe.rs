@@ -34,12 +34,12 @@ use crate::under_store::{
 
 type Described = Result<Arc<ObjectMeta>, UnderStoreError>;
 
-/// A question to the under-store that is not answered yet.
+/// A request to the under-store that has no reply yet.
 #[derive(Clone)]
-struct UnderWay {
-    /// When it was asked: the answer is not older than that.
+struct InFlight {
+    /// When it was made: the reply is not older than that.
     asked_at: Nanos,
-    /// For which block size the answer is made.
+    /// The block size that the reply is made for.
     block_bytes: u32,
     job: JobId,
     /// The last write that this shard had been told of: of a later one the answer knows nothing.
@@ -47,42 +47,42 @@ struct UnderWay {
     answer: Shared<oneshot::Receiver<Described>>,
 }
 
-/// What under-stores were asked and have not answered, by path key.
+/// Requests to under-stores for the metadata of objects, in flight, by path key.
 #[derive(Default)]
-pub(super) struct Questions {
-    under_way: HashMap<Rc<str>, UnderWay>,
+pub(super) struct DescribeRequests {
+    in_flight: HashMap<Rc<str>, InFlight>,
     jobs: HashMap<JobId, (Rc<str>, oneshot::Sender<Described>)>,
 }
 
-impl Questions {
-    fn begin(&mut self, key: &str, question: UnderWay, asker: oneshot::Sender<Described>) {
+impl DescribeRequests {
+    fn begin(&mut self, key: &str, request: InFlight, replies_to: oneshot::Sender<Described>) {
         let key: Rc<str> = Rc::from(key);
-        self.jobs.insert(question.job, (Rc::clone(&key), asker));
-        self.under_way.insert(key, question);
+        self.jobs.insert(request.job, (Rc::clone(&key), replies_to));
+        self.in_flight.insert(key, request);
     }
 
-    /// Takes a question back or its answer in: who waits for it, if it was not asked already.
+    /// Ends a request; gives the sender for its reply, once.
     fn end(&mut self, id: JobId) -> Option<oneshot::Sender<Described>> {
-        let (key, asker) = self.jobs.remove(&id)?;
-        // Another question may be under way since the object was written.
+        let (key, replies_to) = self.jobs.remove(&id)?;
+        // Another request may be in flight since the object was written.
         if self
-            .under_way
+            .in_flight
             .get(&key)
             .is_some_and(|other| other.job == id)
         {
-            self.under_way.remove(&key);
+            self.in_flight.remove(&key);
         }
-        Some(asker)
+        Some(replies_to)
     }
 
-    /// Lets no later open join the question that is under way.
-    pub fn part_with(&mut self, key: &str) {
-        self.under_way.remove(key);
+    /// Keeps later opens from joining the request about `key` that is in flight.
+    pub fn detach(&mut self, key: &str) {
+        self.in_flight.remove(key);
     }
 
-    /// The same for all questions about path keys that begin with `prefix`.
-    pub fn part_with_all(&mut self, prefix: &str) {
-        self.under_way.retain(|key, _| !key.starts_with(prefix));
+    /// Keeps later opens from joining the requests in flight about path keys that begin with `prefix`.
+    pub fn detach_all(&mut self, prefix: &str) {
+        self.in_flight.retain(|key, _| !key.starts_with(prefix));
     }
 }
 
@@ -223,36 +223,41 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         metadata.see(known, at, write);
     }
 
-    /// Asks the under-store, once for everybody who wants to know now; with the answer comes the
-    /// time from which on it holds. One who comes while a question is under way joins it only where
-    /// the mount's freshness allows an answer as old as that question: else the answer may be
-    /// older than an overwrite that ended before the open began.
+    /// Requests the metadata from the under-store, once for all opens at a time; the reply holds from the time of
+    /// the request on. An open joins a request in flight only where the mount's freshness allows a reply as old as
+    /// that request: else the reply may be older than an overwrite that ended before the open began.
     async fn ask_under_store(
         &self,
         path: &str,
         key: &str,
         mount: &Arc<Mount>,
-    ) -> Result<(UnderWay, Described), ErrorMessage> {
+    ) -> Result<(InFlight, Described), ErrorMessage> {
         let began = self.io.now();
-        let under_way = loop {
-            let found = self.metadata.borrow().questions.under_way.get(key).cloned();
-            let Some(under_way) = found else {
+        let in_flight = loop {
+            let found = self
+                .metadata
+                .borrow()
+                .describe_requests
+                .in_flight
+                .get(key)
+                .cloned();
+            let Some(in_flight) = found else {
                 break self.begin_describe(path, key, mount)?;
             };
             let is_fresh = match mount.freshness {
                 Freshness::Immutable => true,
-                Freshness::MaxAge(age) => began.since(under_way.asked_at) <= age,
-                Freshness::AlwaysCheck => under_way.asked_at >= began,
+                Freshness::MaxAge(age) => began.since(in_flight.asked_at) <= age,
+                Freshness::AlwaysCheck => in_flight.asked_at >= began,
             };
-            if is_fresh && under_way.block_bytes == mount.block_bytes {
-                break under_way;
+            if is_fresh && in_flight.block_bytes == mount.block_bytes {
+                break in_flight;
             }
             // Only its end matters here; what it says is for others.
-            let _ = under_way.answer.await;
+            let _ = in_flight.answer.await;
         };
         // The sender goes without an answer only when the job was refused after others had joined.
-        let answer = under_way.answer.clone().await;
-        Ok((under_way, answer.map_err(|_| too_many_waiting())?))
+        let answer = in_flight.answer.clone().await;
+        Ok((in_flight, answer.map_err(|_| too_many_waiting())?))
     }
 
     fn begin_describe(
@@ -260,10 +265,10 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         path: &str,
         key: &str,
         mount: &Arc<Mount>,
-    ) -> Result<UnderWay, ErrorMessage> {
+    ) -> Result<InFlight, ErrorMessage> {
         let (sender, receiver) = oneshot::channel();
         let id = self.fills.next_job_id();
-        let under_way = UnderWay {
+        let in_flight = InFlight {
             asked_at: self.io.now(),
             block_bytes: mount.block_bytes,
             job: id,
@@ -271,7 +276,9 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             answer: receiver.shared(),
         };
         let mut metadata = self.metadata.borrow_mut();
-        metadata.questions.begin(key, under_way.clone(), sender);
+        metadata
+            .describe_requests
+            .begin(key, in_flight.clone(), sender);
         drop(metadata);
         let request = Request::Describe {
             path: path.to_owned(),
@@ -282,15 +289,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             request,
         };
         if self.under_store.submit(job).is_err() {
-            self.metadata.borrow_mut().questions.end(id);
+            self.metadata.borrow_mut().describe_requests.end(id);
             return Err(too_many_waiting());
         }
-        Ok(under_way)
+        Ok(in_flight)
     }
 
     /// Handles the answer to a describe.
     pub(crate) fn on_described(&self, id: JobId, result: Described) {
-        let asker = self.metadata.borrow_mut().questions.end(id);
+        let asker = self.metadata.borrow_mut().describe_requests.end(id);
         let sender = asker.expect("a describe is answered once");
         // Whoever asked may be gone.
         let _ = sender.send(result);
@@ -412,6 +419,7 @@ fn too_many_waiting() -> ErrorMessage {
 mod tests {
     use super::*;
     use crate::mount::Admission;
+    use crate::shard::metadata::tests::object;
 
     fn mount(endpoint: &str) -> Mount {
         Mount {
@@ -426,20 +434,6 @@ mod tests {
             options: [("endpoint".to_owned(), endpoint.to_owned())].into(),
             is_runtime: false,
         }
-    }
-
-    fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
-        Arc::new(ObjectMeta {
-            id: ObjectId::new(path_key, version, 1, 1 << 20),
-            path_key: path_key.to_owned(),
-            uri: "s3://lake/a".to_owned(),
-            version: version.to_owned(),
-            length: 1,
-            last_modified_ms: 0,
-            block_bytes: 1 << 20,
-            content_type: String::new(),
-            headers: String::new(),
-        })
     }
 
     #[test]

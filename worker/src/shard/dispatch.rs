@@ -152,7 +152,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let job = FetchJob {
             fills: run,
             current: 0,
-            is_given_up: false,
+            is_abandoned: false,
         };
         self.fills.jobs.borrow_mut().insert(id, job);
         self.counters.fetches.increase();

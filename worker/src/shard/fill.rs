@@ -115,7 +115,7 @@ pub struct Fill {
     /// Whether it was fetched ahead of a reader and no read has wanted it yet.
     pub(super) is_ahead: Cell<bool>,
     /// Whether the object was freed or written since: who waits for it gets it, and nobody else.
-    is_outdated: Cell<bool>,
+    is_invalidated: Cell<bool>,
 }
 
 impl Fill {
@@ -131,7 +131,7 @@ impl Fill {
             is_wanted_on_device: Cell::new(false),
             was_kept: Cell::new(false),
             is_ahead: Cell::new(false),
-            is_outdated: Cell::new(false),
+            is_invalidated: Cell::new(false),
         }
     }
 
@@ -203,8 +203,8 @@ impl Fill {
     }
 
     /// Whether the object was freed or written since the fill began.
-    pub fn is_outdated(&self) -> bool {
-        self.is_outdated.get()
+    pub fn is_invalidated(&self) -> bool {
+        self.is_invalidated.get()
     }
 
     /// Asks that the block be kept on the device whatever the admission policy says.
@@ -230,7 +230,7 @@ pub(super) struct FetchJob {
     /// Number of the fill that the next lease is of.
     pub current: usize,
     /// Whether its fills have failed and only its memory is waited for.
-    pub is_given_up: bool,
+    pub is_abandoned: bool,
 }
 
 /// What one mount takes of the fills' bounds.
@@ -296,16 +296,16 @@ impl Fills {
 
     /// Notes that objects were freed or written: of fills that are under way nothing is to be kept, or it would
     /// come back after them. Who comes from now on does not join them.
-    pub(super) fn outdate(&self, is_meant: impl Fn(&ObjectMeta) -> bool) {
+    pub(super) fn invalidate(&self, is_meant: impl Fn(&ObjectMeta) -> bool) {
         self.by_block.borrow_mut().retain(|_, fill| {
             let is_meant = is_meant(&fill.known.meta);
-            fill.is_outdated.set(is_meant);
+            fill.is_invalidated.set(is_meant);
             !is_meant
         });
     }
 
-    /// Lets nobody join `fill` any more. Another one may be under way in its place.
-    fn part_with(&self, fill: &Rc<Fill>) {
+    /// Keeps later reads from joining `fill`. Another fill of the block may be in flight in its place.
+    fn detach(&self, fill: &Rc<Fill>) {
         let mut by_block = self.by_block.borrow_mut();
         if by_block
             .get(&fill.block())
@@ -407,7 +407,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 lease,
                 checksums,
             } => self.on_filled(id, lease, &checksums),
-            Event::Silent { id, error } => self.on_silent(id, error),
+            Event::Stalled { id, error } => self.on_stalled(id, error),
             Event::Finished { id, result, unused } => self.on_finished(id, result, unused),
         }
     }
@@ -426,7 +426,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         let job = jobs
             .get_mut(&id)
             .expect("leases come back while their job is under way");
-        if job.is_given_up {
+        if job.is_abandoned {
             return;
         }
         let fill = Rc::clone(&job.fills[job.current]);
@@ -450,13 +450,13 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     /// Gives up what waits for an under-store that does not answer. The memory stays with the job.
-    fn on_silent(&self, id: JobId, failure: UnderStoreError) {
+    fn on_stalled(&self, id: JobId, failure: UnderStoreError) {
         let mut jobs = self.fills.jobs.borrow_mut();
         let Some(job) = jobs.get_mut(&id) else {
             // Its last event came before this one.
             return;
         };
-        job.is_given_up = true;
+        job.is_abandoned = true;
         let fills: Vec<Rc<Fill>> = job.fills[job.current..].to_vec();
         drop(jobs);
         self.counters.fetches_failed.increase();
@@ -476,7 +476,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             .borrow_mut()
             .remove(&id)
             .expect("a job finishes once");
-        if job.is_given_up {
+        if job.is_abandoned {
             return self.take_back_all(unused);
         }
         let is_complete = job.current == job.fills.len();
@@ -497,7 +497,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     pub(super) fn fail(&self, fills: &[Rc<Fill>], failure: &FillFailure) {
         for fill in fills {
-            self.fills.part_with(fill);
+            self.fills.detach(fill);
             self.release_frames(fill);
             fill.end(Progress::Failed(failure.clone()));
         }
@@ -515,15 +515,15 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
 
     /// Puts a whole block into the tier and, where it is admitted, on its way to the device.
     pub(super) fn complete(&self, fill: &Rc<Fill>) {
-        if !fill.is_outdated() {
-            self.take_in(fill);
+        if !fill.is_invalidated() {
+            self.insert_in_cache(fill);
         }
-        self.fills.part_with(fill);
+        self.fills.detach(fill);
         self.release_frames(fill);
         fill.end(Progress::Done);
     }
 
-    fn take_in(&self, fill: &Fill) {
+    fn insert_in_cache(&self, fill: &Fill) {
         let known = &fill.known;
         let frames = fill.frames.get().expect("a complete fill has frames");
         let checksums = fill.checksums.borrow();

@@ -159,7 +159,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             } => {
                 // At once: what comes behind this letter must find it done.
                 self.metadata.borrow_mut().written(&path_key, number);
-                self.fills.outdate(|meta| *meta.path_key == *path_key);
+                self.fills.invalidate(|meta| *meta.path_key == *path_key);
                 self.in_background(async move |shard| {
                     shard.free_written(&mount, &path_key).await;
                     reply(answer, ());
@@ -176,7 +176,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                     .borrow_mut()
                     .begin_mount_written(&path_key_prefix, number);
                 self.fills
-                    .outdate(|meta| meta.path_key.starts_with(&*path_key_prefix));
+                    .invalidate(|meta| meta.path_key.starts_with(&*path_key_prefix));
                 self.in_background(async move |shard| {
                     shard
                         .forget_written_mount(&mount, &path_key_prefix, (since, number))
@@ -376,7 +376,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     pub(super) async fn free(self: &Rc<Self>, object: &ObjectMeta) -> Result<Cached, String> {
-        self.fills.outdate(|meta| meta.id == object.id);
+        self.fills.invalidate(|meta| meta.id == object.id);
         self.tier.borrow_mut().remove_object(object.id);
         if self.own_blocks(object).next().is_none() {
             return Ok(Cached::default());

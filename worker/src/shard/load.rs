@@ -232,7 +232,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
                 return Ok(loaded);
             }
             // What was freed or written since it was fetched is fetched again, as it is now.
-            waiting = waiting.filter(|fill| !fill.is_outdated());
+            waiting = waiting.filter(|fill| !fill.is_invalidated());
             let why = if let Some(fill) = &waiting {
                 match self.offer(fill) {
                     Ok(()) => return Ok(loaded),

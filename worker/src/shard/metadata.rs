@@ -12,7 +12,7 @@ use corelane_io::Nanos;
 use corelane_rpc_schema::ObjectId;
 use corelane_rpc_schema::ids::home_of;
 
-use super::describe::Questions;
+use super::describe::DescribeRequests;
 use super::known::{Known, OBJECT_BYTES, Tally};
 use crate::cache::hashing::IdMap;
 use crate::mount::{Freshness, MountId};
@@ -207,7 +207,7 @@ pub struct Metadata {
     by_id: IdMap<ObjectId, Rc<Known>>,
     ids: VecDeque<ObjectId>,
     /// Asked of under-stores and not answered yet.
-    pub(super) questions: Questions,
+    pub(super) describe_requests: DescribeRequests,
     objects_max: usize,
     tally: Tally,
     /// The last write that this shard was told of. Shards are told of them in one order.
@@ -228,7 +228,7 @@ impl Metadata {
             elsewhere: Paths::new(objects_max.div_ceil(ELSEWHERE_SHARE)),
             by_id: IdMap::default(),
             ids: VecDeque::new(),
-            questions: Questions::default(),
+            describe_requests: DescribeRequests::default(),
             objects_max,
             tally: Tally::default(),
             last_write: 0,
@@ -387,7 +387,7 @@ impl Metadata {
         self.elsewhere.forget_path(path_key, &mut self.tally);
         self.shrink();
         // Whoever asked goes on with the answer; nobody joins them, and it is not noted.
-        self.questions.part_with(path_key);
+        self.describe_requests.detach(path_key);
     }
 
     /// Objects whose path keys begin with `prefix` may have been written, by the write `number`: the answers
@@ -399,7 +399,7 @@ impl Metadata {
             self.last_write
         );
         (self.last_write, self.last_mount_write) = (number, number);
-        self.questions.part_with_all(prefix);
+        self.describe_requests.detach_all(prefix);
     }
 
     /// Forgets part of what was learned below `prefix` after the write `since` and before `number`: of the paths
@@ -442,10 +442,10 @@ impl Metadata {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
+    pub(in crate::shard) fn object(path_key: &str, version: &str) -> Arc<ObjectMeta> {
         Arc::new(ObjectMeta {
             id: ObjectId::new(path_key, version, 1, 1 << 20),
             path_key: path_key.to_owned(),

@@ -38,7 +38,7 @@ use super::origin::{file_headers_of, is_described, is_reserved};
 use super::own_writes::OwnWrites;
 use super::retry::{Failure, Tries};
 use super::runtime::ended;
-use super::silence::FileCalls;
+use super::stall::FileCalls;
 use super::stores::{Description, Limiter};
 
 /// Bytes that are read in one visit to a blocking thread: enough to make the visit's 10-20 µs

@@ -13,6 +13,7 @@ pub mod listing;
 pub mod origin;
 pub mod retry;
 pub mod runtime;
+mod stall;
 pub mod stores;
 pub mod writer;
 
@@ -27,7 +28,6 @@ mod location;
 mod mount_options;
 mod own_writes;
 mod remote;
-mod silence;
 mod sink;
 mod threads;
 
@@ -97,12 +97,12 @@ pub enum Event {
         /// CRC-32C of each page of the lease, the first ones in use.
         checksums: [u32; LEASE_PAGES_MAX],
     },
-    /// A [`Request::Fetch`] is not to be waited for: its store does not answer. Its other events come as ever,
-    /// when the store does.
-    Silent {
+    /// The store of a [`Request::Fetch`] does not answer: waits for it end. Its other events come when the store
+    /// answers.
+    Stalled {
         /// The job; it may have ended already.
         id: JobId,
-        /// What who waits for it is told.
+        /// The error for the requests that wait.
         error: UnderStoreError,
     },
     /// The last event of a [`Request::Fetch`].

@@ -6,7 +6,7 @@
 //! The invariant: every job that was accepted ends with its last event, and memory that was lent
 //! comes back in events, as long as the runtime is not stopped. Local reads cannot be called off:
 //! a file server that hangs keeps its jobs' memory until it answers, and who waits for them is told
-//! ([`Event::Silent`]).
+//! ([`Event::Stalled`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -302,7 +302,7 @@ impl UnderStore for ShardUnderStore {
                         Err(error) => Err(error),
                         Ok(()) => tokio::select! {
                             result = ended(tokio::spawn(describe)) => result,
-                            error = calls.until_silent(max, &uri) => Err(error),
+                            error = calls.until_stalled(max, &uri) => Err(error),
                         },
                     },
                 };
@@ -329,8 +329,8 @@ impl UnderStore for ShardUnderStore {
                     }
                     tokio::select! {
                         () = ended(tokio::spawn(fetch(fill))) => {}
-                        error = calls.until_silent(max, &uri) => {
-                            sink.send(Event::Silent { id, error }).await;
+                        error = calls.until_stalled(max, &uri) => {
+                            sink.send(Event::Stalled { id, error }).await;
                         }
                     }
                 })
@@ -433,7 +433,7 @@ mod tests {
         let call = of_mount.calls().expect("of files").begin();
         fetch(2);
         match next(&store) {
-            Event::Silent {
+            Event::Stalled {
                 id: JobId(2),
                 error,
             } => {

@@ -24,7 +24,7 @@ use super::own_writes::OwnWrites;
 use super::remote::RemoteStore;
 use super::retry::{Failure, Tries};
 use super::runtime::{FetchLimits, FetchOptions};
-use super::silence::FileCalls;
+use super::stall::FileCalls;
 use super::writer::Writer;
 use super::{UnderStoreError, UnderStoreErrorKind};
 use crate::mount::{MOUNTS_MAX, Mount, MountTable};

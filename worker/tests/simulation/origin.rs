@@ -411,7 +411,7 @@ impl SimOrigin {
                 let is_silent = self.origin.0.prng.chance(behaviour.silence);
                 if is_silent {
                     let error = self.fail(&object.uri, UnderStoreErrorKind::Unavailable);
-                    self.post(Event::Silent { id, error });
+                    self.post(Event::Stalled { id, error });
                 } else {
                     // Of what was given up another fetch may begin.
                     self.under_way.begin(object.id, &range);

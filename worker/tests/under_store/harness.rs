@@ -170,7 +170,7 @@ impl Shard {
                     let of = match &event {
                         Event::Described { id, .. }
                         | Event::Filled { id, .. }
-                        | Event::Silent { id, .. }
+                        | Event::Stalled { id, .. }
                         | Event::Finished { id, .. } => *id,
                     };
                     self.early.entry(of).or_default().push(event);
@@ -217,7 +217,7 @@ impl Shard {
                     return Fetched { result, bytes };
                 }
                 Event::Described { .. } => panic!("a describe's answer to a fetch"),
-                Event::Silent { error, .. } => panic!("{error}"),
+                Event::Stalled { error, .. } => panic!("{error}"),
             }
         }
     }

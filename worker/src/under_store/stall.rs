@@ -1,10 +1,9 @@
-//! Whether the file system of a mount answers.
+//! Calls into the file system of a mount, and whether it has stalled.
 //!
-//! A call into a file system that hangs (a file server that is away, a disk that resets) cannot be taken back:
-//! its thread, its memory and its place among the mount's requests stay with it. What can end is the wait for it.
-//! So each call is counted while it lasts, and a mount whose oldest call has lasted too long counts as one
-//! that does not answer: who waits for it is told so, who comes is told at once, and when the call returns at
-//! last, all is as before.
+//! A call into a file system that hangs (a file server that is away, a disk that resets) cannot be cancelled:
+//! its thread, its memory and its place among the mount's requests stay with it. Only the wait for it can end.
+//! Each call is counted while it lasts. A mount whose oldest call has lasted too long has stalled: requests
+//! that wait for it fail, and new ones fail at once, until the call returns.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,21 +13,21 @@ use slab::Slab;
 use super::retry::Failure;
 use super::{UnderStoreError, UnderStoreErrorKind};
 
-/// How often the calls are looked at by those who wait.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval between two checks of the calls by a request that waits.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The calls that a file system works on.
+/// Calls in flight into one file system.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileCalls(Arc<Mutex<Slab<Instant>>>);
 
-/// One of them.
+/// A call in flight into a file system; it ends when this is dropped.
 pub(crate) struct FileCall {
     calls: FileCalls,
     key: usize,
 }
 
 impl FileCalls {
-    /// Counts a call from now until what is given is dropped.
+    /// Counts a call from now until the guard is dropped.
     pub fn begin(&self) -> FileCall {
         FileCall {
             key: self.with(|calls| calls.insert(Instant::now())),
@@ -40,13 +39,13 @@ impl FileCalls {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How long the oldest call has lasted.
+    /// Age of the oldest call; zero without calls.
     pub fn oldest(&self) -> Duration {
         let oldest = self.with(|calls| calls.iter().map(|(_, began)| *began).min());
         oldest.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
-    /// An error about the object at `uri` where a call has lasted `max`.
+    /// Fails with an error about the object at `uri` when a call has lasted `max`.
     pub fn check(&self, max: Duration, uri: &str) -> Result<(), UnderStoreError> {
         let oldest = self.oldest();
         if oldest < max {
@@ -58,10 +57,10 @@ impl FileCalls {
     }
 
     /// Resolves when a call has lasted `max`.
-    pub async fn until_silent(&self, max: Duration, uri: &str) -> UnderStoreError {
+    pub async fn until_stalled(&self, max: Duration, uri: &str) -> UnderStoreError {
         loop {
             match self.check(max, uri) {
-                Ok(()) => tokio::time::sleep(LOOK.min(max)).await,
+                Ok(()) => tokio::time::sleep(CHECK_INTERVAL.min(max)).await,
                 Err(error) => return error,
             }
         }
