@@ -407,7 +407,7 @@ pub const LIMITS: &Section = &Section {
             is_reloadable: false,
             doc: "Requests to the operations port under way at a time, `/healthz`, `/readyz` and look-ups not counted. More \
                   wait. Eight times as many connections may be open; one more closes the connection that waits longest, \
-                  for a request or for others to be answered, or is closed itself where none waits.",
+                  for a request or for others to be answered, or waits up to 5 s where none does.",
         },
     ],
 };

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on the control thread: bounded connections, times and heads.
 //!
-//! The invariant: no connection waits for another's place. It has one at once, or it is closed, so that whoever
-//! probes the worker is never behind somebody who waits.
+//! The invariant: no connection waits behind another one. A connection without a place waits for one beside the
+//! others, for a bounded time and in bounded number, so that probes are never queued behind one that waits.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
@@ -63,6 +63,15 @@ const LOOPBACK_CONNECTIONS: usize = 8;
 /// right behind the connection.
 const FIRST_HEAD_MIN: Duration = Duration::from_millis(50);
 
+/// Connections that may wait for a place; as many more from this machine as have places beyond the others.
+const WAITING_MAX: usize = 64;
+
+/// Longest wait of a connection for a place: the time after which probes give up, about.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Pause between two looks of a connection for a place.
+const PLACE_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a request waits for others to end: pages are answered within 5 s.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -96,6 +105,8 @@ struct Desk {
     requests: Arc<Semaphore>,
     open: RefCell<Slab<(IpAddr, Rc<Visit>)>>,
     connections_max: usize,
+    /// Connections that wait for a place.
+    waiting: Cell<usize>,
 }
 
 /// One connection, as whoever needs its place sees it.
@@ -170,6 +181,15 @@ impl Drop for Place {
     }
 }
 
+/// Places that are kept for connections of `peer`, beyond those of all.
+fn reserve_of(peer: IpAddr) -> usize {
+    if peer.to_canonical().is_loopback() {
+        LOOPBACK_CONNECTIONS
+    } else {
+        0
+    }
+}
+
 impl Desk {
     /// A place for a connection of `peer`, and what is seen of it; `None`: all are taken by those that are served.
     fn place(self: &Rc<Self>, peer: IpAddr) -> Option<(Place, Rc<Visit>)> {
@@ -182,14 +202,30 @@ impl Desk {
         Some((Place { desk, key }, visit))
     }
 
+    /// As [`Desk::place`], once there is one; `None`: there was none for too long, or too many wait.
+    async fn wait_for_place(self: &Rc<Self>, peer: IpAddr) -> Option<(Place, Rc<Visit>)> {
+        if let Some(placed) = self.place(peer) {
+            return Some(placed);
+        }
+        if self.waiting.get() >= WAITING_MAX + reserve_of(peer) {
+            return None;
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let began = Instant::now();
+        let placed = loop {
+            sleep(PLACE_PAUSE).await;
+            let placed = self.place(peer);
+            if placed.is_some() || began.elapsed() >= PLACE_WAIT_MAX {
+                break placed;
+            }
+        };
+        self.waiting.set(self.waiting.get() - 1);
+        placed
+    }
+
     /// Whether a connection of `newcomer` has a place; where all are taken, those are ended that only wait.
     fn has_place(&self, newcomer: IpAddr) -> bool {
-        let reserve = if newcomer.to_canonical().is_loopback() {
-            LOOPBACK_CONNECTIONS
-        } else {
-            0
-        };
-        let limit = self.connections_max + reserve;
+        let limit = self.connections_max + reserve_of(newcomer);
         let open = self.open.borrow();
         let stay = || open.iter().filter(|(_, (_, visit))| !visit.is_ended.get());
         if open.len() < limit || open.len() < open_max(limit) && stay().count() < limit {
@@ -271,20 +307,18 @@ pub fn serve(
         requests: Arc::new(Semaphore::new(requests_max)),
         open: RefCell::default(),
         connections_max: requests_max.saturating_mul(CONNECTIONS_PER_REQUEST),
+        waiting: Cell::new(0),
     });
     tokio::task::spawn_local(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Some((place, visit)) = desk.place(peer.ip()) else {
-                        continue;
-                    };
-                    drop(tokio::task::spawn_local(converse(
-                        Rc::clone(&desk),
-                        stream,
-                        place,
-                        visit,
-                    )));
+                    let desk = Rc::clone(&desk);
+                    drop(tokio::task::spawn_local(async move {
+                        if let Some((place, visit)) = desk.wait_for_place(peer.ip()).await {
+                            converse(desk, stream, place, visit).await;
+                        }
+                    }));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an operations connection");
@@ -514,6 +548,7 @@ mod tests {
             requests: Arc::new(Semaphore::new(1)),
             open: RefCell::default(),
             connections_max,
+            waiting: Cell::new(0),
         })
     }
 
