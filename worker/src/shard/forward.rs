@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corelane_io::{Io, Nanos, PAGE_SIZE, Payload};
+use corelane_io::{Io, Nanos, PAGE_SIZE, Payload, Priority};
 use corelane_rpc_schema::frame::{ReadRequest, ReadSource};
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage};
 use corelane_rpc_schema::{ShardId, Stripe};
@@ -28,6 +28,8 @@ pub(super) struct Forwarded {
     lane: Rc<LaneState>,
     request: ReadRequest,
     began: Nanos,
+    /// [`Shard::access_renewals`] when it was sent.
+    renewals: u64,
 }
 
 impl ReadParts {
@@ -65,6 +67,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             lane: Rc::clone(lane),
             request: *request,
             began: self.io.now(),
+            renewals: self.access_renewals.get(),
         }));
         let question = Question::Read {
             request: *request,
@@ -80,7 +83,12 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     }
 
     /// The owner's answer to a read that was forwarded.
-    pub(super) fn answer_forwarded(&self, forwarded: Forwarded, owner: ShardId, answer: Answer) {
+    pub(super) fn answer_forwarded(
+        self: &Rc<Self>,
+        forwarded: Forwarded,
+        owner: ShardId,
+        answer: Answer,
+    ) {
         let Answer::Read(read) = answer else {
             unreachable!("{answer:?} does not answer a read")
         };
@@ -89,7 +97,14 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
             lane,
             request,
             began,
+            renewals,
         } = forwarded;
+        if self.access_renewals.get() != renewals && gathered.is_ok() {
+            // The rights of now count, and the owner decided by earlier ones.
+            let again = Rc::clone(self).answer_slowly(lane, request);
+            self.io.spawn(Priority::Foreground, again);
+            return;
+        }
         self.answer_gathered(&lane, &request, began, gathered);
     }
 

@@ -159,6 +159,7 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
     /// Decides anew what every lane may read, and ends those whose token is gone.
     pub(crate) fn renew_access(&self) {
         self.access_generation.set(self.access.generation());
+        self.access_renewals.set(self.access_renewals.get() + 1);
         self.lanes.for_each(|lane| {
             let Some(reader) = lane.reader.borrow().clone() else {
                 return;

@@ -230,6 +230,8 @@ pub struct Shard<I: Io, U: UnderStore> {
     access: Arc<Access>,
     /// Of the tokens, when lanes were looked through last.
     access_generation: Cell<u64>,
+    /// How often the rights of lanes were decided again.
+    access_renewals: Cell<u64>,
     limits: Cell<ShardLimits>,
     topology: RefCell<Option<Topology>>,
     serve: Signal,
@@ -378,6 +380,7 @@ async fn start<I: Io, U: UnderStore>(
             under_store: setup.under_store,
             mounts: RefCell::new(setup.mounts),
             access_generation: Cell::new(setup.access.generation()),
+            access_renewals: Cell::new(0),
             access: setup.access,
             limits: Cell::new(setup.limits),
             topology: RefCell::new(None),

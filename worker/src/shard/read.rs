@@ -5,6 +5,7 @@
 //! [gathers](super::gather) the range piece by piece.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use corelane_io::hint::prefetch_to_send;
 use corelane_io::{FrameSlice, Io, Nanos, PAGE_SIZE, Payload, Priority};
@@ -208,15 +209,22 @@ impl<I: Io, U: UnderStore> Shard<I, U> {
         true
     }
 
-    async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
+    pub(super) async fn answer_slowly(self: Rc<Self>, lane: Rc<LaneState>, request: ReadRequest) {
         let began = self.io.now();
-        let access = std::sync::Arc::clone(&lane.access.borrow());
         let owner = self.owner_of(request.object.home, Stripe::of_offset(request.offset));
-        let gathered = if owner == self.id {
-            self.gather(&request, &access).await
-        } else {
-            self.counters.reads_forwarded.increase();
-            self.ask_read(owner, &request, access).await
+        let gathered = loop {
+            let renewals = self.access_renewals.get();
+            let access = Arc::clone(&lane.access.borrow());
+            let gathered = if owner == self.id {
+                self.gather(&request, &access).await
+            } else {
+                self.counters.reads_forwarded.increase();
+                self.ask_read(owner, &request, access).await
+            };
+            // Rights count when the answer is sent: a fetch may have taken seconds.
+            if gathered.is_err() || self.access_renewals.get() == renewals {
+                break gathered;
+            }
         };
         self.answer_gathered(&lane, &request, began, gathered);
     }

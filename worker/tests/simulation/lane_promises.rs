@@ -1,6 +1,7 @@
 //! What clients may do to a worker, and what the others see of it: nothing.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane_io::sim::{Prng, SimIo, SimStream, check_seeds};
@@ -9,9 +10,11 @@ use corelane_rpc_schema::frame::{
     self, Decoded, Frame, MAGIC, ReadFlags, ReadRequest, VERSION, encode_read_request,
 };
 use corelane_rpc_schema::messages::{ErrorCode, ErrorMessage, Hello, Message, Open};
-use corelane_worker::mount::Freshness;
+use corelane_worker::mount::{Freshness, Mount, MountTable};
 
+use crate::client::Refused;
 use crate::oracle::Opened;
+use crate::origin::Behaviour;
 use crate::scene::{Cast, Scene};
 use crate::worker::{mount, side_by_side};
 
@@ -25,6 +28,43 @@ fn scene(seed: u64) -> Scene {
     );
     scene.put("/a/x", 20 * BLOCK);
     scene
+}
+
+#[test]
+fn a_read_that_is_fetched_is_denied_when_its_mount_was_taken_from_its_reader_meanwhile() {
+    for shards in [1, 3] {
+        let scene = scene(u64::from(shards));
+        scene.origin.set_behaviour(Behaviour {
+            latency_ns: (10_000_000, 11_000_000),
+            ..Behaviour::calm()
+        });
+        let ended = scene.world.block_on(async {
+            let cast = scene.start(shards).await;
+            let opened = cast.open("/a/x").await;
+            let reads = (0..20).map(|block| cast.lane.read(opened.id, block * BLOCK, 4096));
+            let take_away = async {
+                cast.io.sleep(Duration::from_millis(2)).await;
+                let others = Mount {
+                    readers: vec!["others".to_owned()],
+                    ..mount(0, "/a", BLOCK as u32, Freshness::Immutable)
+                };
+                let table = Arc::new(MountTable::new([others]).expect("a valid table"));
+                cast.worker.set_mounts(&table).await.expect("alive");
+            };
+            let (answers, ()) = futures::join!(futures::future::join_all(reads), take_away);
+            assert!(
+                cast.stat("blocks_filled").await > 0,
+                "they were on their way"
+            );
+            for answer in answers {
+                let Err(Refused::Error(error)) = answer else {
+                    panic!("{answer:?}");
+                };
+                assert_eq!(error.code, ErrorCode::Denied, "{}", error.message);
+            }
+        });
+        ended.expect("no crash is scheduled");
+    }
 }
 
 /// A connection that speaks whatever it is told to.
