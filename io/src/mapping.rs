@@ -29,6 +29,8 @@ impl Mapping {
         flags: libc::c_int,
         refused: &'static str,
     ) -> Result<Mapping, IoError> {
+        // Hints, none of which Miri knows.
+        let flags = if cfg!(miri) { 0 } else { flags };
         // SAFETY: a fresh private anonymous mapping aliases nothing.
         let base = unsafe {
             libc::mmap(
@@ -50,6 +52,9 @@ impl Mapping {
 
     /// Asks for huge pages. The kernel may refuse; nothing depends on it.
     pub fn advise_huge_pages(&self) {
+        if cfg!(miri) {
+            return;
+        }
         // SAFETY: the range is mapped.
         unsafe { advise_huge_pages_at(self.base.as_ptr(), self.length) };
     }

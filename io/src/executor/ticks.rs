@@ -1,7 +1,7 @@
 //! The processor's time-stamp counter, for durations only: a read costs a few nanoseconds where
 //! `clock_gettime` costs twenty-five. Must not be used as a clock.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod counter {
     use std::sync::OnceLock;
     use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ mod counter {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
 mod counter {
     use std::sync::OnceLock;
     use std::time::Instant;
