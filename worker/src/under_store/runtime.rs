@@ -358,6 +358,8 @@ mod tests {
 
     use super::*;
     use crate::mount::{Admission, Freshness, Mount};
+    use crate::under_store::listing::{ListingBounds, Listings};
+    use crate::under_store::origin::{OriginErrorKind, Origins};
     use crate::under_store::{JobId, UnderStoreErrorKind};
 
     const TIMEOUT: Duration = Duration::from_millis(200);
@@ -461,7 +463,19 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
+        // The same for what writes.
+        let listings = Listings::new(&runtime, ListingBounds::default());
+        let origins = Origins::new(&runtime, listings);
+        let head = || {
+            runtime
+                .runtime_handle()
+                .block_on(origins.head(&mount, "object"))
+        };
+        let error = head().expect_err("it hangs");
+        assert_eq!(error.kind, OriginErrorKind::Unavailable, "{error}");
+        assert!(error.is_clear, "it was not begun");
         drop(call);
+        assert_eq!(head().expect("it answers").length, PAGE_SIZE as u64);
         match next(&store) {
             Event::Filled {
                 id: JobId(2),

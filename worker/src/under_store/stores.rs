@@ -237,6 +237,14 @@ impl Stores {
         self.of_mount(mount).ok()?.calls().cloned()
     }
 
+    /// Root of the file tree of `mount`, and calls into its file system; `None` as for [`Self::file_calls`].
+    pub fn file_root(&self, mount: &Arc<Mount>) -> Option<(PathBuf, FileCalls)> {
+        match &self.of_mount(mount).ok()?.backend {
+            Backend::Files(tree) => Some((tree.root.clone(), tree.calls.clone())),
+            Backend::Remote(_) => None,
+        }
+    }
+
     /// Drops the stores of mounts that are not in `table`.
     pub fn retain(&self, table: &MountTable) {
         lock(&self.stores).retain(|path, _| table.iter().any(|mount| mount.path == *path));

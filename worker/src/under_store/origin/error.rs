@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::under_store::UnderStoreErrorKind;
 use crate::under_store::retry::Failure;
+use crate::under_store::{UnderStoreError, UnderStoreErrorKind};
 
 /// Longest text of an origin's answer that goes into a message.
 const CAUSE_BYTES_MAX: usize = 400;
@@ -55,6 +55,19 @@ pub struct OriginError {
     /// Whether the origin did nothing, for certain, in any of the tries. Else a write may have been done,
     /// or may yet be.
     pub is_clear: bool,
+}
+
+impl OriginError {
+    /// The failure of a request to a file system that has stalled; `is_clear`: it was not begun.
+    pub(crate) fn of_stall(error: UnderStoreError, is_clear: bool) -> Self {
+        OriginError {
+            kind: OriginErrorKind::Unavailable,
+            code: None,
+            uri: error.uri,
+            message: error.message,
+            is_clear,
+        }
+    }
 }
 
 impl fmt::Display for OriginError {

@@ -48,7 +48,7 @@ use super::limits::lock;
 use super::listing::Listings;
 use super::location::check_key;
 use super::remote::RemoteStore;
-use super::runtime::FetchRuntime;
+use super::runtime::{FetchRuntime, ended};
 use super::stores::{Backend, Stores};
 use crate::mount::Mount;
 use body::Gathered;
@@ -181,7 +181,8 @@ impl Origins {
         .await
     }
 
-    /// Runs `task` on the fetch runtime, whichever executor asks.
+    /// Runs `task` on the fetch runtime, whichever executor asks. The wait for it ends when the file system of the
+    /// mount has stalled; the task goes on, since its calls cannot be cancelled.
     async fn on_runtime<T: Send + 'static>(
         &self,
         mount: Arc<Mount>,
@@ -189,7 +190,24 @@ impl Origins {
         task: impl Future<Output = Result<T, OriginError>> + Send + 'static,
     ) -> Result<T, OriginError> {
         let uri = format!("{}/{key}", mount.uri);
-        match self.runtime.spawn(task).await {
+        let (stores, of_object) = (Arc::clone(&self.stores), uri.clone());
+        let watched = async move {
+            let Some((root, calls)) = stores.file_root(&mount) else {
+                return task.await;
+            };
+            let max = stores.options.file_timeout;
+            calls
+                .check(max, &of_object)
+                .map_err(|error| OriginError::of_stall(error, true))?;
+            let probe = move || drop(std::fs::metadata(&root));
+            tokio::select! {
+                result = ended(tokio::spawn(task)) => result,
+                error = calls.until_stalled_by(max, &of_object, probe) => {
+                    Err(OriginError::of_stall(error, false))
+                }
+            }
+        };
+        match self.runtime.spawn(watched).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {
